@@ -1,0 +1,179 @@
+/*
+ * ops: the table of compute operations. A worker's forward pass sees only this table, so the same code runs
+ * on the naive reference, on the fast CPU kernels and on a GPU; no #ifdef chooses.
+ *
+ * Rules that every backend keeps and tests/kernels checks:
+ *   - A row's result does not depend on the other rows of the call, on the number of threads or on how a
+ *     prompt was cut into chunks: bitwise. (Else a text would change with who shares the batch.)
+ *   - Activations are f32, row-major, rows contiguous unless a stride is given. Weights are used as they lie
+ *     in the model file: any alignment of 2 bytes or more, packed blocks, never changed.
+ *   - Calls on one context come from one thread. A call returns when its result is complete.
+ *   - After create, nothing allocates. Shapes beyond the config are asserted, not handled.
+ *
+ * Letters: T rows (tokens) of a call, D width, H/K query/key-value heads, d head size, N output rows.
+ */
+#ifndef LAMINAR_KERNELS_OPS_H
+#define LAMINAR_KERNELS_OPS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/dtype.h"
+#include "common/status.h"
+
+/* Largest shapes that a context will meet; scratch is sized from them. */
+struct lam_kernel_config {
+    uint32_t n_threads;  /* 0: one per core that this process may use */
+    uint32_t max_rows;   /* T */
+    uint32_t max_cols;   /* longest row of a matrix operand */
+    uint32_t max_seqs;   /* sequences in one attention call */
+    uint32_t max_ctx;    /* positions of one sequence */
+    uint32_t n_heads;    /* H */
+    uint32_t head_dim;   /* d, at most 256 */
+};
+
+/* ret_rows[t, :] = row ids[t] of a stored matrix, as f32. rows[t] points to the packed row. */
+struct lam_dequant_args {
+    const void *const *rows; /* [T] */
+    enum lam_dtype dtype;
+    uint32_t n_rows;         /* T */
+    uint32_t n_cols;
+    float *out;              /* [T, n_cols] */
+};
+
+/* out = x / sqrt(mean(x^2) + eps) * weight, row by row. out may be x. */
+struct lam_rms_norm_args {
+    const float *x;      /* [T, D] */
+    const float *weight; /* [D] */
+    float *out;          /* [T, D] */
+    uint32_t n_rows;
+    uint32_t n_cols;
+    float eps;
+};
+
+/* One matrix of a product: out[t, n] (+)= sum_k x[t, k] * w[n, k]. */
+struct lam_matmul_mat {
+    const void *weight; /* [N, n_cols] packed */
+    enum lam_dtype dtype;
+    uint32_t n_out;     /* N */
+    float *out;         /* [T, out_stride] */
+    uint64_t out_stride;
+};
+
+/* Up to three matrices that share their input (q, k, v; gate, up): one pass over the threads. */
+struct lam_matmul_args {
+    const float *x; /* [T, n_cols] */
+    uint32_t n_rows;
+    uint32_t n_cols;
+    bool accumulate; /* add to out instead of overwriting */
+    uint32_t n_mats; /* 1..3 */
+    struct lam_matmul_mat mats[3];
+};
+
+/* table[t, i] = {cos, sin} of position[t] / scale * base^(-2i / rope_dim) / (factors ? factors[i] : 1). */
+struct lam_rope_table_args {
+    const int32_t *positions; /* [T] */
+    uint32_t n_rows;
+    uint32_t rope_dim;
+    float base;
+    float scale;
+    const float *factors; /* [rope_dim / 2] or NULL */
+    float *table;         /* [T, rope_dim / 2, 2] */
+};
+
+enum lam_rope_pairing {
+    LAM_ROPE_ADJACENT, /* (0, 1), (2, 3) ...: GGUF architecture llama */
+    LAM_ROPE_HALVES,   /* (0, r/2), (1, r/2 + 1) ... */
+};
+
+/* Rotates the first rope_dim values of each head in place. */
+struct lam_rope_args {
+    float *x;           /* [T, n_heads, d] */
+    const float *table; /* of lam_rope_table_args */
+    uint32_t n_rows;
+    uint32_t n_heads;
+    uint32_t head_dim;
+    uint32_t rope_dim;
+    enum lam_rope_pairing pairing;
+};
+
+/*
+ * KV cache of one layer: pages of page_tokens positions. Page p of K begins at k + p * page_bytes, likewise
+ * V; inside a page: [K heads][page_tokens][d] of dtype (F32 or F16).
+ */
+struct lam_kv_layer {
+    void *k;
+    void *v;
+    enum lam_dtype dtype;
+    uint32_t n_kv_heads;
+    uint32_t head_dim;
+    uint32_t page_tokens; /* a power of two */
+};
+
+/* Rows row_begin.. of the call that belong to one sequence, at positions pos_begin.. of it. */
+struct lam_seq_rows {
+    uint32_t row_begin;
+    uint32_t n_rows;
+    uint32_t pos_begin;
+    const uint32_t *pages; /* page numbers, in order; covers pos_begin + n_rows positions */
+};
+
+/* Stores the keys and values of all rows. */
+struct lam_kv_write_args {
+    const float *k; /* [T, K, d] */
+    const float *v; /* [T, K, d] */
+    struct lam_kv_layer kv;
+    const struct lam_seq_rows *seqs;
+    uint32_t n_seqs;
+};
+
+/* Causal attention: row at position p sees positions 0..p of its own sequence (already written). */
+struct lam_attention_args {
+    const float *q; /* [T, H, d] */
+    float *out;     /* [T, H, d] */
+    uint32_t n_heads;
+    float scale;    /* usually 1 / sqrt(d) */
+    struct lam_kv_layer kv;
+    const struct lam_seq_rows *seqs;
+    uint32_t n_seqs;
+};
+
+/* out = silu(gate) * up, elementwise. out may be gate. */
+struct lam_swiglu_args {
+    const float *gate;
+    const float *up;
+    float *out;
+    uint64_t n;
+};
+
+struct lam_kernels; /* a backend's threads and scratch */
+
+struct lam_kernel_ops {
+    const char *name; /* "ref", "cpu" */
+    enum lam_status (*create)(const struct lam_kernel_config *config,
+        struct lam_kernels **ret_kernels, struct lam_err *err);
+    void (*destroy)(struct lam_kernels *kernels); /* NULL is allowed */
+    /* One line for people: instruction sets in use, threads. Lives as long as the context. */
+    const char *(*describe)(const struct lam_kernels *kernels);
+
+    void (*dequant)(struct lam_kernels *kernels, const struct lam_dequant_args *args);
+    void (*rms_norm)(struct lam_kernels *kernels, const struct lam_rms_norm_args *args);
+    void (*matmul)(struct lam_kernels *kernels, const struct lam_matmul_args *args);
+    void (*rope_table)(struct lam_kernels *kernels, const struct lam_rope_table_args *args);
+    void (*rope)(struct lam_kernels *kernels, const struct lam_rope_args *args);
+    void (*kv_write)(struct lam_kernels *kernels, const struct lam_kv_write_args *args);
+    void (*attention)(struct lam_kernels *kernels, const struct lam_attention_args *args);
+    void (*swiglu)(struct lam_kernels *kernels, const struct lam_swiglu_args *args);
+};
+
+/* Naive, double accumulation, f32 activations, one thread: the definition of each operation. */
+const struct lam_kernel_ops *lam_kernels_ref(void);
+
+/* Fast CPU: AVX2 or AVX-512 chosen when the context is created; activations quantised to 8 bits for
+ * quantised weights. On a CPU without AVX2, create fails with LAM_UNIMPLEMENTED and names --kernels ref. */
+const struct lam_kernel_ops *lam_kernels_cpu(void);
+
+/* "ref" or "cpu"; NULL when unknown. */
+const struct lam_kernel_ops *lam_kernels_by_name(const char *name);
+
+#endif

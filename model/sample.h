@@ -1,0 +1,51 @@
+/*
+ * sample: logits to a token. The host algorithm and its counter-based random numbers.
+ *
+ * The random number of a step is a pure function of (seed, position): no state, so a sequence that is
+ * replayed on another worker, or batched with others, draws the same numbers.
+ *
+ * Order: logit penalties, then temperature, top-k, top-p, min-p, draw. temperature 0 is greedy: the largest
+ * logit after penalties, the lowest id among equals.
+ */
+#ifndef LAMINAR_MODEL_SAMPLE_H
+#define LAMINAR_MODEL_SAMPLE_H
+
+#include <stdint.h>
+
+#include "common/status.h"
+
+struct lam_sample_params {
+    float temperature;        /* 0 .. 100; 0: greedy */
+    uint32_t top_k;           /* 0: off */
+    float top_p;              /* 0 < p <= 1; 1: off */
+    float min_p;              /* 0 .. 1; 0: off */
+    float repetition_penalty; /* > 0; 1: off */
+    float presence_penalty;   /* -2 .. 2; 0: off */
+    float frequency_penalty;  /* -2 .. 2; 0: off */
+    uint64_t seed;
+};
+
+/* Temperature 1, everything else off, seed 0. */
+struct lam_sample_params lam_sample_defaults(void);
+
+/* Errors: LAM_INVALID_ARGUMENT names the field, the value and the range. NaN is never valid. */
+LAM_MUST_USE enum lam_status lam_sample_check(
+    const struct lam_sample_params *params, struct lam_err *err);
+
+/*
+ * Chooses a token.
+ * logits: [n_vocab] f32; changed by the call (penalties). NaN counts as minus infinity.
+ * history: the sequence so far, prompt included, for the penalties: repetition covers all of it, presence
+ *   and frequency only history[n_prompt..].
+ * position: index that the chosen token will have in the sequence.
+ * scratch: lam_sample_scratch_bytes(n_vocab) bytes, 16-byte aligned; contents do not matter.
+ */
+int32_t lam_sample(const struct lam_sample_params *params, float *logits, uint32_t n_vocab,
+    const int32_t *history, uint32_t n_history, uint32_t n_prompt, uint64_t position, void *scratch);
+
+uint64_t lam_sample_scratch_bytes(uint32_t n_vocab);
+
+/* Uniform in [0, 1) from (seed, position). */
+double lam_sample_uniform(uint64_t seed, uint64_t position);
+
+#endif

@@ -1,0 +1,76 @@
+/*
+ * units: a worker's view of the loader: the model's headers, leases on units in the shared pool, embedding
+ * rows.
+ *
+ * One background thread receives from the loader's stream; acquire blocks on it. Kept units are leased once
+ * and then cost nothing; the others come ahead of use, as many as `credits`, and go back at release.
+ * All functions are for one thread (the engine's), except lam_units_stop.
+ */
+#ifndef LAMINAR_WORKER_UNITS_H
+#define LAMINAR_WORKER_UNITS_H
+
+#include <stdint.h>
+
+#include "common/status.h"
+#include "model/gguf.h"
+#include "model/manifest.h"
+#include "model/spec.h"
+
+struct lam_units;
+
+struct lam_units_config {
+    const char *loader;      /* gRPC address: "unix:/run/laminar/loader.sock" */
+    const char *pool_socket; /* path */
+    uint32_t credits;        /* units in flight ahead; 0: 3 */
+    uint32_t max_rows;       /* embedding rows of one gather */
+    uint64_t timeout_ns;     /* to reach the loader at start, and for one unit or row */
+};
+
+/* The model as every part of a worker sees it; lives as long as the units. */
+struct lam_model {
+    const void *header;
+    uint64_t header_bytes;
+    uint64_t file_bytes;
+    uint64_t digest; /* XXH3 of the header bytes */
+    struct lam_gguf *gguf;
+    struct lam_spec spec;
+    struct lam_manifest manifest;
+};
+
+/*
+ * Takes the pool from the pool socket, maps it read-only, reads and checks the model's header, opens the
+ * lease stream. Errors: LAM_UNAVAILABLE (no loader; the address is named), those of the model parsers.
+ */
+LAM_MUST_USE enum lam_status lam_units_connect(
+    const struct lam_units_config *config, struct lam_units **ret_units, struct lam_err *err);
+
+/* Wakes a blocked acquire with LAM_CANCELLED and makes all later calls fail so. [any thread] */
+void lam_units_stop(struct lam_units *units);
+void lam_units_destroy(struct lam_units *units); /* NULL is allowed */
+
+const struct lam_model *lam_units_model(const struct lam_units *units);
+
+/*
+ * Blocks until unit `index` is in the pool; *ret_base is its first byte, readable until release.
+ * Units are acquired in cyclic order, one at a time.
+ * Errors: the loader's fault for this unit; LAM_UNAVAILABLE when the loader is gone; LAM_DEADLINE_EXCEEDED.
+ */
+LAM_MUST_USE enum lam_status lam_units_acquire(
+    struct lam_units *units, uint32_t index, const void **ret_base, struct lam_err *err);
+
+/* The last access to the unit is complete. */
+void lam_units_release(struct lam_units *units, uint32_t index);
+
+/* ret_rows[i] = packed embedding row of token ids[i]; valid until the next gather. n <= max_rows.
+ * Rows come from a small cache of recent tokens, else from the loader. */
+LAM_MUST_USE enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t *ids,
+    uint32_t n, const void **ret_rows, struct lam_err *err);
+
+/* A small extent outside of units (output norm, rope factors), copied to `out`. */
+LAM_MUST_USE enum lam_status lam_units_read_extent(struct lam_units *units,
+    const struct lam_extent *extent, void *out, struct lam_err *err);
+
+/* Total time that acquire and gather have blocked. */
+uint64_t lam_units_stall_ns(const struct lam_units *units);
+
+#endif
