@@ -1,0 +1,53 @@
+"""Rules around protoc and protoc-c. They need no Bazel rules from outside."""
+
+# Generated code is not ours: its warnings are off, ours stay on.
+_GENERATED_COPTS = ["-w"]
+
+def lam_protos(name, srcs, root, virtual, visibility):
+    """Compiles .proto files to one C library.
+
+    Args:
+      name: the library.
+      srcs: dict from a label of a .proto file to its path below `root`, without ".proto".
+      root: folder on which the paths stand, as seen from the execution root.
+      virtual: prefix of the include paths: "<virtual>/<path>.pb-c.h", as written from the root of the tree.
+      visibility: who may depend on it.
+    """
+    sources = []
+    headers = []
+    for label, path in srcs.items():
+        below = "%s/%s" % (virtual, path)
+        outs = [path + ".pb-c.c", path + ".pb-c.h"]
+        native.genrule(
+            name = name + "_" + path.replace("/", "_"),
+            srcs = [label],
+            outs = outs,
+            cmd = "protoc-c -I%s=%s --c_out=$(GENDIR) %s.proto" % (virtual, root, below),
+            visibility = ["//visibility:private"],
+        )
+        sources.append(outs[0])
+        headers.append(outs[1])
+    native.cc_library(
+        name = name,
+        srcs = sources,
+        hdrs = headers,
+        copts = _GENERATED_COPTS,
+        visibility = visibility,
+        deps = ["@debian//:protobuf_c"],
+    )
+
+def lam_embed(name, src, out, header, symbol):
+    """A C source that defines `const unsigned char <symbol>[]` and `const size_t <symbol>_bytes`."""
+    native.genrule(
+        name = name,
+        srcs = [src],
+        outs = [out],
+        cmd = " && ".join([
+            "{ echo '#include \"%s\"'" % header,
+            "echo 'const unsigned char %s[] = {'" % symbol,
+            "od -An -v -tx1 $(location %s) | sed 's/ /,0x/g; s/^,//; s/$$/,/'" % src,
+            "echo '};'",
+            "echo 'const size_t %s_bytes = sizeof %s;'; } > $@" % (symbol, symbol),
+        ]),
+        visibility = ["//visibility:private"],
+    )
