@@ -1,0 +1,68 @@
+/*
+ * pass: the rows of one pass, private to the scheduler: the structs that it works on, how rows are
+ * shared out, and how an answer is held against what was asked.
+ */
+#ifndef LAMINAR_GATEWAY_PASS_H
+#define LAMINAR_GATEWAY_PASS_H
+
+#include "gateway/schedule.h"
+
+struct lam_sched_seq {
+    struct lam_sched_seq *prev, *next; /* in the queue */
+    struct lam_sched_worker *worker;
+    uint32_t slot;
+    uint32_t pages;
+    int32_t *tokens; /* [n_prompt + max_tokens] */
+    uint32_t n_prompt;
+    uint32_t n_tokens;
+    uint32_t n_tokens_max;
+    uint32_t n_done;
+    uint32_t deaths; /* workers lost under it since its last token */
+    bool paused;
+    struct lam_sample_params sampling;
+    uint64_t arrival; /* number of the request: its place in the queue */
+    uint64_t arrived_ns;
+    uint64_t started_ns;
+    void *user;
+};
+
+struct lam_pass_slot {
+    struct lam_sched_seq *seq;
+    uint32_t epoch;
+    uint32_t given; /* rows in the step that is being planned */
+    bool dirty;     /* left since the last step: its pages go back with the next one */
+};
+
+struct lam_sched_worker {
+    struct lam_sched_worker *next;
+    void *user;
+    struct lam_sched_caps caps;
+    struct lam_pass_slot *slots; /* [caps.max_sequences] */
+    struct lam_sched_rows *rows; /* [caps.max_sequences]: the step without an answer */
+    bool *answered;              /* [caps.max_sequences]: of rows, while a result is checked */
+    uint32_t *free;              /* [caps.max_sequences] */
+    uint32_t n_rows;
+    uint32_t n_dirty;
+    uint32_t n_seqs;
+    uint32_t pages_free;
+    uint32_t cursor; /* slot that is served first in the next pass */
+    bool busy;
+    uint64_t step_id;
+    uint64_t passes;
+    uint64_t rows_done;
+};
+
+/*
+ * Makes the next step of an idle worker. False: there is nothing to compute and nothing to free.
+ * The step points into the worker and its sequences.
+ */
+bool lam_pass_plan(struct lam_sched_worker *worker, uint64_t step_id, uint64_t now_ns,
+    struct lam_sched_step *ret_step);
+
+/* Does the answer fit the open step? Errors as in lam_sched_result. Changes nothing but `answered`.
+ */
+LAM_MUST_USE enum lam_status lam_pass_check(struct lam_sched_worker *worker, uint64_t step_id,
+    const struct lam_sched_sample *samples, uint32_t n_samples, uint32_t n_vocab,
+    struct lam_err *err);
+
+#endif
