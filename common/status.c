@@ -94,6 +94,7 @@ enum lam_status lam_err_wrap(struct lam_err *err, const char *fmt, ...)
     used = vsnprintf(err->text, sizeof err->text, fmt, args);
     va_end(args);
     if (used >= 0 && (size_t)used < sizeof err->text)
-        snprintf(err->text + used, sizeof err->text - (size_t)used, ": %s", inner);
+        snprintf(err->text + used, sizeof err->text - (size_t)used, ": %.*s",
+            (int)sizeof inner - used, inner);
     return err->status;
 }

@@ -1,17 +1,19 @@
 /*
  * manifest: the model file as a list of units.
  *
- * A unit is what the loader reads, keeps and evicts together, and what a worker computes on between one
- * acquire and one release: one contiguous extent of the file and the table of the tensors in it. Units stand
- * in the order in which a pass needs them:
+ * A unit is what the loader reads, keeps and evicts together, and what a worker computes on between
+ * one acquire and one release: one contiguous extent of the file and the table of the tensors in
+ * it. Units stand in the order in which a pass needs them:
  *
  *     layer 0, layer 1, ... layer L-1, head tile 0, head tile 1, ...
  *
- * The head is cut into row tiles no larger than the largest layer (or 1 MiB), so that a pool of a few layers
- * can stream it. The embedding matrix is no unit: a pass needs a few of its rows, and those are gathered
+ * The head is cut into row tiles no larger than the largest layer (or 1 MiB), so that a pool of a
+ * few layers can stream it. The embedding matrix is no unit: a pass needs a few of its rows, and
+ * those are gathered
  * (`embedding`). In a tied model the head tiles are ranges of the same matrix.
  *
- * A layer whose tensors do not lie together in the file (gaps above 1/16 of its size) is refused by name.
+ * A layer whose tensors do not lie together in the file (gaps above 1/16 of its size) is refused by
+ * name.
  */
 #ifndef LAMINAR_MODEL_MANIFEST_H
 #define LAMINAR_MODEL_MANIFEST_H
@@ -45,9 +47,9 @@ struct lam_unit_tensor {
     enum lam_tensor_role role;
     enum lam_dtype dtype;
     uint64_t n_rows;
-    uint64_t n_cols;     /* row length in weights */
-    uint64_t row_begin;  /* first row within the whole matrix: > 0 in head tiles only */
-    uint64_t offset;     /* of its first byte, from unit.file_offset */
+    uint64_t n_cols;    /* row length in weights */
+    uint64_t row_begin; /* first row within the whole matrix: > 0 in head tiles only */
+    uint64_t offset;    /* of its first byte, from unit.file_offset */
     uint64_t bytes;
 };
 
@@ -71,14 +73,14 @@ struct lam_extent {
     uint64_t n_cols;
     uint64_t row_bytes;
     uint64_t file_offset;
-    uint64_t bytes;      /* 0: absent */
+    uint64_t bytes; /* 0: absent */
 };
 
 struct lam_manifest {
     uint32_t n_units;
-    struct lam_unit *units;      /* [n_units], in pass order */
+    struct lam_unit *units; /* [n_units], in pass order */
     uint64_t unit_bytes_max;
-    uint64_t unit_bytes_total;   /* what one pass walks over */
+    uint64_t unit_bytes_total; /* what one pass walks over */
     struct lam_extent embedding;
     struct lam_extent output_norm;
     struct lam_extent rope_freqs;

@@ -1,6 +1,7 @@
 /*
- * spec: what a model is, in numbers: the architecture read from the file's metadata and checked against
- * itself and against the tensors. Everything after this (planner, worker, gateway) trusts these fields.
+ * spec: what a model is, in numbers: the architecture read from the file's metadata and checked
+ * against itself and against the tensors. Everything after this (planner, worker, gateway) trusts
+ * these fields.
  *
  * Glossary (STYLE.md): T tokens, D model width, H query heads, K key/value heads, d head size, F
  * feed-forward width, V vocabulary, L layers.
@@ -27,17 +28,17 @@ struct lam_spec {
     uint32_t n_ff;         /* F */
     uint32_t n_vocab;      /* V = rows of the embedding */
     uint32_t n_ctx_train;
-    uint32_t rope_dim;     /* rotated part of d, even */
+    uint32_t rope_dim; /* rotated part of d, even */
     float rope_base;
-    float rope_scale;      /* linear scaling: positions are divided by this; 1 for none */
+    float rope_scale; /* linear scaling: positions are divided by this; 1 for none */
     float norm_eps;
-    bool tied_head;        /* the output head is the embedding matrix */
+    bool tied_head; /* the output head is the embedding matrix */
 };
 
 /*
  * Errors: LAM_UNIMPLEMENTED names an architecture or feature that this build does not run;
- * LAM_INVALID_ARGUMENT names the field and the value. Checks that every tensor of the forward pass exists
- * with the right shape, so that a worker never meets a missing one.
+ * LAM_INVALID_ARGUMENT names the field and the value. Checks that every tensor of the forward pass
+ * exists with the right shape, so that a worker never meets a missing one.
  */
 LAM_MUST_USE enum lam_status lam_spec_read(
     const struct lam_gguf *gguf, struct lam_spec *ret_spec, struct lam_err *err);
