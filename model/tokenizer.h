@@ -49,18 +49,41 @@ struct lam_tokens {
 };
 void lam_tokens_done(struct lam_tokens *tokens);
 
+/* Appends one id. Errors: LAM_RESOURCE_EXHAUSTED over tokens->max or without memory. */
+LAM_MUST_USE enum lam_status lam_tokens_push(
+    struct lam_tokens *tokens, int32_t id, struct lam_err *err);
+
 enum lam_encode_flags {
     LAM_ENCODE_PLAIN = 0,
     LAM_ENCODE_SPECIAL = 1, /* spellings of control tokens in the text become those tokens */
 };
 
+/* Longest text of one call. */
+#define LAM_ENCODE_BYTES_MAX ((size_t)256 << 20)
+
 /*
  * Appends the ids of text[0, n). Text of a user is encoded without LAM_ENCODE_SPECIAL: it can then never
  * produce a control token. Adds no BOS by itself. Errors: LAM_INVALID_ARGUMENT when the text is no UTF-8,
- * LAM_RESOURCE_EXHAUSTED over tokens->max or without memory.
+ * LAM_RESOURCE_EXHAUSTED over tokens->max, over LAM_ENCODE_BYTES_MAX or without memory.
  */
 LAM_MUST_USE enum lam_status lam_tokenizer_encode(const struct lam_tokenizer *tokenizer,
     const char *text, size_t n, enum lam_encode_flags flags, struct lam_tokens *tokens,
+    struct lam_err *err);
+
+/* A piece of a text that has more than one author. */
+struct lam_text_part {
+    const char *text;
+    size_t n;
+    enum lam_encode_flags flags;
+};
+
+/*
+ * Encodes the parts as one text: words may cross a seam, so the ids are those of the joined text, but a
+ * control token is recognised only inside one part that has LAM_ENCODE_SPECIAL. Each part is UTF-8 by
+ * itself. Errors: as lam_tokenizer_encode.
+ */
+LAM_MUST_USE enum lam_status lam_tokenizer_encode_parts(const struct lam_tokenizer *tokenizer,
+    const struct lam_text_part *parts, size_t n_parts, struct lam_tokens *tokens,
     struct lam_err *err);
 
 /*
@@ -74,7 +97,6 @@ struct lam_decoder {
     bool at_start;     /* SentencePiece: the first token's leading space is dropped */
 };
 
-/* skip_space: whether a leading space of the first token is dropped where the family asks for that. */
 void lam_decoder_init(
     struct lam_decoder *decoder, const struct lam_tokenizer *tokenizer, bool show_special);
 /* Appends complete text to `out`. Errors: LAM_OUT_OF_RANGE for an unknown id; LAM_RESOURCE_EXHAUSTED. */
