@@ -1,9 +1,10 @@
 /*
  * chat: messages to a prompt, by built-in templates.
  *
- * A model file carries its template as a Jinja program; running a stranger's program is not an option, so
- * the file's text only *chooses* among the built-in ones, by its markers. A template renders to segments:
- * template text (control tokens are recognised in it) and user text (they are not).
+ * A model file carries its template as a Jinja program; running a stranger's program is not an
+ * option, so the file's text only *chooses* among the built-in ones, by its markers. A template
+ * renders to segments: template text (control tokens are recognised in it) and user text (they are
+ * not).
  */
 #ifndef LAMINAR_MODEL_CHAT_H
 #define LAMINAR_MODEL_CHAT_H
@@ -44,9 +45,10 @@ LAM_MUST_USE enum lam_status lam_chat_by_name(
 const char *lam_chat_name(enum lam_chat_template chat);
 
 /*
- * Appends the tokens of the conversation and of the opening of the assistant's turn, BOS included where the
- * model wants one. gguf: for the default system prompt of the file's template, where the family has one.
- * Errors: LAM_INVALID_ARGUMENT for an unknown role, no messages, or an order that the family forbids.
+ * Appends the tokens of the conversation and of the opening of the assistant's turn, BOS included
+ * where the model wants one. gguf: for the default system prompt of the file's template, where the
+ * family has one. Errors: LAM_INVALID_ARGUMENT for an unknown role, no messages, or an order that
+ * the family forbids.
  */
 LAM_MUST_USE enum lam_status lam_chat_encode(enum lam_chat_template chat,
     const struct lam_gguf *gguf, const struct lam_tokenizer *tokenizer,

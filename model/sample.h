@@ -1,11 +1,14 @@
 /*
  * sample: logits to a token. The host algorithm and its counter-based random numbers.
  *
- * The random number of a step is a pure function of (seed, position): no state, so a sequence that is
- * replayed on another worker, or batched with others, draws the same numbers.
+ * The random number of a step is a pure function of (seed, position): no state, so a sequence that
+ * is replayed on another worker, or batched with others, draws the same numbers.
  *
- * Order: logit penalties, then temperature, top-k, top-p, min-p, draw. temperature 0 is greedy: the largest
- * logit after penalties, the lowest id among equals.
+ * Order: logit penalties, then temperature, top-k, top-p, min-p, draw. temperature 0 is greedy:
+ * the largest logit after penalties, the lowest id among equals.
+ *
+ * NaN counts as minus infinity. A token of minus infinity is never drawn, unless all are: then
+ * token 0.
  */
 #ifndef LAMINAR_MODEL_SAMPLE_H
 #define LAMINAR_MODEL_SAMPLE_H
@@ -34,14 +37,16 @@ LAM_MUST_USE enum lam_status lam_sample_check(
 
 /*
  * Chooses a token.
- * logits: [n_vocab] f32; changed by the call (penalties). NaN counts as minus infinity.
- * history: the sequence so far, prompt included, for the penalties: repetition covers all of it, presence
- *   and frequency only history[n_prompt..].
+ * params: valid by lam_sample_check.
+ * logits: [n_vocab] f32, n_vocab > 0; changed by the call (penalties, NaN, infinity).
+ * history: the sequence so far, prompt included, ids below n_vocab, for the penalties: repetition
+ *   covers all of it, presence and frequency only history[n_prompt..].
  * position: index that the chosen token will have in the sequence.
  * scratch: lam_sample_scratch_bytes(n_vocab) bytes, 16-byte aligned; contents do not matter.
  */
 int32_t lam_sample(const struct lam_sample_params *params, float *logits, uint32_t n_vocab,
-    const int32_t *history, uint32_t n_history, uint32_t n_prompt, uint64_t position, void *scratch);
+    const int32_t *history, uint32_t n_history, uint32_t n_prompt, uint64_t position,
+    void *scratch);
 
 uint64_t lam_sample_scratch_bytes(uint32_t n_vocab);
 

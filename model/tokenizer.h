@@ -1,11 +1,12 @@
 /*
  * tokenizer: text to token ids and back, from the vocabulary inside the model file.
  *
- * Two families: "gpt2" (byte-level BPE with merges; the pre-tokenizer pattern named by tokenizer.ggml.pre
- * runs on PCRE2) and "llama" (SentencePiece BPE by scores with byte fallback). An unknown family or
- * pre-tokenizer is a named error, never a default.
+ * Two families: "gpt2" (byte-level BPE with merges; the pre-tokenizer pattern named by
+ * tokenizer.ggml.pre runs on PCRE2) and "llama" (SentencePiece BPE by scores with byte fallback).
+ * An unknown family or pre-tokenizer is a named error, never a default.
  *
- * Immutable after creation: safe from any thread. Encoding allocates; its time is n log n in the text.
+ * Immutable after creation: safe from any thread. Encoding allocates; its time is n log n in the
+ * text.
  */
 #ifndef LAMINAR_MODEL_TOKENIZER_H
 #define LAMINAR_MODEL_TOKENIZER_H
@@ -62,9 +63,10 @@ enum lam_encode_flags {
 #define LAM_ENCODE_BYTES_MAX ((size_t)256 << 20)
 
 /*
- * Appends the ids of text[0, n). Text of a user is encoded without LAM_ENCODE_SPECIAL: it can then never
- * produce a control token. Adds no BOS by itself. Errors: LAM_INVALID_ARGUMENT when the text is no UTF-8,
- * LAM_RESOURCE_EXHAUSTED over tokens->max, over LAM_ENCODE_BYTES_MAX or without memory.
+ * Appends the ids of text[0, n). Text of a user is encoded without LAM_ENCODE_SPECIAL: it can then
+ * never produce a control token. Adds no BOS by itself. Errors: LAM_INVALID_ARGUMENT when the text
+ * is no UTF-8, LAM_RESOURCE_EXHAUSTED over tokens->max, over LAM_ENCODE_BYTES_MAX or without
+ * memory.
  */
 LAM_MUST_USE enum lam_status lam_tokenizer_encode(const struct lam_tokenizer *tokenizer,
     const char *text, size_t n, enum lam_encode_flags flags, struct lam_tokens *tokens,
@@ -78,17 +80,18 @@ struct lam_text_part {
 };
 
 /*
- * Encodes the parts as one text: words may cross a seam, so the ids are those of the joined text, but a
- * control token is recognised only inside one part that has LAM_ENCODE_SPECIAL. Each part is UTF-8 by
- * itself. Errors: as lam_tokenizer_encode.
+ * Encodes the parts as one text: words may cross a seam, so the ids are those of the joined text,
+ * but a control token is recognised only inside one part that has LAM_ENCODE_SPECIAL. Each part is
+ * UTF-8 by itself. Errors: as lam_tokenizer_encode.
  */
 LAM_MUST_USE enum lam_status lam_tokenizer_encode_parts(const struct lam_tokenizer *tokenizer,
     const struct lam_text_part *parts, size_t n_parts, struct lam_tokens *tokens,
     struct lam_err *err);
 
 /*
- * Streaming decoder: push ids one at a time, take text that is complete UTF-8. Bytes that begin a sequence
- * stay inside until the sequence is complete; bytes that can never be UTF-8 come out as U+FFFD.
+ * Streaming decoder: push ids one at a time, take text that is complete UTF-8. Bytes that begin a
+ * sequence stay inside until the sequence is complete; bytes that can never be UTF-8 come out as
+ * U+FFFD.
  */
 struct lam_decoder {
     const struct lam_tokenizer *tokenizer;
@@ -99,7 +102,7 @@ struct lam_decoder {
 
 void lam_decoder_init(
     struct lam_decoder *decoder, const struct lam_tokenizer *tokenizer, bool show_special);
-/* Appends complete text to `out`. Errors: LAM_OUT_OF_RANGE for an unknown id; LAM_RESOURCE_EXHAUSTED. */
+/* Appends complete text to `out`. Errors: LAM_OUT_OF_RANGE: no such id; LAM_RESOURCE_EXHAUSTED. */
 LAM_MUST_USE enum lam_status lam_decoder_push(
     struct lam_decoder *decoder, int32_t token, struct lam_buf *out, struct lam_err *err);
 /* Flushes what is pending, as U+FFFD if incomplete. */
