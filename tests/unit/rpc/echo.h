@@ -1,0 +1,49 @@
+/*
+ * echo: a small service, its server and a channel to it over a Unix socket, for the tests of rpc/.
+ */
+#ifndef LAMINAR_TESTS_UNIT_RPC_ECHO_H
+#define LAMINAR_TESTS_UNIT_RPC_ECHO_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "rpc/client.h"
+#include "rpc/server.h"
+
+#define ECHO_UNARY "/test.Echo/Unary" /* the request comes back */
+#define ECHO_MANY "/test.Echo/Many"   /* "N": N messages "0".."N-1" */
+#define ECHO_BIDI "/test.Echo/Bidi"   /* each message comes back; ends at half-close */
+#define ECHO_HOLD "/test.Echo/Hold"   /* never ends by itself */
+#define ECHO_FAIL "/test.Echo/Fail"   /* the request is the text of an error */
+#define ECHO_SINK "/test.Echo/Sink"   /* counts bytes; answers with the count at half-close */
+
+#define ECHO_MESSAGE_BYTES_MAX ((size_t)4 << 20)
+
+struct echo {
+    struct lam_rpc_server *server;
+    struct lam_rpc_channel *channel;
+    char address[128];
+    atomic_int opened;
+    atomic_int done;
+    atomic_int cancelled;
+    atomic_int half_closed;
+    atomic_int ticks;
+    _Atomic(struct lam_rpc_call *) held; /* the last call of Hold, referenced */
+};
+
+/* "unix:<test folder>/<name>", unique to this process. */
+void echo_address(char out[128], const char *name);
+
+/* A running server with health and reflection, and a channel. Fails the test when it cannot. */
+void echo_start(struct echo *echo, const char *name);
+
+/* As echo_start, with other limits. */
+void echo_start_with(struct echo *echo, const char *name, uint32_t calls_max);
+
+void echo_stop(struct echo *echo);
+
+/* Waits until *counter is at least `value`; false after five seconds. */
+bool echo_reaches(atomic_int *counter, int value);
+
+#endif
