@@ -1,9 +1,9 @@
 /*
- * engine: the forward pass. Rows of several sequences go through all layers together; each layer is used
- * straight from the pool and released.
+ * engine: the forward pass. Rows of several sequences go through all layers together; each layer is
+ * used straight from the pool and released.
  *
- * Memory: one arena, sized at creation from the config: activations, logits, KV pages, page tables. After
- * creation nothing allocates. All functions are for one thread.
+ * Memory: one arena, sized at creation from the config: activations, logits, KV pages, page tables.
+ * After creation nothing allocates. All functions are for one thread.
  */
 #ifndef LAMINAR_WORKER_ENGINE_H
 #define LAMINAR_WORKER_ENGINE_H
@@ -21,14 +21,14 @@ struct lam_engine;
 
 struct lam_engine_config {
     const struct lam_kernel_ops *ops;
-    uint32_t n_threads;     /* 0: all cores */
-    uint32_t n_ctx;         /* positions of one sequence; 0: the model's own, at most 8,192 */
-    uint32_t max_seqs;      /* slots */
-    uint32_t max_rows;      /* rows of one step */
+    uint32_t n_threads;      /* 0: all cores */
+    uint32_t n_ctx;          /* positions of one sequence; 0: the model's own, at most 8,192 */
+    uint32_t max_seqs;       /* slots */
+    uint32_t max_rows;       /* rows of one step */
     uint32_t max_logit_rows; /* rows of one step whose logits are computed; at least max_seqs */
     enum lam_dtype kv_dtype; /* LAM_F16 or LAM_F32 */
-    uint32_t page_tokens;   /* positions of a KV page: a power of two */
-    uint32_t kv_pages;      /* shared by all sequences; 0: enough for max_seqs full sequences */
+    uint32_t page_tokens;    /* positions of a KV page: a power of two */
+    uint32_t kv_pages;       /* shared by all sequences; 0: enough for max_seqs full sequences */
 };
 
 /* Rows of one sequence in a step: the contract of SequenceRows in proto/laminar/v1/worker.proto. */
@@ -48,8 +48,8 @@ struct lam_engine_result {
     const float *logits; /* [logit_rows, V], before penalties; valid until the next step */
 };
 
-/* units must outlive the engine. Errors: LAM_RESOURCE_EXHAUSTED names the bytes and the flags to lower;
- * LAM_INVALID_ARGUMENT. */
+/* units must outlive the engine. Errors: LAM_RESOURCE_EXHAUSTED names the bytes and the flags to
+ * lower; LAM_INVALID_ARGUMENT. */
 LAM_MUST_USE enum lam_status lam_engine_create(const struct lam_engine_config *config,
     struct lam_units *units, struct lam_engine **ret_engine, struct lam_err *err);
 void lam_engine_destroy(struct lam_engine *engine); /* NULL is allowed */
@@ -66,12 +66,15 @@ void lam_engine_free(struct lam_engine *engine, uint32_t seq);
 
 /*
  * One pass. rows: [n]; results: [n], filled for each entry.
- * Errors: LAM_INVALID_ARGUMENT (token out of range, position that does not continue, too many rows: nothing
- * was computed); LAM_RESOURCE_EXHAUSTED (no free KV page: nothing was computed); those of lam_units_acquire
- * (the sequences of this step are then in an undefined state: free them).
+ * Errors: LAM_INVALID_ARGUMENT (token out of range, position that does not continue, too many rows:
+ * nothing was computed); LAM_RESOURCE_EXHAUSTED (no free KV page: nothing was computed); those of
+ * lam_units: the pass broke off and the engine is not usable any more.
  */
 LAM_MUST_USE enum lam_status lam_engine_step(struct lam_engine *engine,
     const struct lam_engine_rows *rows, uint32_t n, struct lam_engine_result *results,
     struct lam_err *err);
+
+/* False after a pass that broke off: its units are out of step. Only destroy is allowed then. */
+bool lam_engine_usable(const struct lam_engine *engine);
 
 #endif

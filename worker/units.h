@@ -1,10 +1,10 @@
 /*
- * units: a worker's view of the loader: the model's headers, leases on units in the shared pool, embedding
- * rows.
+ * units: a worker's view of the loader: the model's headers, leases on units in the shared pool,
+ * embedding rows.
  *
- * One background thread receives from the loader's stream; acquire blocks on it. Kept units are leased once
- * and then cost nothing; the others come ahead of use, as many as `credits`, and go back at release.
- * All functions are for one thread (the engine's), except lam_units_stop.
+ * One background thread receives from the loader's stream; acquire blocks on it. Kept units are
+ * leased once and then cost nothing; the others come ahead of use, as many as `credits`, and go
+ * back at release. All functions are for one thread (the engine's), except lam_units_stop.
  */
 #ifndef LAMINAR_WORKER_UNITS_H
 #define LAMINAR_WORKER_UNITS_H
@@ -24,6 +24,10 @@ struct lam_units_config {
     uint32_t credits;        /* units in flight ahead; 0: 3 */
     uint32_t max_rows;       /* embedding rows of one gather */
     uint64_t timeout_ns;     /* to reach the loader at start, and for one unit or row */
+    const char *model;       /* as the loader sees it; NULL: the one that it was started with */
+    /* Called once, from the background thread, when the loader is lost; may be NULL. */
+    void (*on_lost)(void *arg);
+    void *lost_arg;
 };
 
 /* The model as every part of a worker sees it; lives as long as the units. */
@@ -38,8 +42,9 @@ struct lam_model {
 };
 
 /*
- * Takes the pool from the pool socket, maps it read-only, reads and checks the model's header, opens the
- * lease stream. Errors: LAM_UNAVAILABLE (no loader; the address is named), those of the model parsers.
+ * Takes the pool from the pool socket, maps it read-only, reads and checks the model's header,
+ * opens the lease stream. Errors: LAM_UNAVAILABLE (no loader; the address is named), those of the
+ * model parsers.
  */
 LAM_MUST_USE enum lam_status lam_units_connect(
     const struct lam_units_config *config, struct lam_units **ret_units, struct lam_err *err);
@@ -50,10 +55,14 @@ void lam_units_destroy(struct lam_units *units); /* NULL is allowed */
 
 const struct lam_model *lam_units_model(const struct lam_units *units);
 
+/* LAM_OK, or why the loader is lost. [any thread] */
+LAM_MUST_USE enum lam_status lam_units_check(struct lam_units *units, struct lam_err *err);
+
 /*
  * Blocks until unit `index` is in the pool; *ret_base is its first byte, readable until release.
  * Units are acquired in cyclic order, one at a time.
- * Errors: the loader's fault for this unit; LAM_UNAVAILABLE when the loader is gone; LAM_DEADLINE_EXCEEDED.
+ * Errors: the loader's fault for this unit; LAM_UNAVAILABLE when the loader is gone;
+ * LAM_DEADLINE_EXCEEDED.
  */
 LAM_MUST_USE enum lam_status lam_units_acquire(
     struct lam_units *units, uint32_t index, const void **ret_base, struct lam_err *err);
@@ -67,8 +76,8 @@ LAM_MUST_USE enum lam_status lam_units_embedding_rows(struct lam_units *units, c
     uint32_t n, const void **ret_rows, struct lam_err *err);
 
 /* A small extent outside of units (output norm, rope factors), copied to `out`. */
-LAM_MUST_USE enum lam_status lam_units_read_extent(struct lam_units *units,
-    const struct lam_extent *extent, void *out, struct lam_err *err);
+LAM_MUST_USE enum lam_status lam_units_read_extent(
+    struct lam_units *units, const struct lam_extent *extent, void *out, struct lam_err *err);
 
 /* Total time that acquire and gather have blocked. */
 uint64_t lam_units_stall_ns(const struct lam_units *units);

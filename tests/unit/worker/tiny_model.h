@@ -1,0 +1,27 @@
+/*
+ * tiny_model: a small llama model with weights, in memory, for tests of the engine; and its logits
+ * by an implementation that shares nothing with the engine: double precision, one sequence,
+ * everything recomputed for every position.
+ */
+#ifndef LAMINAR_TESTS_UNIT_WORKER_TINY_MODEL_H
+#define LAMINAR_TESTS_UNIT_WORKER_TINY_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "worker/units.h"
+
+struct tiny_model {
+    unsigned char *image; /* the whole file */
+    struct lam_model model;
+};
+
+/* All weights f32, from a fixed seed. rope_freqs: with frequency factors. */
+void tiny_model_make(struct tiny_model *tiny, bool rope_freqs);
+void tiny_model_done(struct tiny_model *tiny);
+
+/* out: [T, V] */
+void tiny_model_logits(
+    const struct tiny_model *tiny, const int32_t *ids, uint32_t n_ids, double *out);
+
+#endif

@@ -1,0 +1,54 @@
+/*
+ * lease: which units of the model lie in the pool for us right now: the worker's end of
+ * Loader.Stream (proto/laminar/v1/loader.proto).
+ *
+ * One background thread receives; acquire blocks on it. We begin with `credits`; a released unit
+ * gives one credit back, and so does a kept unit as soon as it is known, for it stays leased and is
+ * in nobody's way. Kept units are thus asked for once; the others come ahead of use. A unit that is
+ * here may be used even after the loader is gone.
+ */
+#ifndef LAMINAR_WORKER_LEASE_H
+#define LAMINAR_WORKER_LEASE_H
+
+#include <stdint.h>
+
+#include "common/status.h"
+#include "model/manifest.h"
+#include "rpc/client.h"
+#include "worker/pool_map.h"
+
+struct lam_leases;
+
+struct lam_lease_config {
+    struct lam_rpc_channel *channel;
+    const char *loader; /* its address, for error texts; must outlive the leases */
+    const struct lam_manifest *manifest;
+    const struct lam_pool_map *pool;
+    uint64_t model; /* the loader's handle */
+    uint32_t credits;
+    uint64_t timeout_ns; /* for one unit */
+    /* Called once from the background thread when the loader ends the stream; may be NULL. */
+    void (*on_lost)(void *arg);
+    void *lost_arg;
+};
+
+/* Opens the stream and gives the first credits. */
+LAM_MUST_USE enum lam_status lam_leases_create(
+    const struct lam_lease_config *config, struct lam_leases **ret_leases, struct lam_err *err);
+void lam_leases_destroy(struct lam_leases *leases); /* NULL is allowed */
+
+/* As lam_units_acquire, lam_units_release. Units go round: 0, 1 .. n - 1, 0 .. (asserted). */
+LAM_MUST_USE enum lam_status lam_leases_acquire(
+    struct lam_leases *leases, uint32_t index, const void **ret_base, struct lam_err *err);
+void lam_leases_release(struct lam_leases *leases, uint32_t index);
+
+/* LAM_OK, or why the stream ended. [any thread] */
+LAM_MUST_USE enum lam_status lam_leases_check(struct lam_leases *leases, struct lam_err *err);
+
+/* Acquire fails with LAM_CANCELLED from now on. [any thread] */
+void lam_leases_stop(struct lam_leases *leases);
+
+/* Nanoseconds that acquire has waited. */
+uint64_t lam_leases_stall_ns(const struct lam_leases *leases);
+
+#endif

@@ -1,0 +1,330 @@
+/* laminar-worker: flags, signals, and the order in which the parts start and end. */
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/flag.h"
+#include "common/log.h"
+#include "common/size.h"
+#include "kernels/ops.h"
+#include "worker/engine.h"
+#include "worker/service.h"
+#include "worker/units.h"
+
+#define MAIN_TIMEOUT_NS (60 * LAM_NS_PER_S) /* for the loader to answer, or to bring one unit */
+#define MAIN_PAGE_TOKENS 64u
+#define MAIN_ID_BYTES 160
+
+enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DOES_NOT_FIT = 3 };
+
+struct options {
+    const char *gateway;
+    const char *loader;
+    const char *pool_socket;
+    const char *id;
+    const char *device;
+    const char *kernels;
+    const char *kv_type;
+    const char *log_level;
+    int64_t n_threads;
+    int64_t n_ctx;
+    int64_t n_seqs;
+    int64_t n_rows;
+    int64_t kv_tokens;
+    int64_t credits;
+};
+
+/* The defaults; written by lam_flag_parse, read-only afterwards. */
+static struct options given = {.device = "cpu",
+    .kernels = "cpu",
+    .kv_type = "f16",
+    .log_level = "info",
+    .n_seqs = 8,
+    .n_rows = 256};
+static const struct lam_flag flags[] = {
+    {"gateway", 0, LAM_FLAG_TEXT, &given.gateway, "ADDR",
+        "Gateway to attach to, \"unix:PATH\" or \"HOST:PORT\". It need not be there yet.", 0, 0,
+        NULL, NULL},
+    {"loader", 0, LAM_FLAG_TEXT, &given.loader, "ADDR",
+        "Loader of this machine, \"unix:PATH\" or \"HOST:PORT\".", 0, 0, NULL, NULL},
+    {"pool-socket", 0, LAM_FLAG_TEXT, &given.pool_socket, "PATH",
+        "The loader's socket that hands over its memory pool.", 0, 0, NULL, NULL},
+    {"id", 0, LAM_FLAG_TEXT, &given.id, "NAME",
+        "Name, unique among the gateway's workers (default: HOST:PID).", 0, 0, NULL, NULL},
+    {"device", 0, LAM_FLAG_TEXT, &given.device, "NAME", "Where to compute: cpu.", 0, 0, NULL, NULL},
+    {"kernels", 0, LAM_FLAG_CHOICE, &given.kernels, "NAME",
+        "Fast (cpu), or naive and exact on any processor (ref).", 0, 0, "cpu|ref", NULL},
+    {"threads", 0, LAM_FLAG_INT, &given.n_threads, "N",
+        "Threads that compute; 0: one for each core that this process may use.", 0, 1024, NULL,
+        NULL},
+    {"ctx", 0, LAM_FLAG_INT, &given.n_ctx, "N",
+        "Longest sequence in tokens; 0: what the model was trained for, at most 8192.", 0, 1 << 24,
+        NULL, NULL},
+    {"batch", 0, LAM_FLAG_INT, &given.n_seqs, "N", "Sequences that share passes.", 1, 1024, NULL,
+        NULL},
+    {"prefill-chunk", 0, LAM_FLAG_INT, &given.n_rows, "N",
+        "Rows of one pass: prompts longer than this take several.", 1, 8192, NULL, NULL},
+    {"kv-type", 0, LAM_FLAG_CHOICE, &given.kv_type, "TYPE", "Numbers of the KV cache.", 0, 0,
+        "f16|f32", NULL},
+    {"kv-tokens", 0, LAM_FLAG_INT, &given.kv_tokens, "N",
+        "Positions of KV cache that all sequences share; 0: a whole context for each.", 0,
+        (double)(1ll << 34), NULL, NULL},
+    {"credits", 0, LAM_FLAG_INT, &given.credits, "N",
+        "Units that the loader may bring ahead of use; 0: 3.", 0, 1024, NULL, NULL},
+    {"log-level", 0, LAM_FLAG_CHOICE, &given.log_level, "LEVEL", "Least important line to log.", 0,
+        0, "debug|info|warn|error|off", NULL},
+    {.name = NULL},
+};
+static const struct lam_flag_program program = {
+    .usage = "laminar-worker --gateway ADDR --loader ADDR --pool-socket PATH [flags]",
+    .summary = "Computes a model's layers straight out of a loader's memory pool, for a gateway. "
+               "Ends with status 1 and the reason in its last line when the loader is lost, and "
+               "with 3 when the cache does not fit into memory; waits for a gateway that is away.",
+    .flags = flags,
+    .epilog = "Example, beside a loader and a gateway on one machine:\n"
+              "  laminar-worker --gateway unix:/run/laminar/gateway.sock \\\n"
+              "      --loader unix:/run/laminar/loader.sock \\\n"
+              "      --pool-socket /run/laminar/pool.sock --batch 16\n",
+};
+
+/* What the signal thread and the loader's thread may touch. */
+struct wakers {
+    pthread_mutex_t lock;
+    struct lam_service *service; /* NULL: not serving, under the lock */
+    struct lam_units *units;
+    bool loader_lost; /* before there was a service to tell */
+    bool ended;       /* the signal thread shall end */
+};
+
+static struct wakers wakers = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void on_loader_lost(void *arg)
+{
+    struct wakers *w = arg;
+
+    pthread_mutex_lock(&w->lock);
+    w->loader_lost = true;
+    if (w->service)
+        lam_service_lose_loader(w->service);
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* The first signal lets the pass in progress end; a second one does not wait for its units. */
+static void *signal_main(void *arg)
+{
+    struct wakers *w = arg;
+    bool asked = false;
+    sigset_t set;
+    int signo;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    for (;;) {
+        if (sigwait(&set, &signo) != 0)
+            continue;
+        pthread_mutex_lock(&w->lock);
+        if (w->ended) {
+            pthread_mutex_unlock(&w->lock);
+            return NULL;
+        }
+        if (!w->service)
+            _exit(128 + signo); /* still starting: nothing to finish, the system takes all back */
+        if (asked)
+            lam_units_stop(w->units);
+        lam_service_stop(w->service);
+        asked = true;
+        pthread_mutex_unlock(&w->lock);
+    }
+}
+
+/* Before any other thread: threads inherit the mask, so only the signal thread sees these signals.
+ */
+static bool start_signals(pthread_t *ret_thread)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    return pthread_sigmask(SIG_BLOCK, &set, NULL) == 0 &&
+           pthread_create(ret_thread, NULL, signal_main, &wakers) == 0;
+}
+
+static void end_signals(pthread_t thread)
+{
+    pthread_mutex_lock(&wakers.lock);
+    wakers.ended = true;
+    pthread_mutex_unlock(&wakers.lock);
+    pthread_kill(thread, SIGTERM);
+    pthread_join(thread, NULL);
+}
+
+/* The signal and loader threads see the service from here on; or, with NULL, no longer. */
+static void publish(struct lam_service *service, struct lam_units *units)
+{
+    pthread_mutex_lock(&wakers.lock);
+    wakers.service = service;
+    wakers.units = units;
+    if (service && wakers.loader_lost)
+        lam_service_lose_loader(service);
+    pthread_mutex_unlock(&wakers.lock);
+}
+
+static enum lam_status connect_loader(
+    const struct options *o, struct lam_units **ret_units, struct lam_err *err)
+{
+    struct lam_units_config config = {
+        .loader = o->loader,
+        .pool_socket = o->pool_socket,
+        .credits = (uint32_t)o->credits,
+        .max_rows = (uint32_t)o->n_rows,
+        .timeout_ns = MAIN_TIMEOUT_NS,
+        .on_lost = on_loader_lost,
+        .lost_arg = &wakers,
+    };
+
+    return lam_units_connect(&config, ret_units, err);
+}
+
+static enum lam_status make_engine(const struct options *o, struct lam_units *units,
+    struct lam_engine **ret_engine, struct lam_err *err)
+{
+    uint32_t kv_pages = (uint32_t)((o->kv_tokens + MAIN_PAGE_TOKENS - 1) / MAIN_PAGE_TOKENS);
+    struct lam_engine_config config = {
+        .ops = lam_kernels_by_name(o->kernels),
+        .n_threads = (uint32_t)o->n_threads,
+        .n_ctx = (uint32_t)o->n_ctx,
+        .max_seqs = (uint32_t)o->n_seqs,
+        .max_rows = (uint32_t)o->n_rows,
+        .max_logit_rows = (uint32_t)o->n_seqs,
+        .kv_dtype = strcmp(o->kv_type, "f32") == 0 ? LAM_F32 : LAM_F16,
+        .page_tokens = MAIN_PAGE_TOKENS,
+        .kv_pages = kv_pages,
+    };
+
+    return lam_engine_create(&config, units, ret_engine, err);
+}
+
+static void log_start(const struct lam_engine *engine, const struct lam_model *model)
+{
+    const struct lam_engine_config *config = lam_engine_config(engine);
+    char text[24];
+
+    lam_info("model %s: %" PRIu32 " layers in %" PRIu32 " units; %s; arena %s, context %" PRIu32
+             " tokens, %" PRIu32 " slots, %" PRIu32 " rows a pass",
+        model->spec.name[0] ? model->spec.name : model->spec.architecture, model->spec.n_layers,
+        model->manifest.n_units, lam_engine_backend(engine),
+        lam_size_format(lam_engine_arena_bytes(engine), text, sizeof text), config->n_ctx,
+        config->max_seqs, config->max_rows);
+}
+
+static enum lam_status serve(const struct options *o, struct lam_units *units,
+    struct lam_engine *engine, struct lam_err *err)
+{
+    struct lam_service_config config = {
+        .gateway = o->gateway,
+        .worker_id = o->id,
+        .device = o->device,
+        .units = units,
+        .engine = engine,
+    };
+    struct lam_service *service;
+    enum lam_status status = lam_service_create(&config, &service, err);
+
+    if (status != LAM_OK)
+        return status;
+    publish(service, units);
+    status = lam_service_run(service, err);
+    publish(NULL, NULL);
+    lam_service_destroy(service);
+    return status;
+}
+
+static enum exit_code run(const struct options *o)
+{
+    struct lam_units *units = NULL;
+    struct lam_engine *engine = NULL;
+    struct lam_err err = {0};
+    bool starting = true;
+    enum lam_status status = connect_loader(o, &units, &err);
+
+    if (status == LAM_OK)
+        status = make_engine(o, units, &engine, &err);
+    if (status == LAM_OK) {
+        starting = false;
+        log_start(engine, lam_units_model(units));
+        status = serve(o, units, engine, &err);
+    }
+    lam_engine_destroy(engine);
+    lam_units_destroy(units);
+    if (status == LAM_OK) {
+        lam_info("stopped");
+        return EXIT_DONE;
+    }
+    lam_error("%s", err.text);
+    return starting && status == LAM_RESOURCE_EXHAUSTED ? EXIT_DOES_NOT_FIT : EXIT_FAILED;
+}
+
+static void default_id(char *id)
+{
+    char host[128] = "localhost";
+
+    if (gethostname(host, sizeof host - 1) != 0)
+        strncpy(host, "localhost", sizeof host - 1);
+    snprintf(id, MAIN_ID_BYTES, "%s:%ld", host, (long)getpid());
+}
+
+/* What the table of flags cannot say. */
+static enum lam_status check_options(
+    const struct options *o, enum lam_log_level *ret_level, struct lam_err *err)
+{
+    if (!o->gateway || !o->loader || !o->pool_socket)
+        return lam_fail(err, LAM_INVALID_ARGUMENT, "--%s is missing",
+            !o->gateway  ? "gateway"
+            : !o->loader ? "loader"
+                         : "pool-socket");
+    if (strcmp(o->device, "cpu") != 0)
+        return lam_fail(err, LAM_UNIMPLEMENTED,
+            "--device %s: this build computes on \"cpu\" only; leave the flag out", o->device);
+    if (!lam_log_level_parse(o->log_level, ret_level))
+        return lam_fail(err, LAM_INVALID_ARGUMENT, "--log-level %s is unknown", o->log_level);
+    return LAM_OK;
+}
+
+int main(int argc, char **argv)
+{
+    enum lam_log_level level = LAM_LOG_INFO;
+    struct lam_err err = {0};
+    char id[MAIN_ID_BYTES];
+    size_t n_operands;
+    bool help = false;
+    pthread_t signals;
+    enum exit_code code;
+
+    if (lam_flag_parse(&program, argc, argv, NULL, 0, &n_operands, &help, &err) == LAM_OK && help) {
+        lam_flag_print_help(&program);
+        return EXIT_DONE;
+    }
+    if (err.status != LAM_OK || check_options(&given, &level, &err) != LAM_OK) {
+        fprintf(stderr, "laminar-worker: %s; see --help\n", err.text);
+        return EXIT_USAGE;
+    }
+    lam_log_init("worker", level);
+    default_id(id);
+    if (!given.id)
+        given.id = id;
+    if (!start_signals(&signals)) {
+        lam_error("cannot start a thread: raise the limit of processes");
+        return EXIT_FAILED;
+    }
+    code = run(&given);
+    end_signals(signals);
+    return (int)code;
+}

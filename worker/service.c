@@ -1,0 +1,440 @@
+/*
+ * service: see service.h.
+ *
+ * One thread talks and computes in turn: a gateway has at most one step without an answer. The lock
+ * guards what other threads need in order to wake it: the stream while it waits for a message, and
+ * the wishes. A step allocates nothing here: message, arrays and packed answer live in buffers made
+ * at start.
+ */
+#include "worker/service.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/buf.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/size.h"
+#include "proto/laminar/v1/worker.pb-c.h"
+#include "rpc/client.h"
+#include "rpc/message.h"
+
+#define SERVICE_BACKOFF_MIN_NS (200 * LAM_NS_PER_MS)
+#define SERVICE_BACKOFF_MAX_NS (5 * LAM_NS_PER_S)
+#define SERVICE_REACH_NS (1 * LAM_NS_PER_S) /* for one attempt to reach the gateway */
+#define SERVICE_CHUNK_BYTES LAM_MIB         /* of the header: the protocol's limit */
+#define SERVICE_SEQ_BYTES 1024u             /* of one SequenceRows, unpacked, without its tokens */
+#define SERVICE_ROW_BYTES 16u               /* of one token, packed or unpacked, generously */
+
+struct lam_service {
+    struct lam_service_config config;
+    uint32_t max_seqs;
+    uint32_t max_rows;
+    uint64_t message_bytes_max; /* of the gateway's messages */
+    struct lam_arena arena;
+    struct lam_buf received;
+    struct lam_buf sending;
+    uint32_t *epochs;                  /* [max_seqs]: of the slot's user */
+    struct lam_engine_rows *rows;      /* [max_seqs] */
+    struct lam_engine_result *results; /* [max_seqs] */
+    Laminar__V1__SampledToken *tokens; /* [max_seqs] */
+    Laminar__V1__SampledToken **token_refs;
+    bool told_of_loss; /* the log has a line about the gateway being away */
+    pthread_mutex_t lock;
+    pthread_cond_t woken;
+    /* Under the lock: */
+    struct lam_rpc_stream *waiting; /* the stream, while we wait for a message on it */
+    bool stopping;
+    bool loader_lost;
+};
+
+enum lam_status lam_service_create(
+    const struct lam_service_config *config, struct lam_service **ret_service, struct lam_err *err)
+{
+    const struct lam_engine_config *engine = lam_engine_config(config->engine);
+    struct lam_service *service = lam_calloc(1, sizeof *service);
+    pthread_condattr_t attr;
+    bool made;
+
+    if (!service)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the service");
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&service->woken, &attr);
+    pthread_condattr_destroy(&attr);
+    pthread_mutex_init(&service->lock, NULL);
+    service->config = *config;
+    service->max_seqs = engine->max_seqs;
+    service->max_rows = engine->max_rows;
+    service->message_bytes_max = 64 * LAM_KIB + (uint64_t)engine->max_seqs * SERVICE_SEQ_BYTES +
+                                 (uint64_t)engine->max_rows * SERVICE_ROW_BYTES;
+    service->received = LAM_BUF(service->message_bytes_max);
+    service->sending = LAM_BUF(SERVICE_CHUNK_BYTES + 64 * LAM_KIB);
+    service->epochs = lam_calloc(service->max_seqs, sizeof *service->epochs);
+    service->rows = lam_calloc(service->max_seqs, sizeof *service->rows);
+    service->results = lam_calloc(service->max_seqs, sizeof *service->results);
+    service->tokens = lam_calloc(service->max_seqs, sizeof *service->tokens);
+    service->token_refs = lam_calloc(service->max_seqs, sizeof *service->token_refs);
+    made = service->epochs && service->rows && service->results && service->tokens &&
+           service->token_refs &&
+           lam_arena_init(&service->arena, 2 * service->message_bytes_max, NULL) == LAM_OK;
+    if (!made) {
+        lam_service_destroy(service);
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the service");
+    }
+    *ret_service = service;
+    return LAM_OK;
+}
+
+void lam_service_destroy(struct lam_service *service)
+{
+    if (!service)
+        return;
+    pthread_cond_destroy(&service->woken);
+    pthread_mutex_destroy(&service->lock);
+    lam_arena_done(&service->arena);
+    lam_buf_done(&service->received);
+    lam_buf_done(&service->sending);
+    lam_free(service->epochs);
+    lam_free(service->rows);
+    lam_free(service->results);
+    lam_free(service->tokens);
+    lam_free(service->token_refs);
+    lam_free(service);
+}
+
+/* Under the lock: ends a wait, of either kind. */
+static void wake(struct lam_service *service)
+{
+    if (service->waiting)
+        lam_rpc_stream_cancel(service->waiting);
+    pthread_cond_signal(&service->woken);
+}
+
+void lam_service_stop(struct lam_service *service)
+{
+    pthread_mutex_lock(&service->lock);
+    service->stopping = true;
+    wake(service);
+    pthread_mutex_unlock(&service->lock);
+}
+
+void lam_service_lose_loader(struct lam_service *service)
+{
+    pthread_mutex_lock(&service->lock);
+    service->loader_lost = true;
+    wake(service);
+    pthread_mutex_unlock(&service->lock);
+}
+
+/* Publishes the stream that other threads may cancel; false when they already want us back. */
+static bool begin_waiting(struct lam_service *service, struct lam_rpc_stream *stream)
+{
+    bool free_to_wait;
+
+    pthread_mutex_lock(&service->lock);
+    free_to_wait = !service->stopping && !service->loader_lost;
+    if (free_to_wait)
+        service->waiting = stream;
+    pthread_mutex_unlock(&service->lock);
+    return free_to_wait;
+}
+
+static void end_waiting(struct lam_service *service)
+{
+    pthread_mutex_lock(&service->lock);
+    service->waiting = NULL;
+    pthread_mutex_unlock(&service->lock);
+}
+
+/* The next message of the gateway, in the arena until the following call. */
+static enum lam_status receive(struct lam_service *service, struct lam_rpc_stream *stream,
+    const Laminar__V1__GatewayMessage **ret_message, struct lam_err *err)
+{
+    ProtobufCMessage *message;
+    bool end = false;
+    enum lam_status status;
+
+    if (!begin_waiting(service, stream))
+        return lam_fail(err, LAM_CANCELLED, "nothing more to wait for");
+    status = lam_rpc_stream_recv(stream, &service->received, &end, err);
+    end_waiting(service);
+    if (status == LAM_OK && end)
+        return lam_fail(err, LAM_UNAVAILABLE, "the gateway ended the attachment");
+    if (status != LAM_OK)
+        return status;
+    lam_arena_reset(&service->arena);
+    status = lam_message_unpack(&laminar__v1__gateway_message__descriptor, service->received.data,
+        service->received.size, &service->arena, &message, err);
+    if (status == LAM_OK)
+        *ret_message = (const Laminar__V1__GatewayMessage *)message;
+    return status;
+}
+
+static enum lam_status send_message(struct lam_service *service, struct lam_rpc_stream *stream,
+    const Laminar__V1__WorkerMessage *message, struct lam_err *err)
+{
+    if (!lam_message_pack(&message->base, &service->sending))
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for a message to the gateway");
+    return lam_rpc_stream_send(stream, service->sending.data, service->sending.size, err);
+}
+
+static enum lam_status send_hello(
+    struct lam_service *service, struct lam_rpc_stream *stream, struct lam_err *err)
+{
+    const struct lam_engine_config *engine = lam_engine_config(service->config.engine);
+    const struct lam_model *model = lam_units_model(service->config.units);
+    Laminar__V1__Hello hello = LAMINAR__V1__HELLO__INIT;
+    Laminar__V1__WorkerMessage message = LAMINAR__V1__WORKER_MESSAGE__INIT;
+
+    hello.worker_id = (char *)service->config.worker_id;
+    hello.device = (char *)service->config.device;
+    hello.backend = (char *)lam_engine_backend(service->config.engine);
+    hello.model_digest = model->digest;
+    hello.header_bytes = model->header_bytes;
+    hello.file_bytes = model->file_bytes;
+    hello.context_tokens = (int32_t)engine->n_ctx;
+    hello.max_sequences = (int32_t)engine->max_seqs;
+    hello.max_rows = (int32_t)engine->max_rows;
+    hello.kv_page_tokens = (int32_t)engine->page_tokens;
+    hello.kv_pages = (int32_t)engine->kv_pages;
+    message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_HELLO;
+    message.hello = &hello;
+    return send_message(service, stream, &message, err);
+}
+
+static enum lam_status send_header(
+    struct lam_service *service, struct lam_rpc_stream *stream, struct lam_err *err)
+{
+    const struct lam_model *model = lam_units_model(service->config.units);
+    enum lam_status status = LAM_OK;
+
+    for (uint64_t offset = 0; offset < model->header_bytes && status == LAM_OK;) {
+        Laminar__V1__HeaderChunk chunk = LAMINAR__V1__HEADER_CHUNK__INIT;
+        Laminar__V1__WorkerMessage message = LAMINAR__V1__WORKER_MESSAGE__INIT;
+        uint64_t n_left = model->header_bytes - offset;
+
+        chunk.offset = offset;
+        chunk.data.data = (uint8_t *)model->header + offset;
+        chunk.data.len = n_left < SERVICE_CHUNK_BYTES ? n_left : SERVICE_CHUNK_BYTES;
+        message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_HEADER_CHUNK;
+        message.header_chunk = &chunk;
+        status = send_message(service, stream, &message, err);
+        offset += chunk.data.len;
+    }
+    return status;
+}
+
+static struct lam_sample_params params_of(const Laminar__V1__SamplingParams *sampling)
+{
+    if (!sampling)
+        return lam_sample_defaults();
+    return (struct lam_sample_params){
+        .temperature = sampling->temperature,
+        .top_k = sampling->top_k,
+        .top_p = sampling->top_p,
+        .min_p = sampling->min_p,
+        .repetition_penalty = sampling->repetition_penalty,
+        .presence_penalty = sampling->presence_penalty,
+        .frequency_penalty = sampling->frequency_penalty,
+        .seed = sampling->seed,
+    };
+}
+
+/* The step as the engine wants it. What the engine does not check is checked here. */
+static enum lam_status read_step(
+    struct lam_service *service, const Laminar__V1__Step *step, struct lam_err *err)
+{
+    if (step->n_rows > service->max_seqs)
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "the step has rows of %zu sequences; this worker has %" PRIu32 " slots", step->n_rows,
+            service->max_seqs);
+    for (size_t i = 0; i < step->n_free; i++)
+        if (step->free[i] >= service->max_seqs)
+            return lam_fail(err, LAM_INVALID_ARGUMENT,
+                "the step frees slot %" PRIu32 "; this worker has %" PRIu32, step->free[i],
+                service->max_seqs);
+    for (size_t i = 0; i < step->n_rows; i++) {
+        const Laminar__V1__SequenceRows *rows = step->rows[i];
+
+        if (rows->n_tokens > service->max_rows || rows->seq >= service->max_seqs)
+            return lam_fail(err, LAM_INVALID_ARGUMENT,
+                "the step brings %zu rows for slot %" PRIu32 "; this worker takes %" PRIu32
+                " rows and has %" PRIu32 " slots",
+                rows->n_tokens, rows->seq, service->max_rows, service->max_seqs);
+        if (rows->position != 0 && rows->epoch != service->epochs[rows->seq])
+            return lam_fail(err, LAM_INVALID_ARGUMENT,
+                "slot %" PRIu32 " belongs to epoch %" PRIu32
+                ", the step goes on with epoch %" PRIu32,
+                rows->seq, service->epochs[rows->seq], rows->epoch);
+        service->rows[i] = (struct lam_engine_rows){
+            .seq = rows->seq,
+            .position = rows->position,
+            .tokens = rows->tokens,
+            .n_tokens = (uint32_t)rows->n_tokens,
+            .sample = rows->sample,
+            .params = params_of(rows->sampling),
+            .n_prompt = rows->prompt_tokens,
+        };
+    }
+    return LAM_OK;
+}
+
+static enum lam_status send_result(struct lam_service *service, struct lam_rpc_stream *stream,
+    const Laminar__V1__Step *step, uint64_t pass_ns, uint64_t stall_ns, struct lam_err *err)
+{
+    Laminar__V1__StepResult result = LAMINAR__V1__STEP_RESULT__INIT;
+    Laminar__V1__WorkerMessage message = LAMINAR__V1__WORKER_MESSAGE__INIT;
+
+    for (size_t i = 0; i < step->n_rows; i++) {
+        Laminar__V1__SampledToken *token = &service->tokens[result.n_tokens];
+
+        if (!step->rows[i]->sample)
+            continue;
+        laminar__v1__sampled_token__init(token);
+        token->seq = step->rows[i]->seq;
+        token->epoch = step->rows[i]->epoch;
+        token->token = service->results[i].token;
+        service->token_refs[result.n_tokens++] = token;
+    }
+    result.id = step->id;
+    result.tokens = service->token_refs;
+    result.stall_seconds = (double)stall_ns / LAM_NS_PER_S;
+    result.compute_seconds = (double)(pass_ns - stall_ns) / LAM_NS_PER_S;
+    message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_STEP_RESULT;
+    message.step_result = &result;
+    return send_message(service, stream, &message, err);
+}
+
+/* A refused step costs the attachment; a pass that broke off costs the worker. */
+static enum lam_status run_step(struct lam_service *service, struct lam_rpc_stream *stream,
+    const Laminar__V1__Step *step, struct lam_err *err)
+{
+    uint64_t stall_ns = lam_units_stall_ns(service->config.units);
+    uint64_t begin_ns = lam_now_ns();
+    enum lam_status status = read_step(service, step, err);
+
+    if (status != LAM_OK)
+        return status;
+    for (size_t i = 0; i < step->n_free; i++)
+        lam_engine_free(service->config.engine, step->free[i]);
+    status = lam_engine_step(
+        service->config.engine, service->rows, (uint32_t)step->n_rows, service->results, err);
+    if (status != LAM_OK)
+        return status;
+    for (size_t i = 0; i < step->n_rows; i++)
+        service->epochs[step->rows[i]->seq] = step->rows[i]->epoch;
+    return send_result(service, stream, step, lam_now_ns() - begin_ns,
+        lam_units_stall_ns(service->config.units) - stall_ns, err);
+}
+
+/* The life of one attachment. Returns why it ended, never LAM_OK. */
+static enum lam_status converse(
+    struct lam_service *service, struct lam_rpc_stream *stream, struct lam_err *err)
+{
+    const Laminar__V1__GatewayMessage *message;
+    enum lam_status status = send_hello(service, stream, err);
+
+    /* A stream that has ended refuses to send; its reason is waiting to be received. */
+    if (status != LAM_OK && status != LAM_UNAVAILABLE)
+        return status;
+    status = receive(service, stream, &message, err);
+    if (status != LAM_OK)
+        return status;
+    if (message->kind_case != LAMINAR__V1__GATEWAY_MESSAGE__KIND_WELCOME)
+        return lam_fail(err, LAM_INVALID_ARGUMENT, "the gateway did not begin with a welcome");
+    if (message->welcome->want_header)
+        status = send_header(service, stream, err);
+    if (status != LAM_OK)
+        return status;
+    lam_info("attached to the gateway at %s", service->config.gateway);
+    service->told_of_loss = false;
+    while (status == LAM_OK) {
+        status = receive(service, stream, &message, err);
+        if (status != LAM_OK)
+            break;
+        if (message->kind_case != LAMINAR__V1__GATEWAY_MESSAGE__KIND_STEP)
+            return lam_fail(
+                err, LAM_INVALID_ARGUMENT, "the gateway sent something else than a step");
+        status = run_step(service, stream, message->step, err);
+    }
+    return status;
+}
+
+/* A fresh channel for each attempt: an old one would wait by its own clock before it dials again.
+ */
+static enum lam_status attach(struct lam_service *service, struct lam_err *err)
+{
+    struct lam_rpc_channel *channel = NULL;
+    struct lam_rpc_stream *stream = NULL;
+    enum lam_status status =
+        lam_rpc_channel_create(service->config.gateway, service->message_bytes_max, &channel, err);
+
+    if (status == LAM_OK)
+        status = lam_rpc_channel_wait_ready(channel, SERVICE_REACH_NS, err);
+    if (status == LAM_OK)
+        status = lam_rpc_stream_open(
+            channel, "/laminar.v1.Workers/Attach", LAM_RPC_NO_TIMEOUT, &stream, err);
+    if (status == LAM_OK)
+        status = converse(service, stream, err);
+    lam_rpc_stream_destroy(stream);
+    lam_rpc_channel_destroy(channel);
+    for (uint32_t seq = 0; seq < service->max_seqs; seq++)
+        lam_engine_free(service->config.engine, seq);
+    return status;
+}
+
+static void back_off(struct lam_service *service, uint64_t duration_ns)
+{
+    uint64_t until_ns = lam_now_ns() + duration_ns;
+    struct timespec until = {
+        .tv_sec = (time_t)(until_ns / LAM_NS_PER_S),
+        .tv_nsec = (long)(until_ns % LAM_NS_PER_S),
+    };
+    int rc = 0;
+
+    pthread_mutex_lock(&service->lock);
+    while (rc == 0 && !service->stopping && !service->loader_lost)
+        rc = pthread_cond_timedwait(&service->woken, &service->lock, &until);
+    pthread_mutex_unlock(&service->lock);
+}
+
+static bool is_stopping(struct lam_service *service)
+{
+    bool stopping;
+
+    pthread_mutex_lock(&service->lock);
+    stopping = service->stopping;
+    pthread_mutex_unlock(&service->lock);
+    return stopping;
+}
+
+enum lam_status lam_service_run(struct lam_service *service, struct lam_err *err)
+{
+    uint64_t backoff_ns = SERVICE_BACKOFF_MIN_NS;
+
+    for (;;) {
+        enum lam_status status = attach(service, err);
+
+        if (is_stopping(service))
+            return LAM_OK;
+        if (!lam_engine_usable(service->config.engine))
+            return status;
+        status = lam_units_check(service->config.units, err);
+        if (status != LAM_OK)
+            return status;
+        if (!service->told_of_loss) {
+            lam_warn("gateway %s: %s; dialling again until it answers", service->config.gateway,
+                err->text);
+            service->told_of_loss = true;
+            backoff_ns = SERVICE_BACKOFF_MIN_NS;
+        }
+        back_off(service, backoff_ns);
+        backoff_ns =
+            backoff_ns * 2 < SERVICE_BACKOFF_MAX_NS ? backoff_ns * 2 : SERVICE_BACKOFF_MAX_NS;
+    }
+}

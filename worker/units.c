@@ -1,0 +1,232 @@
+/*
+ * units: see units.h. Here the parts meet: the pool (pool_map), the questions (loader_client), the
+ * leases (lease) and the embedding rows (row_cache).
+ */
+#include "worker/units.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/mem.h"
+#include "common/size.h"
+#include "worker/lease.h"
+#include "worker/loader_client.h"
+#include "worker/pool_map.h"
+#include "worker/row_cache.h"
+
+#define UNITS_CREDITS_DEFAULT 3u
+#define UNITS_ROW_CACHE_BYTES (16 * LAM_MIB)
+
+struct lam_units {
+    char *address; /* of the loader */
+    struct lam_loader_client client;
+    struct lam_loader_model remote;
+    struct lam_pool_map pool;
+    struct lam_model model;
+    struct lam_row_cache rows;
+    struct lam_leases *leases;
+    uint64_t gather_ns; /* that row gathers have taken */
+};
+
+static enum lam_status read_model(struct lam_units *units, struct lam_err *err)
+{
+    struct lam_model *model = &units->model;
+    void *header;
+    enum lam_status status;
+
+    if (units->remote.header_bytes == 0 || units->remote.header_bytes > LAM_GGUF_HEADER_BYTES_MAX)
+        return lam_fail(err, LAM_DATA_LOSS, "the loader announces a header of %" PRIu64 " bytes",
+            units->remote.header_bytes);
+    header = lam_calloc(units->remote.header_bytes, 1);
+    if (!header)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for a header of %" PRIu64 " bytes",
+            units->remote.header_bytes);
+    model->header = header;
+    model->header_bytes = units->remote.header_bytes;
+    model->file_bytes = units->remote.file_bytes;
+    model->digest = units->remote.digest;
+    status = lam_loader_client_header(&units->client, &units->remote, header, err);
+    if (status == LAM_OK)
+        status = lam_gguf_parse(header, model->header_bytes, model->file_bytes, &model->gguf, err);
+    if (status == LAM_OK)
+        status = lam_spec_read(model->gguf, &model->spec, err);
+    if (status == LAM_OK)
+        status = lam_manifest_build(model->gguf, &model->spec, &model->manifest, err);
+    if (status == LAM_OK && model->manifest.n_units != units->remote.n_units)
+        return lam_fail(err, LAM_FAILED_PRECONDITION,
+            "the loader cuts the model into %" PRIu32 " units, this worker into %" PRIu32
+            ": run loader and worker of one version",
+            units->remote.n_units, model->manifest.n_units);
+    return status;
+}
+
+static enum lam_status open_rows(struct lam_units *units, uint32_t rows_max, struct lam_err *err)
+{
+    const struct lam_extent *embedding = &units->model.manifest.embedding;
+
+    if (embedding->row_bytes > LAM_LOADER_EXTENT_BYTES_MAX)
+        return lam_fail(err, LAM_UNIMPLEMENTED,
+            "an embedding row of %" PRIu64 " bytes is over the limit of %" PRIu64,
+            embedding->row_bytes, LAM_LOADER_EXTENT_BYTES_MAX);
+    return lam_row_cache_init(&units->rows, embedding->row_bytes, UNITS_ROW_CACHE_BYTES,
+        embedding->n_rows, rows_max, err);
+}
+
+static enum lam_status open_leases(
+    struct lam_units *units, const struct lam_units_config *config, struct lam_err *err)
+{
+    struct lam_lease_config lease = {
+        .channel = units->client.channel,
+        .loader = units->address,
+        .manifest = &units->model.manifest,
+        .pool = &units->pool,
+        .model = units->remote.handle,
+        .credits = config->credits ? config->credits : UNITS_CREDITS_DEFAULT,
+        .timeout_ns = config->timeout_ns,
+        .on_lost = config->on_lost,
+        .lost_arg = config->lost_arg,
+    };
+
+    return lam_leases_create(&lease, &units->leases, err);
+}
+
+enum lam_status lam_units_connect(
+    const struct lam_units_config *config, struct lam_units **ret_units, struct lam_err *err)
+{
+    struct lam_units *units = lam_calloc(1, sizeof *units);
+    enum lam_status status = LAM_OK;
+
+    assert(config->max_rows > 0);
+    if (units)
+        units->address = lam_strdup(config->loader);
+    if (!units || !units->address) {
+        lam_units_destroy(units);
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the loader's units");
+    }
+    status = lam_loader_client_init(&units->client, units->address, config->timeout_ns, err);
+    if (status == LAM_OK)
+        status = lam_pool_map_open(config->pool_socket, config->timeout_ns, &units->pool, err);
+    if (status == LAM_OK)
+        status = lam_loader_client_register(
+            &units->client, config->model ? config->model : "", &units->remote, err);
+    if (status == LAM_OK)
+        status = read_model(units, err);
+    if (status == LAM_OK)
+        status = open_rows(units, config->max_rows, err);
+    if (status == LAM_OK)
+        status = open_leases(units, config, err);
+    if (status != LAM_OK) {
+        lam_units_destroy(units);
+        return status;
+    }
+    *ret_units = units;
+    return LAM_OK;
+}
+
+void lam_units_stop(struct lam_units *units)
+{
+    lam_leases_stop(units->leases);
+}
+
+void lam_units_destroy(struct lam_units *units)
+{
+    if (!units)
+        return;
+    lam_leases_destroy(units->leases);
+    lam_row_cache_done(&units->rows);
+    lam_manifest_done(&units->model.manifest);
+    lam_gguf_destroy(units->model.gguf);
+    lam_free((void *)units->model.header);
+    lam_pool_map_close(&units->pool);
+    lam_loader_client_done(&units->client);
+    lam_free(units->address);
+    lam_free(units);
+}
+
+const struct lam_model *lam_units_model(const struct lam_units *units)
+{
+    return &units->model;
+}
+
+enum lam_status lam_units_check(struct lam_units *units, struct lam_err *err)
+{
+    return lam_leases_check(units->leases, err);
+}
+
+enum lam_status lam_units_acquire(
+    struct lam_units *units, uint32_t index, const void **ret_base, struct lam_err *err)
+{
+    return lam_leases_acquire(units->leases, index, ret_base, err);
+}
+
+void lam_units_release(struct lam_units *units, uint32_t index)
+{
+    lam_leases_release(units->leases, index);
+}
+
+/* Fetches misses[0, n) in one question; n is within the protocol's limits. */
+static enum lam_status fetch_rows(
+    struct lam_units *units, const struct lam_row_miss *misses, uint32_t n, struct lam_err *err)
+{
+    const struct lam_extent *embedding = &units->model.manifest.embedding;
+    const unsigned char *data;
+    enum lam_status status;
+
+    for (uint32_t i = 0; i < n; i++)
+        units->client.offsets[i] =
+            embedding->file_offset + (uint64_t)misses[i].id * embedding->row_bytes;
+    status = lam_loader_client_read(&units->client, units->remote.handle, units->client.offsets, n,
+        embedding->row_bytes, &data, err);
+    if (status != LAM_OK)
+        return status;
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(misses[i].row, data + i * embedding->row_bytes, embedding->row_bytes);
+    return LAM_OK;
+}
+
+enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t *ids, uint32_t n,
+    const void **ret_rows, struct lam_err *err)
+{
+    uint64_t n_each = LAM_LOADER_EXTENT_BYTES_MAX / units->rows.row_bytes;
+    uint64_t begin_ns = lam_now_ns();
+    enum lam_status status = LAM_OK;
+
+    if (n_each > LAM_LOADER_RANGES_MAX)
+        n_each = LAM_LOADER_RANGES_MAX;
+    lam_row_cache_look_up(&units->rows, ids, n, ret_rows);
+    for (uint32_t i = 0; i < units->rows.n_misses && status == LAM_OK;) {
+        uint32_t n_left = units->rows.n_misses - i;
+        uint32_t n_now = n_left < n_each ? n_left : (uint32_t)n_each;
+
+        status = fetch_rows(units, units->rows.misses + i, n_now, err);
+        i += n_now;
+    }
+    if (status != LAM_OK)
+        lam_row_cache_forget(&units->rows);
+    units->gather_ns += lam_now_ns() - begin_ns;
+    return status;
+}
+
+enum lam_status lam_units_read_extent(
+    struct lam_units *units, const struct lam_extent *extent, void *out, struct lam_err *err)
+{
+    const unsigned char *data;
+    enum lam_status status;
+
+    if (extent->bytes == 0 || extent->bytes > LAM_LOADER_EXTENT_BYTES_MAX)
+        return lam_fail(err, LAM_UNIMPLEMENTED,
+            "a vector of %" PRIu64 " bytes is over the limit of %" PRIu64, extent->bytes,
+            LAM_LOADER_EXTENT_BYTES_MAX);
+    status = lam_loader_client_read(
+        &units->client, units->remote.handle, &extent->file_offset, 1, extent->bytes, &data, err);
+    if (status == LAM_OK)
+        memcpy(out, data, extent->bytes);
+    return status;
+}
+
+uint64_t lam_units_stall_ns(const struct lam_units *units)
+{
+    return units->gather_ns + lam_leases_stall_ns(units->leases);
+}
