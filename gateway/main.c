@@ -1,0 +1,198 @@
+/* laminar-gateway: the process around service.h: flags, signals, exit codes. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/flag.h"
+#include "common/log.h"
+#include "gateway/service.h"
+
+#define LISTEN_MAX 8u
+#define LISTEN_BYTES_MAX 1024u
+
+struct flags {
+    const char *listen;
+    const char *run_dir;
+    const char *chat_name;
+    const char *log_level;
+    int64_t waiting_max;
+    int64_t orphan_limit_s;
+    int64_t grace_s;
+};
+
+static enum lam_status parse_flags(
+    int argc, char **argv, struct flags *flags, bool *ret_help, struct lam_err *err)
+{
+    const struct lam_flag table[] = {
+        {.name = "listen",
+            .kind = LAM_FLAG_TEXT,
+            .target = &flags->listen,
+            .value = "ADDRESS,...",
+            .help = "Where clients and workers connect: HOST:PORT or unix:PATH."},
+        {.name = "max-waiting",
+            .kind = LAM_FLAG_INT,
+            .target = &flags->waiting_max,
+            .value = "N",
+            .help = "Requests that wait for a worker; more are refused.",
+            .min = 1,
+            .max = 1000000},
+        {.name = "worker-timeout",
+            .kind = LAM_FLAG_INT,
+            .target = &flags->orphan_limit_s,
+            .value = "SECONDS",
+            .help = "How long a request waits while no worker is attached.",
+            .min = 0,
+            .max = 86400},
+        {.name = "chat-template",
+            .kind = LAM_FLAG_TEXT,
+            .target = &flags->chat_name,
+            .value = "NAME",
+            .help = "Chat template instead of the model's own: chatml, llama2, llama3, ..."},
+        {.name = "run-dir",
+            .kind = LAM_FLAG_TEXT,
+            .target = &flags->run_dir,
+            .value = "DIR",
+            .help = "Directory of the sockets, removed at the end if it is empty."},
+        {.name = "grace",
+            .kind = LAM_FLAG_INT,
+            .target = &flags->grace_s,
+            .value = "SECONDS",
+            .help = "How long generations may go on after SIGTERM.",
+            .min = 0,
+            .max = 3600},
+        {.name = "log-level",
+            .kind = LAM_FLAG_CHOICE,
+            .target = &flags->log_level,
+            .value = "LEVEL",
+            .help = "Least severe lines to write.",
+            .choices = "debug|info|warn|error|off"},
+        {0},
+    };
+    const struct lam_flag_program program = {
+        .usage = "laminar-gateway [flags]",
+        .summary =
+            "The public service of Laminar: takes text over gRPC, has workers compute, streams "
+            "tokens back. Workers dial in to the same address.",
+        .flags = table,
+    };
+    size_t n_operands;
+    enum lam_status status =
+        lam_flag_parse(&program, argc, argv, NULL, 0, &n_operands, ret_help, err);
+
+    if (status == LAM_OK && *ret_help)
+        lam_flag_print_help(&program);
+    return status;
+}
+
+/* Cuts text at its commas, in place. */
+static enum lam_status split_listen(
+    char *text, const char *addresses[LISTEN_MAX], size_t *ret_n, struct lam_err *err)
+{
+    size_t n = 0;
+
+    for (char *rest = text; rest;) {
+        char *comma = strchr(rest, ',');
+        if (comma)
+            *comma = '\0';
+        if (*rest == '\0')
+            return lam_fail(err, LAM_INVALID_ARGUMENT,
+                "--listen has an empty address: write 127.0.0.1:50051 or unix:/path");
+        if (n == LISTEN_MAX)
+            return lam_fail(
+                err, LAM_INVALID_ARGUMENT, "--listen takes at most %u addresses", LISTEN_MAX);
+        addresses[n++] = rest;
+        rest = comma ? comma + 1 : NULL;
+    }
+    *ret_n = n;
+    return LAM_OK;
+}
+
+static void log_addresses(const struct lam_service *service, const char *const *addresses, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        int port = lam_service_port(service, i);
+        if (port > 0)
+            lam_info("listening on %s, port %d", addresses[i], port);
+        else
+            lam_info("listening on %s", addresses[i]);
+    }
+}
+
+/* Serves until a signal. All threads inherit the mask, so that only sigwait meets the signals. */
+static enum lam_status serve(const struct flags *flags, const char *const *addresses,
+    size_t n_addresses, struct lam_err *err)
+{
+    const struct lam_service_config config = {
+        .listen = addresses,
+        .n_listen = n_addresses,
+        .waiting_max = (uint32_t)flags->waiting_max,
+        .orphan_limit_ns = (uint64_t)flags->orphan_limit_s * LAM_NS_PER_S,
+        .chat_name = flags->chat_name,
+    };
+    struct lam_service *service = NULL;
+    enum lam_status status;
+    sigset_t stop;
+    int signal_number = 0;
+
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGTERM);
+    sigaddset(&stop, SIGINT);
+    sigprocmask(SIG_BLOCK, &stop, NULL);
+    status = lam_service_create(&config, &service, err);
+    if (status == LAM_OK)
+        status = lam_service_start(service, err);
+    if (status == LAM_OK) {
+        log_addresses(service, addresses, n_addresses);
+        while (sigwait(&stop, &signal_number) != 0)
+            continue;
+        lam_info("%s: letting generations end, at most %lld s", strsignal(signal_number),
+            (long long)flags->grace_s);
+        lam_service_shutdown(service, (uint64_t)flags->grace_s * LAM_NS_PER_S);
+    }
+    lam_service_destroy(service);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    struct flags flags = {.listen = "127.0.0.1:50051",
+        .log_level = "info",
+        .waiting_max = 256,
+        .orphan_limit_s = 30,
+        .grace_s = 10};
+    char listen[LISTEN_BYTES_MAX];
+    const char *addresses[LISTEN_MAX];
+    size_t n_addresses = 0;
+    enum lam_log_level level = LAM_LOG_INFO;
+    struct lam_err err = {0};
+    bool help = false;
+    enum lam_status status = parse_flags(argc, argv, &flags, &help, &err);
+
+    if (help)
+        return 0;
+    if (status == LAM_OK && strlen(flags.listen) >= sizeof listen)
+        status = lam_fail(
+            &err, LAM_INVALID_ARGUMENT, "--listen is longer than %u bytes", LISTEN_BYTES_MAX - 1);
+    if (status == LAM_OK) {
+        memcpy(listen, flags.listen, strlen(flags.listen) + 1);
+        status = split_listen(listen, addresses, &n_addresses, &err);
+    }
+    if (status != LAM_OK) {
+        fprintf(stderr, "laminar-gateway: %s\n", err.text);
+        return 2;
+    }
+    if (lam_log_level_parse(flags.log_level, &level))
+        lam_log_init("gateway", level);
+    status = serve(&flags, addresses, n_addresses, &err);
+    if (flags.run_dir && rmdir(flags.run_dir) != 0 && errno != ENOTEMPTY && errno != ENOENT)
+        lam_warn("cannot remove %s: %s", flags.run_dir, strerror(errno));
+    if (status != LAM_OK) {
+        fprintf(stderr, "laminar-gateway: %s\n", err.text);
+        return status == LAM_INVALID_ARGUMENT ? 2 : 1;
+    }
+    return 0;
+}

@@ -1,0 +1,100 @@
+/*
+ * service_impl: what the files of the service share: service.c (life, clock, pump), generate.c (one
+ * generation), query.c (the unary methods), attach.c (workers). All of it is for the I/O thread.
+ */
+#ifndef LAMINAR_GATEWAY_SERVICE_IMPL_H
+#define LAMINAR_GATEWAY_SERVICE_IMPL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "common/buf.h"
+#include "common/mem.h"
+#include "gateway/emit.h"
+#include "gateway/registry.h"
+#include "gateway/schedule.h"
+#include "gateway/service.h"
+#include "rpc/message.h"
+#include "rpc/server.h"
+
+/* A client may leave this many tokens unread; then its sequence pauses, and after the limit it
+ * ends. */
+#define LAM_CREDIT_TOKENS 256u
+#define LAM_CREDIT_LIMIT_NS (30 * LAM_NS_PER_S)
+
+/* Requests of clients; the rpc server's own limit leaves room for header chunks. */
+#define LAM_REQUEST_BYTES_MAX ((size_t)1 << 20)
+
+struct lam_generation {
+    struct lam_generation *prev, *next;
+    struct lam_service *service;
+    struct lam_rpc_call *call;
+    struct lam_sched_seq *seq; /* NULL: over */
+    struct lam_emit emit;
+    uint64_t seed;
+    uint32_t n_prompt;
+    uint32_t n_completion;
+    uint64_t arrived_ns, started_ns, first_ns,
+        last_ns;                    /* request, first pass, first and last token */
+    int32_t ids[LAM_CREDIT_TOKENS]; /* not yet sent */
+    uint32_t n_ids;
+    uint64_t paused_ns; /* since when the client does not read; 0: it does */
+};
+
+struct lam_service {
+    struct lam_rpc_server *server;
+    struct lam_registry *registry;
+    struct lam_sched *sched;
+    struct lam_arena arena; /* the message that is being handled */
+    struct lam_buf out;     /* the message that is being packed */
+    struct lam_generation *generations;
+    atomic_bool
+        draining; /* set by shutdown: workers are let go when the last generation has ended */
+};
+
+/* service.c */
+
+/* Carries out what an event led to, then sends every step that can be sent. */
+void lam_service_apply(struct lam_service *service, struct lam_sched_actions actions);
+void lam_service_pump(struct lam_service *service);
+
+/* Unpacks into the service's arena; on failure the call is finished and NULL returned. bytes_max:
+ * of the message. */
+ProtobufCMessage *lam_service_unpack(struct lam_service *service, struct lam_rpc_call *call,
+    const ProtobufCMessageDescriptor *type, const void *bytes, size_t n_bytes, size_t bytes_max);
+
+/* Packs and sends the answer of a unary method. */
+void lam_service_reply(
+    struct lam_service *service, struct lam_rpc_call *call, const ProtobufCMessage *message);
+
+/* The model, or NULL after finishing the call with UNAVAILABLE. */
+const struct lam_served *lam_service_model(struct lam_service *service, struct lam_rpc_call *call);
+
+/* generate.c */
+void lam_generate_on_message(
+    void *service, struct lam_rpc_call *call, const void *bytes, size_t n_bytes);
+void lam_generate_on_done(void *service, struct lam_rpc_call *call, bool cancelled);
+void lam_generation_apply(
+    struct lam_generation *generation, const struct lam_sched_action *action, uint64_t now_ns);
+/* Time has passed: sends what a slow client can take now, gives up one that takes nothing. */
+void lam_generation_tick(struct lam_generation *generation, uint64_t now_ns);
+
+/* query.c */
+void lam_tokenize_on_message(
+    void *service, struct lam_rpc_call *call, const void *bytes, size_t n_bytes);
+void lam_detokenize_on_message(
+    void *service, struct lam_rpc_call *call, const void *bytes, size_t n_bytes);
+void lam_get_model_on_message(
+    void *service, struct lam_rpc_call *call, const void *bytes, size_t n_bytes);
+
+/* attach.c */
+void lam_attach_on_open(void *service, struct lam_rpc_call *call);
+void lam_attach_on_message(
+    void *service, struct lam_rpc_call *call, const void *bytes, size_t n_bytes);
+void lam_attach_on_half_close(void *service, struct lam_rpc_call *call);
+void lam_attach_on_done(void *service, struct lam_rpc_call *call, bool cancelled);
+void lam_attach_send_step(struct lam_service *service, const struct lam_sched_step *step);
+/* Ends all worker streams. */
+void lam_attach_dismiss(struct lam_service *service);
+
+#endif
