@@ -15,7 +15,9 @@
 #include "common/size.h"
 #include "model/layout.h"
 
-#define GAP_SHARE 16u /* gaps may be 1/16 of a layer */
+/* Gaps of a layer: 1/16 of it, and what padding takes in small ones. */
+#define GAP_SHARE 16u
+#define GAP_BYTES_FREE (64 * LAM_KIB)
 #define TILE_BYTES_MIN LAM_MIB
 #define TILES_MAX 4096u
 #define TILE_ROWS_STEP 32u
@@ -65,7 +67,7 @@ static enum lam_status build_layer(const struct lam_gguf *gguf, const struct lam
             .offset = tensor->offset,
             .bytes = tensor->bytes};
     }
-    if (end - begin - payload > payload / GAP_SHARE)
+    if (end - begin - payload > payload / GAP_SHARE + GAP_BYTES_FREE)
         return lam_fail(err, LAM_INVALID_ARGUMENT,
             "the tensors of 'blk.%" PRIu32 "' (%" PRIu64 " bytes) lie scattered over %" PRIu64
             " bytes of the file; write the file anew in layer order, for example with "

@@ -12,8 +12,8 @@
  * those are gathered
  * (`embedding`). In a tied model the head tiles are ranges of the same matrix.
  *
- * A layer whose tensors do not lie together in the file (gaps above 1/16 of its size) is refused by
- * name.
+ * A layer whose tensors do not lie together in the file (gaps above 64 KiB and 1/16 of its
+ * size) is refused by name.
  */
 #ifndef LAMINAR_MODEL_MANIFEST_H
 #define LAMINAR_MODEL_MANIFEST_H
