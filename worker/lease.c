@@ -1,10 +1,9 @@
 /*
  * lease: see lease.h.
  *
- * The receiver thread writes the state of units, `owed` and `end` under the lock; it never sends,
- * because a stream has one sender: the engine's thread, which pays owed credits whenever it comes
- * by. Every number in a message is checked before it is believed: a wrong offset would be computed
- * on as if it were weights.
+ * The receiver thread writes the state of units and `end` under the lock; it never sends, because a
+ * stream has one sender: the engine's thread. Every number in a message is checked before it is
+ * believed: a wrong offset would be computed on as if it were weights.
  */
 #include "worker/lease.h"
 
@@ -54,7 +53,6 @@ struct lam_leases {
     pthread_cond_t changed;
     /* Under the lock: */
     struct unit_lease *units; /* [n_units] */
-    uint32_t owed;            /* credits that the loader shall get back */
     bool ended;
     bool stopped;
     struct lam_err end;   /* why, when ended */
@@ -131,7 +129,6 @@ static enum lam_status on_ready(
         .generation = ready->generation,
         .pool_offset = ready->pool_offset,
     };
-    leases->owed += ready->kept ? 1 : 0;
     return LAM_OK;
 }
 
@@ -282,20 +279,6 @@ void lam_leases_destroy(struct lam_leases *leases)
     lam_free(leases);
 }
 
-/* Under the lock, which is let go while sending. A send that fails means that the stream has ended:
- * the receiver knows the reason. */
-static void pay_owed(struct lam_leases *leases)
-{
-    while (leases->owed > 0 && !leases->ended) {
-        uint32_t n_units = leases->owed;
-
-        leases->owed = 0;
-        pthread_mutex_unlock(&leases->lock);
-        lam_ignore(send_credit(leases, n_units, NULL), "the receiver reports the end");
-        pthread_mutex_lock(&leases->lock);
-    }
-}
-
 static struct timespec timespec_of(uint64_t ns)
 {
     return (struct timespec){
@@ -312,7 +295,6 @@ static enum lam_status wait_for(struct lam_leases *leases, uint32_t index, struc
     bool in_time = true;
 
     for (;;) {
-        pay_owed(leases);
         if (leases->stopped)
             return lam_fail(err, LAM_CANCELLED, "the worker is stopping");
         if (lease->state == UNIT_READY || lease->state == UNIT_KEPT)
@@ -357,17 +339,11 @@ void lam_leases_release(struct lam_leases *leases, uint32_t index)
     pthread_mutex_lock(&leases->lock);
     generation = leases->units[index].generation;
     give_back = leases->units[index].state == UNIT_READY;
-    if (give_back) {
+    if (give_back)
         leases->units[index].state = UNIT_AWAY;
-        leases->owed++;
-    }
     pthread_mutex_unlock(&leases->lock);
-    if (!give_back)
-        return;
-    lam_ignore(send_release(leases, index, generation, NULL), "the receiver reports the end");
-    pthread_mutex_lock(&leases->lock);
-    pay_owed(leases);
-    pthread_mutex_unlock(&leases->lock);
+    if (give_back && send_release(leases, index, generation, NULL) == LAM_OK)
+        lam_ignore(send_credit(leases, 1, NULL), "the receiver reports the end of the stream");
 }
 
 enum lam_status lam_leases_check(struct lam_leases *leases, struct lam_err *err)

@@ -131,6 +131,16 @@ void lam_service_lose_loader(struct lam_service *service)
     pthread_mutex_unlock(&service->lock);
 }
 
+static bool is_stopping(struct lam_service *service)
+{
+    bool stopping;
+
+    pthread_mutex_lock(&service->lock);
+    stopping = service->stopping;
+    pthread_mutex_unlock(&service->lock);
+    return stopping;
+}
+
 /* Publishes the stream that other threads may cancel; false when they already want us back. */
 static bool begin_waiting(struct lam_service *service, struct lam_rpc_stream *stream)
 {
@@ -361,6 +371,10 @@ static enum lam_status converse(
             return lam_fail(
                 err, LAM_INVALID_ARGUMENT, "the gateway sent something else than a step");
         status = run_step(service, stream, message->step, err);
+        if (status == LAM_OK && is_stopping(service)) {
+            lam_ignore(lam_rpc_stream_half_close(stream, NULL), "we are leaving either way");
+            return lam_fail(err, LAM_CANCELLED, "the worker is stopping");
+        }
     }
     return status;
 }
@@ -401,16 +415,6 @@ static void back_off(struct lam_service *service, uint64_t duration_ns)
     while (rc == 0 && !service->stopping && !service->loader_lost)
         rc = pthread_cond_timedwait(&service->woken, &service->lock, &until);
     pthread_mutex_unlock(&service->lock);
-}
-
-static bool is_stopping(struct lam_service *service)
-{
-    bool stopping;
-
-    pthread_mutex_lock(&service->lock);
-    stopping = service->stopping;
-    pthread_mutex_unlock(&service->lock);
-    return stopping;
 }
 
 enum lam_status lam_service_run(struct lam_service *service, struct lam_err *err)
