@@ -1,0 +1,58 @@
+/*
+ * command: what all subcommands of `laminar` share: the entry points, the exit codes, the way a
+ * command line begins and an error ends.
+ *
+ * stdout carries the result and nothing else; every other word goes to stderr.
+ */
+#ifndef LAMINAR_CLI_COMMAND_H
+#define LAMINAR_CLI_COMMAND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "common/flag.h"
+#include "common/status.h"
+
+enum lam_exit {
+    LAM_EXIT_OK = 0,
+    LAM_EXIT_FAILED = 1,
+    LAM_EXIT_USAGE = 2,  /* a bad flag or operand; nothing was started */
+    LAM_EXIT_NO_FIT = 3, /* the model does not fit into the memory that it was given */
+};
+
+/* What main reads from the environment; each may be NULL. */
+struct lam_command_env {
+    const char *home;
+    const char *runtime_dir; /* $XDG_RUNTIME_DIR */
+};
+
+/* The subcommands: argv[0] is the subcommand's name. Each returns the process's exit code. */
+int lam_command_run(const struct lam_command_env *env, int argc, char **argv);
+int lam_command_serve(const struct lam_command_env *env, int argc, char **argv);
+int lam_command_generate(const struct lam_command_env *env, int argc, char **argv);
+int lam_command_inspect(const struct lam_command_env *env, int argc, char **argv);
+int lam_command_tokenize(const struct lam_command_env *env, int argc, char **argv);
+int lam_command_logits(const struct lam_command_env *env, int argc, char **argv);
+int lam_command_doctor(const struct lam_command_env *env, int argc, char **argv);
+
+/*
+ * Parses the line; exactly n_operands operands, named in the program's usage, are wanted.
+ * True: go on. False: help or an error was printed and *ret_exit is the exit code.
+ */
+bool lam_command_begin(const struct lam_flag_program *program, int argc, char **argv,
+    const char **operands, size_t n_operands, int *ret_exit);
+
+/* "laminar: <text>" on stderr. Returns LAM_EXIT_FAILED, LAM_EXIT_NO_FIT or LAM_EXIT_USAGE. */
+int lam_command_fail(const struct lam_err *err);
+int lam_command_no_fit(const struct lam_err *err);
+int lam_command_usage(const struct lam_err *err);
+
+/*
+ * Text of arguments and files, checked before it travels: UTF-8 without NUL, which is what the
+ * services take. what: for the error, "--system". Errors: LAM_INVALID_ARGUMENT with the byte's
+ * position.
+ */
+LAM_MUST_USE enum lam_status lam_command_check_text(
+    const char *what, const char *text, size_t n_bytes, struct lam_err *err);
+
+#endif

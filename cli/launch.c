@@ -1,0 +1,182 @@
+/* launch: see launch.h. */
+#include "cli/launch.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define TEXT_BYTES (4 * PATH_MAX)
+#define PARENT_BYTES_MAX 70 /* leaves room for "/laminar-XXXXXX/gateway.sock" */
+
+/* A command line under construction: pointers into one buffer of texts. */
+struct line {
+    char *argv[LAM_CHILD_ARGS_MAX + 1];
+    size_t n;
+    char text[TEXT_BYTES];
+    size_t used;
+    bool cut; /* an argument did not fit */
+};
+
+static void add(struct line *line, const char *fmt, ...) LAM_PRINTF(2, 3);
+
+static void add(struct line *line, const char *fmt, ...)
+{
+    size_t left = sizeof line->text - line->used;
+    va_list args;
+    int length;
+
+    assert(line->n < LAM_CHILD_ARGS_MAX);
+    va_start(args, fmt);
+    length = vsnprintf(line->text + line->used, left, fmt, args);
+    va_end(args);
+    if (length < 0 || (size_t)length >= left) {
+        line->cut = true;
+        return;
+    }
+    line->argv[line->n++] = line->text + line->used;
+    line->used += (size_t)length + 1;
+}
+
+/* "<folder of this program>/../loader/laminar-loader" as Bazel lays it out, else beside this
+ * program. */
+static enum lam_status find_binary(const char *name, char path[PATH_MAX], struct lam_err *err)
+{
+    char self[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    char *slash;
+
+    if (n <= 0)
+        return lam_fail_errno(err, errno, "cannot find this program's own path; is /proc mounted?");
+    self[n] = '\0';
+    slash = strrchr(self, '/');
+    *slash = '\0';
+    if (snprintf(path, PATH_MAX, "%s/../%s/laminar-%s", self, name, name) < PATH_MAX &&
+        access(path, X_OK) == 0)
+        return LAM_OK;
+    if (snprintf(path, PATH_MAX, "%s/laminar-%s", self, name) < PATH_MAX)
+        return LAM_OK;
+    return lam_fail(err, LAM_FAILED_PRECONDITION, "this program's path is too long");
+}
+
+static bool try_parent(const char *parent, struct lam_run_dir *dir)
+{
+    snprintf(dir->path, sizeof dir->path, "%s/laminar-XXXXXX", parent);
+    if (mkdtemp(dir->path))
+        return true;
+    dir->path[0] = '\0';
+    return false;
+}
+
+enum lam_status lam_run_dir_make(
+    const char *parent, struct lam_run_dir *ret_dir, struct lam_err *err)
+{
+    struct lam_run_dir dir = {0};
+    bool usable = parent && parent[0] == '/' && strlen(parent) <= PARENT_BYTES_MAX;
+
+    if (!(usable && try_parent(parent, &dir)) && !try_parent("/tmp", &dir))
+        return lam_fail_errno(err, errno,
+            "cannot make a private directory in /tmp; make it writable or set XDG_RUNTIME_DIR");
+    snprintf(dir.loader, sizeof dir.loader, "unix:%.90s/loader.sock", dir.path);
+    snprintf(dir.gateway, sizeof dir.gateway, "unix:%.90s/gateway.sock", dir.path);
+    snprintf(dir.pool, sizeof dir.pool, "%.90s/pool.sock", dir.path);
+    *ret_dir = dir;
+    return LAM_OK;
+}
+
+void lam_run_dir_remove(struct lam_run_dir *dir)
+{
+    if (!dir->path[0])
+        return;
+    unlink(dir->loader + strlen("unix:"));
+    unlink(dir->gateway + strlen("unix:"));
+    unlink(dir->pool);
+    rmdir(dir->path);
+    dir->path[0] = '\0';
+}
+
+static void add_loader(
+    struct line *line, const struct lam_stack_config *config, const struct lam_run_dir *dir)
+{
+    add(line, "--model");
+    add(line, "%s", config->model);
+    add(line, "--listen");
+    add(line, "%s", dir->loader);
+    add(line, "--pool-socket");
+    add(line, "%s", dir->pool);
+    if (config->options->ram) {
+        add(line, "--ram");
+        add(line, "%s", config->options->ram);
+    }
+}
+
+static void add_gateway(
+    struct line *line, const struct lam_stack_config *config, const struct lam_run_dir *dir)
+{
+    add(line, "--listen");
+    if (config->listen)
+        add(line, "%s,%s", dir->gateway, config->listen);
+    else
+        add(line, "%s", dir->gateway);
+}
+
+static void add_worker(
+    struct line *line, const struct lam_stack_config *config, const struct lam_run_dir *dir)
+{
+    const struct lam_stack_options *options = config->options;
+
+    add(line, "--gateway");
+    add(line, "%s", dir->gateway);
+    add(line, "--loader");
+    add(line, "%s", dir->loader);
+    add(line, "--pool-socket");
+    add(line, "%s", dir->pool);
+    add(line, "--id");
+    add(line, "cpu-0");
+    add(line, "--device");
+    add(line, "cpu"); /* the only device of this build, so also what auto means */
+    add(line, "--kernels");
+    add(line, "%s", options->kernels);
+    add(line, "--kv-type");
+    add(line, "%s", options->kv_type);
+    add(line, "--threads");
+    add(line, "%lld", (long long)options->n_threads);
+    add(line, "--batch");
+    add(line, "%u", config->max_sequences);
+    add(line, "--ctx");
+    add(line, "%lld", (long long)options->n_ctx);
+}
+
+enum lam_status lam_launch(const struct lam_stack_config *config, const struct lam_run_dir *dir,
+    enum lam_service service, struct lam_child *child, struct lam_err *err)
+{
+    struct line line = {0};
+    char binary[PATH_MAX];
+    enum lam_status status = find_binary(child->name, binary, err);
+
+    if (status)
+        return status;
+    add(&line, "laminar-%s", child->name);
+    if (service == LAM_SERVICE_LOADER)
+        add_loader(&line, config, dir);
+    else if (service == LAM_SERVICE_GATEWAY)
+        add_gateway(&line, config, dir);
+    else
+        add_worker(&line, config, dir);
+    if (service != LAM_SERVICE_WORKER) { /* the worker leaves nothing in the directory */
+        add(&line, "--run-dir");
+        add(&line, "%s", dir->path);
+    }
+    if (config->options->verbose) {
+        add(&line, "--log-level");
+        add(&line, "debug");
+    }
+    if (line.cut)
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "the command line of the %s is too long; shorten the model's path", child->name);
+    return lam_child_spawn(child, binary, line.argv, err);
+}

@@ -1,0 +1,76 @@
+/*
+ * main: `laminar`, the command line. Picks the subcommand and reads the environment, which nothing
+ * below does. Each subcommand is a file of its own.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/command.h"
+#include "common/log.h"
+
+#define VERSION "0.1.0"
+
+struct command {
+    const char *name;
+    const char *summary;
+    int (*run)(const struct lam_command_env *env, int argc, char **argv);
+};
+
+static const struct command commands[] = {
+    {"run", "generate text on this machine", lam_command_run},
+    {"serve", "the same as a gRPC service that stays", lam_command_serve},
+    {"generate", "ask a running service", lam_command_generate},
+    {"inspect", "what a model file is", lam_command_inspect},
+    {"tokenize", "text to token ids", lam_command_tokenize},
+    {"logits", "the numbers behind the next token", lam_command_logits},
+    {"doctor", "what this machine offers and lacks", lam_command_doctor},
+};
+
+#define N_COMMANDS (sizeof commands / sizeof commands[0])
+
+static int print_help(FILE *out)
+{
+    fprintf(out, "usage: laminar COMMAND [flags]\n\n"
+                 "Runs language models that are bigger than the memory they are given.\n\n");
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    fprintf(out, "\n`laminar COMMAND --help` lists the flags. Exit codes: 0 done, 1 failed, "
+                 "2 bad usage,\n3 does not fit.\n");
+    return LAM_EXIT_OK;
+}
+
+int main(int argc, char **argv)
+{
+    struct lam_command_env env = {
+        .home = getenv("HOME"),
+        .runtime_dir = getenv("XDG_RUNTIME_DIR"),
+    };
+    struct lam_err err = {0};
+    const char *name = argc > 1 ? argv[1] : NULL;
+
+    lam_log_init("laminar", LAM_LOG_OFF); /* commands speak through stderr by themselves */
+    if (!name) {
+        print_help(stderr);
+        return LAM_EXIT_USAGE;
+    }
+    if (strcmp(name, "help") == 0 && argc > 2) {
+        static char help_flag[] = "--help";
+        char *help_argv[] = {argv[2], help_flag, NULL};
+        for (size_t i = 0; i < N_COMMANDS; i++)
+            if (strcmp(argv[2], commands[i].name) == 0)
+                return commands[i].run(&env, 2, help_argv);
+        name = argv[2];
+    } else if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 ||
+               strcmp(name, "-h") == 0) {
+        return print_help(stdout);
+    } else if (strcmp(name, "--version") == 0) {
+        printf("laminar %s\n", VERSION);
+        return LAM_EXIT_OK;
+    }
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (strcmp(name, commands[i].name) == 0)
+            return commands[i].run(&env, argc - 1, argv + 1);
+    lam_fail(&err, LAM_INVALID_ARGUMENT, "'%.64s' is no command; `laminar help` lists them", name);
+    return lam_command_usage(&err);
+}

@@ -1,0 +1,147 @@
+/* session: see session.h. */
+#include "cli/session.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/model_file.h"
+#include "common/clock.h"
+#include "model/manifest.h"
+#include "model/spec.h"
+#include "model/tokenizer.h"
+
+#define READY_TIMEOUT_NS (120 * LAM_NS_PER_S)
+#define ASK_TIMEOUT_NS LAM_NS_PER_S
+#define ASK_PERIOD_MS 20
+#define BLAME_MS 1000 /* a broken connection is noticed before the end of its process */
+
+/* The same checks that the services would make, made before there is anything to clean up. */
+static enum lam_status check_model(const char *path, uint64_t *ret_pass_bytes, struct lam_err *err)
+{
+    struct lam_model_file file = {0};
+    struct lam_manifest manifest = {0};
+    struct lam_tokenizer *tokenizer = NULL;
+    struct lam_spec spec;
+    enum lam_status status = lam_model_file_open(path, &file, err);
+
+    if (status)
+        return status;
+    status = lam_spec_read(file.gguf, &spec, err);
+    if (!status)
+        status = lam_manifest_build(file.gguf, &spec, &manifest, err);
+    if (!status)
+        status = lam_tokenizer_create(file.gguf, &tokenizer, err);
+    if (status)
+        lam_err_wrap(err, "%.200s", path);
+    else
+        *ret_pass_bytes = manifest.unit_bytes_total;
+    lam_tokenizer_destroy(tokenizer);
+    lam_manifest_done(&manifest);
+    lam_model_file_close(&file);
+    return status;
+}
+
+/* True when the stack came to its end within `ms`. */
+static bool wait_for_end(const struct lam_session *session, int ms)
+{
+    struct pollfd fd = {.fd = lam_stack_end_fd(session->stack), .events = POLLIN};
+
+    return poll(&fd, 1, ms) == 1;
+}
+
+static enum lam_status wait_ready(struct lam_session *session, struct lam_err *err)
+{
+    uint64_t give_up_ns = lam_now_ns() + READY_TIMEOUT_NS;
+    struct lam_err ask = {0};
+
+    while (!wait_for_end(session, ASK_PERIOD_MS)) {
+        if (!lam_client_get_model(session->client, ASK_TIMEOUT_NS, &session->model, &ask) &&
+            session->model.n_workers > 0)
+            return LAM_OK;
+        if (lam_now_ns() > give_up_ns)
+            return lam_fail(err, LAM_DEADLINE_EXCEEDED,
+                "the services did not come up in %llu s (%s); --verbose shows their logs",
+                READY_TIMEOUT_NS / LAM_NS_PER_S, ask.text);
+    }
+    return lam_stack_check(session->stack, err);
+}
+
+static void cancel_client(void *client)
+{
+    lam_client_cancel(client);
+}
+
+enum lam_status lam_session_open(
+    const struct lam_session_config *config, struct lam_session *session, struct lam_err *err)
+{
+    struct lam_stack_config stack_config = {
+        .model = config->model,
+        .runtime_dir = config->runtime_dir,
+        .listen = config->listen,
+        .max_sequences = config->max_sequences,
+        .options = config->options,
+    };
+    uint64_t pass_bytes = 0;
+    enum lam_status status;
+
+    memset(session, 0, sizeof *session);
+    session->stays = config->stays;
+    status = check_model(config->model, &pass_bytes, err);
+    if (!status)
+        status = lam_stack_start(&stack_config, &session->stack, err);
+    if (!status)
+        status = lam_client_create(lam_stack_gateway(session->stack), &session->client, err);
+    if (!status)
+        status = lam_progress_start(
+            lam_stack_loader(session->stack), pass_bytes, &session->progress, err);
+    if (status)
+        return status;
+    lam_stack_on_end(session->stack, cancel_client, session->client);
+    return wait_ready(session, err);
+}
+
+enum lam_status lam_session_blame(struct lam_session *session, struct lam_err *err)
+{
+    struct lam_err cause = {0};
+
+    if (session->stack && wait_for_end(session, BLAME_MS) &&
+        lam_stack_check(session->stack, &cause) != LAM_OK)
+        *err = cause;
+    return err->status;
+}
+
+/* Ends the process as the signal would have, now that nothing is left behind. */
+static void die_by(int signal_number)
+{
+    signal(signal_number, SIG_DFL);
+    kill(getpid(), signal_number);
+}
+
+int lam_session_close(struct lam_session *session, const struct lam_err *err)
+{
+    struct lam_err cause = {0};
+    bool stays = session->stays;
+    bool no_fit = false;
+    int interrupted;
+
+    if (session->progress)
+        lam_progress_hide(session->progress);
+    if (session->stack) {
+        no_fit = lam_stack_check(session->stack, &cause) == LAM_RESOURCE_EXHAUSTED;
+        lam_stack_on_end(session->stack, NULL, NULL);
+    }
+    interrupted = lam_stack_stop(session->stack);
+    lam_progress_destroy(session->progress);
+    lam_client_destroy(session->client);
+    memset(session, 0, sizeof *session);
+    if (interrupted && stays)
+        return LAM_EXIT_OK;
+    if (interrupted)
+        die_by(interrupted);
+    if (no_fit)
+        return lam_command_no_fit(err);
+    return err->status ? lam_command_fail(err) : LAM_EXIT_OK;
+}

@@ -1,0 +1,57 @@
+/*
+ * session: a stack that is ready, and a client of it: what `run` and `serve` have in common.
+ *
+ * The model's headers are checked first, in this process, so that a bad file costs nothing. Then
+ * the services start, and the caller waits until the gateway has a worker or something ends.
+ */
+#ifndef LAMINAR_CLI_SESSION_H
+#define LAMINAR_CLI_SESSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cli/client.h"
+#include "cli/command.h"
+#include "cli/progress.h"
+#include "cli/stack.h"
+#include "common/status.h"
+
+struct lam_session {
+    struct lam_stack *stack;
+    struct lam_client *client;
+    struct lam_progress *progress;
+    struct lam_client_model model;
+    bool stays;
+};
+
+struct lam_session_config {
+    const char *model;       /* path */
+    const char *runtime_dir; /* may be NULL */
+    const char *listen;      /* public address; NULL: none */
+    uint32_t max_sequences;  /* at once */
+    bool stays;              /* a signal is the ordinary end, not an interruption */
+    const struct lam_stack_options *options;
+};
+
+/*
+ * Returns when text can be generated. Call from the main thread, before any gRPC object exists.
+ * Errors: of the model file; of a child (lam_stack_check); LAM_DEADLINE_EXCEEDED. Close in every
+ * case.
+ */
+LAM_MUST_USE enum lam_status lam_session_open(
+    const struct lam_session_config *config, struct lam_session *session, struct lam_err *err);
+
+/*
+ * After a failed call on the session: replaces *err by the cause if the stack has come to its end,
+ * since "the connection broke" is not what the user should read. Returns err->status.
+ */
+enum lam_status lam_session_blame(struct lam_session *session, struct lam_err *err);
+
+/*
+ * Ends everything and returns the exit code: for `err` (printed) if its status is not LAM_OK, else
+ * 0. If a signal interrupted a session that does not stay, ends this process by that signal, as
+ * shells expect, and does not return.
+ */
+int lam_session_close(struct lam_session *session, const struct lam_err *err);
+
+#endif
