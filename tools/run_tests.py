@@ -1,0 +1,189 @@
+"""run_tests: the steps of tools/test, their counts and their table.
+
+Counts are real: test cases as cmocka and pytest report them, and one for each step that has none
+(a build, a fuzz target).
+"""
+import argparse
+import concurrent.futures
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import namedtuple
+
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+FUZZ_SECONDS = 30
+FUZZ_JOBS = 2
+BAZEL_QUIET = ["--noshow_progress", "--ui_event_filters=-info", "--show_result=0"]
+
+Step = namedtuple("Step", "name what run quick")
+Outcome = namedtuple("Outcome", "passed failed")
+
+
+def shell(command, **options):
+    """Runs and shows a command; its exit code."""
+    print("$", " ".join(command), flush=True)
+    return subprocess.run(command, cwd=ROOT, **options).returncode
+
+
+def one(code):
+    return Outcome(int(code == 0), int(code != 0))
+
+
+def bazel_output(*arguments):
+    done = subprocess.run(["bazel", *arguments], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        sys.stderr.write(done.stderr)
+    return done.stdout
+
+
+def run_tidy():
+    return one(shell(["tools/tidy", "--self-test"])), one(shell(["tools/tidy"]))
+
+
+def run_build():
+    return [one(shell(["bazel", "build", *BAZEL_QUIET, "//..."]))]
+
+
+def run_layering():
+    """clang, with every header required to come from a direct dependency. Writes no bazel-bin."""
+    return [one(shell(["bazel", "build", *BAZEL_QUIET, "--symlink_prefix=/", "--config=layering",
+                       "//..."]))]
+
+
+def count_cases(log_root, labels):
+    """Test cases in the logs of cmocka: what it says it ran, and what it says failed."""
+    passed = failed = 0
+    for label in labels:
+        path = os.path.join(log_root, label[2:].replace(":", "/"), "test.log")
+        try:
+            with open(path, errors="replace") as file:
+                log = file.read()
+        except OSError:
+            failed += 1
+            continue
+        ok = sum(map(int, re.findall(r"^\[  PASSED  \] (\d+) test", log, re.M)))
+        bad = sum(map(int, re.findall(r"^\[  FAILED  \] .*?: (\d+) test", log, re.M)))
+        if ok + bad == 0:  # died before its summary, or no cmocka
+            bad = 1
+        passed += ok
+        failed += bad
+    return Outcome(passed, failed)
+
+
+def bazel_tests(config):
+    """All C tests in one lane. A lane other than the default writes no bazel-bin link."""
+    lane = [f"--config={config}", "--symlink_prefix=/"] if config else []
+    # A lane's tag filter (-noasan and so on) is bazel's business: --test_tag_filters.
+    code = shell(["bazel", "test", *BAZEL_QUIET, "--build_tests_only", *lane, "//tests/..."])
+    log_root = bazel_output("info", *lane[:1], "bazel-testlogs").strip()
+    labels = bazel_output("query", "--noshow_progress", 'kind("cc_test", //tests/...)').split()
+    if config:
+        excluded = bazel_output(
+            "query", "--noshow_progress", f'attr(tags, "no{config}", //tests/...)').split()
+        labels = [label for label in labels if label not in excluded]
+    outcome = count_cases(log_root, labels)
+    if code and not outcome.failed:
+        outcome = Outcome(outcome.passed, 1)
+    return [outcome]
+
+
+def fuzz_one(binary):
+    """Runs a target on an empty corpus of its own; a crash shows its output."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [binary, f"-max_total_time={FUZZ_SECONDS}", "-rss_limit_mb=2048", "-timeout=10",
+             "-verbosity=0", "-print_final_stats=1", f"-artifact_prefix={folder}/", folder],
+            cwd=folder, capture_output=True, text=True, errors="replace")
+    runs = re.search(r"number_of_executed_units: (\d+)", done.stderr)
+    print(f"  {os.path.basename(binary)}: {runs.group(1) if runs else '?'} inputs, "
+          f"{'no finding' if done.returncode == 0 else 'FAILED'}", flush=True)
+    if done.returncode:
+        print(done.stderr[-4000:], flush=True)
+    return done.returncode
+
+
+def run_fuzz():
+    labels = bazel_output("query", "--noshow_progress",
+                          'kind("cc_binary", //tests/fuzz/...)').split()
+    if not labels or shell(["bazel", "build", *BAZEL_QUIET, "--symlink_prefix=/", "--config=fuzz",
+                            *labels]):
+        return [Outcome(0, max(1, len(labels)))]
+    folder = bazel_output("info", "--config=fuzz", "bazel-bin").strip()
+    binaries = [os.path.join(folder, label[2:].replace(":", "/")) for label in labels]
+    with concurrent.futures.ThreadPoolExecutor(FUZZ_JOBS) as pool:
+        return [one(code) for code in pool.map(fuzz_one, binaries)]
+
+
+def run_e2e():
+    """The real processes, driven from Python. Built here, so that the step also works alone."""
+    if shell(["bazel", "build", *BAZEL_QUIET, "//cli:laminar", "//loader:laminar-loader",
+              "//worker:laminar-worker", "//gateway:laminar-gateway"]):
+        return [Outcome(0, 1)]
+    python = os.path.join(os.environ["LAMINAR_VENV"], "bin", "python")
+    with tempfile.TemporaryDirectory() as folder:
+        report = os.path.join(folder, "report.xml")
+        code = shell([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/e2e",
+                      f"--junitxml={report}"])
+        try:
+            suites = ElementTree.parse(report).getroot().iter("testsuite")
+        except (OSError, ElementTree.ParseError):
+            return [Outcome(0, 1)]
+        passed = failed = 0
+        for suite in suites:
+            bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+            failed += bad
+            passed += int(suite.get("tests", 0)) - bad - int(suite.get("skipped", 0))
+    return [Outcome(passed, failed if failed or code == 0 else 1)]
+
+
+STEPS = [
+    Step("tidy", "style that a machine can check", run_tidy, True),
+    Step("build", "everything, gcc, warnings are errors", run_build, True),
+    Step("unit", "C tests", lambda: bazel_tests(None), True),
+    Step("e2e", "the real processes from outside", run_e2e, True),
+    Step("asan", "C tests, address sanitizer", lambda: bazel_tests("asan"), False),
+    Step("ubsan", "C tests, undefined behaviour", lambda: bazel_tests("ubsan"), False),
+    Step("tsan", "C tests, thread sanitizer", lambda: bazel_tests("tsan"), False),
+    Step("layering", "clang: who may include whom", run_layering, False),
+    Step("fuzz", f"every fuzz target, {FUZZ_SECONDS} s each", run_fuzz, False),
+]
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(prog="tools/test", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="no sanitizers, no fuzzing")
+    parser.add_argument("--only", metavar="NAME", choices=[step.name for step in STEPS])
+    parser.add_argument("--list", action="store_true", help="the steps")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    if arguments.list:
+        for step in STEPS:
+            print(f"{step.name:10} {step.what}")
+        return 0
+    rows = []
+    for step in STEPS:
+        if (arguments.quick and not step.quick) or arguments.only not in (None, step.name):
+            continue
+        print(f"\n== {step.name}: {step.what}", flush=True)
+        began = time.monotonic()
+        outcomes = list(step.run())
+        total = Outcome(sum(o.passed for o in outcomes), sum(o.failed for o in outcomes))
+        rows.append((step, total, time.monotonic() - began))
+    print("\nstep        passed  failed   seconds")
+    for step, total, seconds in rows:
+        print(f"{step.name:10} {total.passed:7} {total.failed:7} {seconds:9.1f}   {step.what}")
+    passed = sum(total.passed for _, total, _ in rows)
+    failed = sum(total.failed for _, total, _ in rows)
+    print(f"\n{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
