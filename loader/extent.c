@@ -1,0 +1,250 @@
+/* extent: see the header. */
+#include "loader/extent.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "common/buf.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/size.h"
+#include "proto/laminar/v1/loader.pb-c.h"
+#include "rpc/message.h"
+
+/* A request with ranges that are on the disk only. */
+struct request {
+    struct request *next;
+    struct lam_rpc_call *call; /* a reference */
+    uint64_t bytes_each;
+    size_t n_ranges;
+    size_t n_missing;
+    uint64_t *offsets;   /* [n_ranges] */
+    size_t *missing;     /* [n_missing] indexes of ranges */
+    unsigned char *data; /* [n_ranges * bytes_each] */
+};
+
+struct lam_extents {
+    const struct lam_file *file;
+    const unsigned char *pool_base;
+    struct lam_sessions *sessions;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t work;
+    struct request *first, **last;
+    bool stopping;
+};
+
+static void destroy_request(struct request *request)
+{
+    if (request == NULL)
+        return;
+    if (request->call != NULL)
+        lam_rpc_call_unref(request->call);
+    lam_free(request->offsets);
+    lam_free(request->missing);
+    lam_free(request->data);
+    lam_free(request);
+}
+
+static void answer(const struct request *request)
+{
+    Laminar__V1__ReadExtentResponse response = LAMINAR__V1__READ_EXTENT_RESPONSE__INIT;
+    struct lam_buf packed = LAM_BUF(LAM_EXTENT_BYTES_MAX + 64);
+
+    response.data.data = request->data;
+    response.data.len = request->n_ranges * request->bytes_each;
+    if (lam_message_pack(&response.base, &packed))
+        lam_rpc_call_reply(request->call, packed.data, packed.size);
+    else
+        lam_rpc_call_finish(
+            request->call, LAM_RESOURCE_EXHAUSTED, "the loader has no memory for the rows");
+    lam_buf_done(&packed);
+}
+
+/* ---- the thread: ranges from the disk ---- */
+
+static void read_missing(struct lam_extents *extents, const struct request *request)
+{
+    int fd = extents->file->fd;
+    struct lam_err err = {0};
+    enum lam_status status = lam_file_check(extents->file, &err);
+
+    /* Start all reads of the disk before waiting for the first. */
+    for (size_t i = 0; i < request->n_missing && request->n_missing > 1; i++)
+        posix_fadvise(fd, (off_t)request->offsets[request->missing[i]], (off_t)request->bytes_each,
+            POSIX_FADV_WILLNEED);
+    for (size_t i = 0; i < request->n_missing && status == LAM_OK; i++) {
+        size_t r = request->missing[i];
+
+        status = lam_file_read(extents->file, request->offsets[r],
+            request->data + r * request->bytes_each, request->bytes_each, &err);
+    }
+    if (status == LAM_OK) {
+        answer(request);
+        return;
+    }
+    lam_error("%s", err.text);
+    lam_rpc_call_finish(request->call, status, err.text);
+}
+
+static void *run(void *arg)
+{
+    struct lam_extents *extents = arg;
+
+    pthread_mutex_lock(&extents->lock);
+    while (!extents->stopping) {
+        struct request *request = extents->first;
+
+        if (request == NULL) {
+            pthread_cond_wait(&extents->work, &extents->lock);
+            continue;
+        }
+        extents->first = request->next;
+        if (extents->first == NULL)
+            extents->last = &extents->first;
+        pthread_mutex_unlock(&extents->lock);
+        read_missing(extents, request);
+        destroy_request(request);
+        pthread_mutex_lock(&extents->lock);
+    }
+    pthread_mutex_unlock(&extents->lock);
+    return NULL;
+}
+
+/* ---- the I/O thread: ranges from memory ---- */
+
+static enum lam_status check_ranges(const struct lam_file *file, const uint64_t *offsets,
+    size_t n_offsets, uint64_t bytes_each, struct lam_err *err)
+{
+    uint64_t total;
+
+    if (n_offsets == 0 || n_offsets > LAM_EXTENT_RANGES_MAX || bytes_each == 0)
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "%zu ranges of %" PRIu64
+            " bytes: 1 to %u ranges of at least one byte can be read at a time",
+            n_offsets, bytes_each, LAM_EXTENT_RANGES_MAX);
+    if (!lam_size_mul(n_offsets, bytes_each, &total) || total > LAM_EXTENT_BYTES_MAX)
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "%zu ranges of %" PRIu64 " bytes are more than the 1 MiB of one answer: ask for fewer",
+            n_offsets, bytes_each);
+    for (size_t i = 0; i < n_offsets; i++) {
+        if (!lam_size_range_ok(offsets[i], bytes_each, file->bytes))
+            return lam_fail(err, LAM_OUT_OF_RANGE,
+                "range %zu, %" PRIu64 " bytes at %" PRIu64 ", is not inside of %s", i, bytes_each,
+                offsets[i], file->path);
+    }
+    return LAM_OK;
+}
+
+/* From the pool or the page cache, without waiting. */
+static bool read_now(
+    struct lam_extents *extents, uint64_t offset, uint64_t bytes, unsigned char *out)
+{
+    struct iovec part = {.iov_base = out, .iov_len = bytes};
+    uint64_t pool_offset;
+
+    if (lam_sessions_find_kept(extents->sessions, offset, bytes, &pool_offset)) {
+        memcpy(out, extents->pool_base + pool_offset, bytes);
+        return true;
+    }
+    return preadv2(extents->file->fd, &part, 1, (off_t)offset, RWF_NOWAIT) == (ssize_t)bytes;
+}
+
+static struct request *create_request(
+    struct lam_rpc_call *call, const uint64_t *offsets, size_t n_offsets, uint64_t bytes_each)
+{
+    struct request *request = lam_calloc(1, sizeof(*request));
+
+    if (request == NULL)
+        return NULL;
+    request->n_ranges = n_offsets;
+    request->bytes_each = bytes_each;
+    request->offsets = lam_calloc(n_offsets, sizeof(*request->offsets));
+    request->missing = lam_calloc(n_offsets, sizeof(*request->missing));
+    request->data = lam_calloc(n_offsets, bytes_each);
+    if (request->offsets == NULL || request->missing == NULL || request->data == NULL) {
+        destroy_request(request);
+        return NULL;
+    }
+    memcpy(request->offsets, offsets, n_offsets * sizeof(*offsets));
+    lam_rpc_call_ref(call);
+    request->call = call;
+    return request;
+}
+
+enum lam_status lam_extents_read(struct lam_extents *extents, struct lam_rpc_call *call,
+    const uint64_t *offsets, size_t n_offsets, uint64_t bytes_each, struct lam_err *err)
+{
+    enum lam_status status = check_ranges(extents->file, offsets, n_offsets, bytes_each, err);
+    struct request *request;
+
+    if (status != LAM_OK)
+        return status;
+    request = create_request(call, offsets, n_offsets, bytes_each);
+    if (request == NULL)
+        return lam_fail(
+            err, LAM_RESOURCE_EXHAUSTED, "the loader has no memory for %zu rows", n_offsets);
+    for (size_t i = 0; i < n_offsets; i++) {
+        if (!read_now(extents, offsets[i], bytes_each, request->data + i * bytes_each))
+            request->missing[request->n_missing++] = i;
+    }
+    if (request->n_missing == 0) {
+        answer(request);
+        destroy_request(request);
+        return LAM_OK;
+    }
+    pthread_mutex_lock(&extents->lock);
+    *extents->last = request;
+    extents->last = &request->next;
+    pthread_cond_signal(&extents->work);
+    pthread_mutex_unlock(&extents->lock);
+    return LAM_OK;
+}
+
+enum lam_status lam_extents_create(const struct lam_file *file, const unsigned char *pool_base,
+    struct lam_sessions *sessions, struct lam_extents **ret_extents, struct lam_err *err)
+{
+    struct lam_extents *extents = lam_calloc(1, sizeof(*extents));
+    int error;
+
+    if (extents == NULL)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory to serve rows");
+    extents->file = file;
+    extents->pool_base = pool_base;
+    extents->sessions = sessions;
+    extents->last = &extents->first;
+    pthread_mutex_init(&extents->lock, NULL);
+    pthread_cond_init(&extents->work, NULL);
+    error = pthread_create(&extents->thread, NULL, run, extents);
+    if (error != 0) {
+        pthread_cond_destroy(&extents->work);
+        pthread_mutex_destroy(&extents->lock);
+        lam_free(extents);
+        return lam_fail_errno(err, error, "cannot start a thread to serve rows");
+    }
+    *ret_extents = extents;
+    return LAM_OK;
+}
+
+void lam_extents_destroy(struct lam_extents *extents)
+{
+    if (extents == NULL)
+        return;
+    pthread_mutex_lock(&extents->lock);
+    extents->stopping = true;
+    pthread_cond_signal(&extents->work);
+    pthread_mutex_unlock(&extents->lock);
+    pthread_join(extents->thread, NULL);
+    while (extents->first != NULL) {
+        struct request *request = extents->first;
+
+        extents->first = request->next;
+        destroy_request(request);
+    }
+    pthread_cond_destroy(&extents->work);
+    pthread_mutex_destroy(&extents->lock);
+    lam_free(extents);
+}

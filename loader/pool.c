@@ -1,0 +1,139 @@
+/* pool: see the header. MADV_POPULATE_WRITE answers with an error where a plain touch would be a
+ * SIGBUS (hugetlb under a container's limit), so populating is also the test of a kind of pages. */
+#include "loader/pool.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "common/fault.h"
+#include "common/size.h"
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+#define HUGE_PAGE_BYTES (2 * LAM_MIB)
+#define SMALL_PAGE_BYTES 4096u
+
+/* Populated by one call: short enough that a stop is not held up. */
+#define POPULATE_STEP_BYTES (64 * LAM_MIB)
+
+enum lam_status lam_pool_populate(
+    const struct lam_pool *pool, uint64_t offset, uint64_t bytes, struct lam_err *err)
+{
+    uint64_t begin = lam_align_down(offset, HUGE_PAGE_BYTES);
+    uint64_t end = lam_align_up(offset + bytes, HUGE_PAGE_BYTES);
+    char have[24], want[24];
+
+    end = end < pool->bytes ? end : pool->bytes;
+    while (begin < end) {
+        uint64_t step = end - begin < POPULATE_STEP_BYTES ? end - begin : POPULATE_STEP_BYTES;
+
+        int result = madvise(pool->base + begin, step, MADV_POPULATE_WRITE);
+
+        if (lam_fault_hit("populate")) {
+            result = -1;
+            errno = ENOMEM;
+        }
+        if (result != 0) {
+            if (errno == EINTR || errno == EAGAIN)
+                continue;
+            return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+                "the machine gave only %s of the pool's %s (%s): give a smaller --ram",
+                lam_size_format(begin, have, sizeof(have)),
+                lam_size_format(pool->bytes, want, sizeof(want)), strerror(errno));
+        }
+        begin += step;
+    }
+    return LAM_OK;
+}
+
+/* Are transparent huge pages to be had for shared memory on request? The choice in force is in
+ * brackets. */
+static bool thp_allowed(void)
+{
+    char text[256] = "";
+    int fd = open("/sys/kernel/mm/transparent_hugepage/shmem_enabled", O_RDONLY | O_CLOEXEC);
+    ssize_t n;
+
+    if (fd < 0)
+        return false;
+    n = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    return n > 0 && strstr(text, "[never]") == NULL && strstr(text, "[deny]") == NULL;
+}
+
+/* huge: from the machine's reserved huge pages. */
+static enum lam_status try_pages(
+    uint64_t bytes, uint64_t first_bytes, bool huge, struct lam_pool *ret_pool, struct lam_err *err)
+{
+    struct lam_pool pool = {.fd = -1, .pages = huge ? "hugetlb" : "4k"};
+    unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+    void *base = MAP_FAILED;
+    char want[24];
+    enum lam_status status;
+
+    pool.bytes = lam_align_up(bytes, huge ? HUGE_PAGE_BYTES : SMALL_PAGE_BYTES);
+    pool.fd = memfd_create("laminar-pool", flags);
+    if (pool.fd >= 0 && ftruncate(pool.fd, (off_t)pool.bytes) == 0)
+        base = mmap(NULL, pool.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, pool.fd, 0);
+    if (base == MAP_FAILED) {
+        status = lam_fail(err, LAM_RESOURCE_EXHAUSTED, "cannot make a memory pool of %s: %s",
+            lam_size_format(pool.bytes, want, sizeof(want)), strerror(errno));
+        goto fail;
+    }
+    pool.base = base;
+    if (!huge && thp_allowed() && madvise(base, pool.bytes, MADV_HUGEPAGE) == 0)
+        pool.pages = "thp";
+    /* The weights are on disk already: they have no place in a core file. */
+    lam_ignore(madvise(base, pool.bytes, MADV_DONTDUMP), "only larger core files without it");
+    if (fcntl(pool.fd, F_ADD_SEALS,
+            F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) != 0) {
+        status = lam_fail(err, LAM_UNIMPLEMENTED,
+            "the kernel cannot seal the memory pool (%s): Linux 5.14 or newer is needed",
+            strerror(errno));
+        goto fail;
+    }
+    status = lam_pool_populate(&pool, 0, first_bytes, err);
+    if (status != LAM_OK)
+        goto fail;
+    *ret_pool = pool;
+    return LAM_OK;
+
+fail:
+    lam_pool_done(&pool);
+    return status;
+}
+
+enum lam_status lam_pool_init(
+    uint64_t bytes, uint64_t first_bytes, struct lam_pool *ret_pool, struct lam_err *err)
+{
+    struct lam_pool pool;
+    struct lam_err why = {0};
+    enum lam_status status;
+
+    if (try_pages(bytes, first_bytes, true, &pool, &why) == LAM_OK) {
+        *ret_pool = pool;
+        return LAM_OK;
+    }
+    status = try_pages(bytes, first_bytes, false, &pool, err);
+    if (status != LAM_OK)
+        return status;
+    snprintf(pool.note, sizeof(pool.note), "no reserved huge pages: %.120s", why.text);
+    *ret_pool = pool;
+    return LAM_OK;
+}
+
+void lam_pool_done(struct lam_pool *pool)
+{
+    if (pool->base != NULL)
+        munmap(pool->base, pool->bytes);
+    if (pool->fd > 0)
+        close(pool->fd);
+    *pool = (struct lam_pool){0};
+}

@@ -1,0 +1,271 @@
+/* service: see the header. */
+#include "loader/service.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/buf.h"
+#include "proto/laminar/v1/loader.pb-c.h"
+#include "rpc/message.h"
+
+/* One loader serves one model: its handle. */
+#define MODEL 1u
+
+/* A ReadExtent of 4,096 offsets is the largest message. */
+#define ARENA_BYTES 262144u
+
+#define REPLY_BYTES_MAX 16384u
+
+static void finish_err(struct lam_rpc_call *call, const struct lam_err *err)
+{
+    lam_rpc_call_finish(call, err->status, err->text);
+}
+
+/* The message, or NULL after having ended the call. Lives until the next one. */
+static void *unpack(struct lam_service *service, struct lam_rpc_call *call,
+    const ProtobufCMessageDescriptor *type, const void *bytes, size_t n_bytes)
+{
+    ProtobufCMessage *message = NULL;
+    struct lam_err err = {0};
+
+    lam_arena_reset(&service->arena);
+    if (lam_message_unpack(type, bytes, n_bytes, &service->arena, &message, &err) == LAM_OK)
+        return message;
+    finish_err(call, &err);
+    return NULL;
+}
+
+static void reply(struct lam_rpc_call *call, const ProtobufCMessage *message)
+{
+    struct lam_buf packed = LAM_BUF(REPLY_BYTES_MAX);
+
+    if (lam_message_pack(message, &packed))
+        lam_rpc_call_reply(call, packed.data, packed.size);
+    else
+        lam_rpc_call_finish(
+            call, LAM_RESOURCE_EXHAUSTED, "the loader has no memory for the answer");
+    lam_buf_done(&packed);
+}
+
+static enum lam_status check_model(
+    const struct lam_service *service, uint64_t model, struct lam_err *err)
+{
+    if (model == MODEL)
+        return LAM_OK;
+    return lam_fail(err, LAM_NOT_FOUND,
+        "no model %" PRIu64 " here: RegisterModel gives the handle of %s", model,
+        service->file->path);
+}
+
+/* ---- RegisterModel ---- */
+
+static void register_model(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+{
+    struct lam_service *service = arg;
+    const struct lam_file *file = service->file;
+    Laminar__V1__RegisterModelResponse response = LAMINAR__V1__REGISTER_MODEL_RESPONSE__INIT;
+    Laminar__V1__RegisterModelRequest *request =
+        unpack(service, call, &laminar__v1__register_model_request__descriptor, bytes, n_bytes);
+    struct lam_err err = {0};
+
+    if (request == NULL)
+        return;
+    if (request->path[0] != '\0' && strcmp(request->path, file->path) != 0) {
+        lam_ignore(
+            lam_fail(&err, LAM_NOT_FOUND, "this loader serves %s: start another loader for %.200s",
+                file->path, request->path),
+            "it is handed on below");
+        finish_err(call, &err);
+        return;
+    }
+    response.model = MODEL;
+    response.digest = file->digest;
+    response.header_bytes = file->header_bytes;
+    response.file_bytes = file->bytes;
+    response.units = file->manifest.n_units;
+    response.unit_bytes_total = file->manifest.unit_bytes_total;
+    response.unit_bytes_max = file->manifest.unit_bytes_max;
+    response.units_kept = service->layout->n_kept;
+    response.pool_bytes = service->pool->bytes;
+    reply(call, &response.base);
+}
+
+/* ---- ReadHeader ---- */
+
+static void read_header(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+{
+    struct lam_service *service = arg;
+    const struct lam_file *file = service->file;
+    struct lam_buf packed = LAM_BUF(LAM_SERVICE_CHUNK_BYTES + 64);
+    Laminar__V1__ReadHeaderRequest *request =
+        unpack(service, call, &laminar__v1__read_header_request__descriptor, bytes, n_bytes);
+    struct lam_err err = {0};
+    bool sent = true;
+
+    if (request == NULL)
+        return;
+    if (check_model(service, request->model, &err) != LAM_OK) {
+        finish_err(call, &err);
+        return;
+    }
+    for (uint64_t at = 0; at < file->header_bytes && sent; at += LAM_SERVICE_CHUNK_BYTES) {
+        Laminar__V1__ReadHeaderResponse response = LAMINAR__V1__READ_HEADER_RESPONSE__INIT;
+        uint64_t left = file->header_bytes - at;
+
+        response.offset = at;
+        response.data.data = file->header + at;
+        response.data.len = left < LAM_SERVICE_CHUNK_BYTES ? left : LAM_SERVICE_CHUNK_BYTES;
+        sent = lam_message_pack(&response.base, &packed) &&
+               lam_rpc_call_send(call, packed.data, packed.size);
+    }
+    lam_buf_done(&packed);
+    if (sent)
+        lam_rpc_call_finish(call, LAM_OK, NULL);
+    else
+        lam_rpc_call_finish(
+            call, LAM_RESOURCE_EXHAUSTED, "the loader has no memory for the header");
+}
+
+/* ---- ReadExtent ---- */
+
+static void read_extent(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+{
+    struct lam_service *service = arg;
+    Laminar__V1__ReadExtentRequest *request =
+        unpack(service, call, &laminar__v1__read_extent_request__descriptor, bytes, n_bytes);
+    struct lam_err err = {0};
+
+    /* One request a call: a second message would be answered into a call that has ended. */
+    if (request == NULL || lam_rpc_call_user(call) != NULL)
+        return;
+    lam_rpc_call_set_user(call, service);
+    if (check_model(service, request->model, &err) != LAM_OK ||
+        lam_extents_read(service->extents, call, request->offsets, request->n_offsets,
+            request->bytes_each, &err) != LAM_OK)
+        finish_err(call, &err);
+}
+
+/* ---- Stream ---- */
+
+static enum lam_status open_session(struct lam_service *service, struct lam_rpc_call *call,
+    const Laminar__V1__OpenSession *open, struct lam_err *err)
+{
+    enum lam_status status = check_model(service, open->model, err);
+
+    if (status != LAM_OK)
+        return status;
+    return lam_sessions_open(service->sessions, call, open->token.data, open->token.len, err);
+}
+
+static void stream_message(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+{
+    struct lam_service *service = arg;
+    Laminar__V1__StreamRequest *request =
+        unpack(service, call, &laminar__v1__stream_request__descriptor, bytes, n_bytes);
+    struct lam_err err = {0};
+    enum lam_status status;
+
+    if (request == NULL) {
+        lam_sessions_close(service->sessions, call);
+        return;
+    }
+    switch (request->kind_case) {
+    case LAMINAR__V1__STREAM_REQUEST__KIND_OPEN:
+        status = open_session(service, call, request->open, &err);
+        break;
+    case LAMINAR__V1__STREAM_REQUEST__KIND_CREDIT:
+        status = lam_sessions_credit(service->sessions, call, request->credit->units, &err);
+        break;
+    case LAMINAR__V1__STREAM_REQUEST__KIND_RELEASE:
+        status = lam_sessions_release(
+            service->sessions, call, request->release->unit, request->release->generation, &err);
+        break;
+    default:
+        status = lam_fail(&err, LAM_INVALID_ARGUMENT,
+            "a message on the stream is neither open nor credit nor release");
+    }
+    if (status == LAM_OK)
+        return;
+    lam_sessions_close(service->sessions, call);
+    finish_err(call, &err);
+}
+
+static void stream_half_close(void *arg, struct lam_rpc_call *call)
+{
+    struct lam_service *service = arg;
+
+    lam_sessions_close(service->sessions, call);
+    lam_rpc_call_finish(call, LAM_OK, NULL);
+}
+
+static void stream_done(void *arg, struct lam_rpc_call *call, bool cancelled)
+{
+    struct lam_service *service = arg;
+
+    (void)cancelled;
+    lam_sessions_close(service->sessions, call);
+}
+
+/* ---- GetStats ---- */
+
+static void get_stats(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+{
+    struct lam_service *service = arg;
+    Laminar__V1__GetStatsResponse response = LAMINAR__V1__GET_STATS_RESPONSE__INIT;
+    struct lam_slots_counts counts;
+    struct lam_reader_info info;
+    char engine[16], pages[16];
+
+    if (unpack(service, call, &laminar__v1__get_stats_request__descriptor, bytes, n_bytes) == NULL)
+        return;
+    lam_reader_info(service->reader, &info);
+    lam_sessions_count(service->sessions, &counts);
+    /* protobuf-c has no const for texts. */
+    snprintf(engine, sizeof(engine), "%s", info.engine);
+    snprintf(pages, sizeof(pages), "%s", service->pool->pages);
+    response.engine = engine;
+    response.direct = info.direct;
+    response.pages = pages;
+    response.pool_bytes = service->pool->bytes;
+    response.pool_used_bytes = counts.ready_bytes;
+    response.disk_bytes = info.bytes;
+    response.disk_reads = info.reads;
+    response.units_loaded = counts.loads;
+    response.units_hit = counts.hits;
+    response.units_granted = counts.grants;
+    response.sessions = counts.sessions;
+    response.units_kept_loaded = counts.kept_loaded;
+    response.units_kept = service->layout->n_kept;
+    response.leases = counts.leases;
+    reply(call, &response.base);
+}
+
+/* ---- life ---- */
+
+static const struct lam_rpc_method methods[] = {
+    {.path = "/laminar.v1.Loader/RegisterModel", .on_message = register_model},
+    {.path = "/laminar.v1.Loader/ReadHeader", .on_message = read_header},
+    {.path = "/laminar.v1.Loader/ReadExtent", .on_message = read_extent},
+    {.path = "/laminar.v1.Loader/Stream",
+        .on_message = stream_message,
+        .on_half_close = stream_half_close,
+        .on_done = stream_done},
+    {.path = "/laminar.v1.Loader/GetStats", .on_message = get_stats},
+};
+
+enum lam_status lam_service_init(struct lam_service *service, struct lam_err *err)
+{
+    return lam_arena_init(&service->arena, ARENA_BYTES, err);
+}
+
+void lam_service_done(struct lam_service *service)
+{
+    lam_arena_done(&service->arena);
+}
+
+enum lam_status lam_service_add(
+    struct lam_service *service, struct lam_rpc_server *server, struct lam_err *err)
+{
+    return lam_rpc_server_add(server, methods, sizeof(methods) / sizeof(*methods), service, err);
+}

@@ -1,0 +1,367 @@
+/* sessions: see the header. */
+#include "loader/sessions.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/buf.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/size.h"
+#include "proto/laminar/v1/loader.pb-c.h"
+#include "rpc/message.h"
+
+/* Reads under way: twice the reader's queue, so that it never runs dry between two units. */
+#define LOAD_BYTES_MAX (2 * LAM_READER_DEPTH * LAM_READER_REQUEST_BYTES)
+
+#define MESSAGE_BYTES_MAX 4096
+
+struct session {
+    struct lam_rpc_call *call; /* NULL: none; alive until its on_done has been through here */
+    unsigned char token[LAM_POOL_TOKEN_BYTES];
+};
+
+struct lam_sessions {
+    const struct lam_file *file;
+    const struct lam_layout *layout;
+    struct lam_reader *reader;
+    struct lam_handover *handover;
+
+    pthread_mutex_t lock; /* guards all below */
+    struct lam_slots *slots;
+    struct session sessions[LAM_SLOTS_SESSIONS_MAX];
+    struct lam_buf message;
+    uint32_t fault_unit; /* what the text is about */
+    char fault_text[256];
+};
+
+/* ---- actions; lock held ---- */
+
+static void send_response(
+    struct lam_sessions *sessions, uint32_t session, Laminar__V1__StreamResponse *response)
+{
+    struct lam_rpc_call *call = sessions->sessions[session].call;
+
+    if (!lam_message_pack(&response->base, &sessions->message) ||
+        !lam_rpc_call_send(call, sessions->message.data, sessions->message.size))
+        lam_rpc_call_finish(call, LAM_RESOURCE_EXHAUSTED, "the loader has no memory for a message");
+}
+
+static uint64_t unit_pool_offset(const struct lam_sessions *sessions, uint32_t unit, uint32_t place)
+{
+    return sessions->layout->places[place].pool_offset +
+           sessions->file->manifest.units[unit].file_offset % sessions->layout->align;
+}
+
+static void grant(struct lam_sessions *sessions, const struct lam_slots_action *action)
+{
+    Laminar__V1__StreamResponse response = LAMINAR__V1__STREAM_RESPONSE__INIT;
+    Laminar__V1__UnitReady ready = LAMINAR__V1__UNIT_READY__INIT;
+
+    ready.unit = action->unit;
+    ready.generation = action->generation;
+    ready.pool_offset = unit_pool_offset(sessions, action->unit, action->place);
+    ready.kept = action->kept;
+    response.kind_case = LAMINAR__V1__STREAM_RESPONSE__KIND_UNIT_READY;
+    response.unit_ready = &ready;
+    send_response(sessions, action->session, &response);
+}
+
+static void report_fault(struct lam_sessions *sessions, const struct lam_slots_action *action)
+{
+    Laminar__V1__StreamResponse response = LAMINAR__V1__STREAM_RESPONSE__INIT;
+    Laminar__V1__UnitFault fault = LAMINAR__V1__UNIT_FAULT__INIT;
+    char text[64];
+
+    snprintf(text, sizeof(text), "unit %" PRIu32 " cannot be read", action->unit);
+    fault.unit = action->unit;
+    fault.status = (int32_t)action->status;
+    fault.reason = action->unit == sessions->fault_unit ? sessions->fault_text : text;
+    response.kind_case = LAMINAR__V1__STREAM_RESPONSE__KIND_UNIT_FAULT;
+    response.unit_fault = &fault;
+    send_response(sessions, action->session, &response);
+}
+
+static void load(struct lam_sessions *sessions, const struct lam_slots_action *action)
+{
+    const struct lam_unit *unit = &sessions->file->manifest.units[action->unit];
+    struct lam_load it = {.place = action->place,
+        .generation = action->generation,
+        .window = lam_policy_window(unit, sessions->layout->align),
+        .pool_offset = sessions->layout->places[action->place].pool_offset};
+
+    assert(it.window.bytes <= sessions->layout->places[action->place].bytes);
+    lam_reader_load(sessions->reader, &it);
+}
+
+static void settle(struct lam_sessions *sessions)
+{
+    struct lam_slots_action action;
+
+    while (lam_slots_next(sessions->slots, &action)) {
+        if (action.kind == LAM_SLOTS_LOAD)
+            load(sessions, &action);
+        else if (action.kind == LAM_SLOTS_GRANT)
+            grant(sessions, &action);
+        else
+            report_fault(sessions, &action);
+    }
+}
+
+/* ---- streams ---- */
+
+/* The session of a call, or LAM_SLOTS_SESSIONS_MAX. */
+static uint32_t find_call(const struct lam_sessions *sessions, const struct lam_rpc_call *call)
+{
+    uint32_t s = 0;
+
+    while (s < LAM_SLOTS_SESSIONS_MAX && sessions->sessions[s].call != call)
+        s++;
+    return s;
+}
+
+static uint32_t find_token(const struct lam_sessions *sessions, const void *token)
+{
+    uint32_t s = 0;
+
+    while (s < LAM_SLOTS_SESSIONS_MAX &&
+           (sessions->sessions[s].call == NULL ||
+               memcmp(sessions->sessions[s].token, token, LAM_POOL_TOKEN_BYTES) != 0))
+        s++;
+    return s;
+}
+
+enum lam_status lam_sessions_open(struct lam_sessions *sessions, struct lam_rpc_call *call,
+    const void *token, size_t token_bytes, struct lam_err *err)
+{
+    enum lam_status status;
+    uint32_t s;
+
+    pthread_mutex_lock(&sessions->lock);
+    /* Asked under our lock: if the peer goes after a yes, its on_gone waits for the lock and then
+     * finds the session. */
+    if (!lam_handover_knows(sessions->handover, token, token_bytes))
+        status = lam_fail(err, LAM_PERMISSION_DENIED,
+            "the token is not that of an open connection to the pool socket: connect there first");
+    else if (find_call(sessions, call) < LAM_SLOTS_SESSIONS_MAX ||
+             find_token(sessions, token) < LAM_SLOTS_SESSIONS_MAX)
+        status = lam_fail(err, LAM_FAILED_PRECONDITION,
+            "this stream or this pool connection has a session already: one each");
+    else
+        status = lam_slots_open(sessions->slots, &s, err);
+    if (status == LAM_OK) {
+        sessions->sessions[s].call = call;
+        memcpy(sessions->sessions[s].token, token, LAM_POOL_TOKEN_BYTES);
+        settle(sessions);
+    }
+    pthread_mutex_unlock(&sessions->lock);
+    return status;
+}
+
+static enum lam_status fail_no_session(struct lam_err *err)
+{
+    return lam_fail(
+        err, LAM_FAILED_PRECONDITION, "the first message of a stream has to be an OpenSession");
+}
+
+enum lam_status lam_sessions_credit(
+    struct lam_sessions *sessions, struct lam_rpc_call *call, uint32_t n_units, struct lam_err *err)
+{
+    enum lam_status status;
+    uint32_t s;
+
+    pthread_mutex_lock(&sessions->lock);
+    s = find_call(sessions, call);
+    if (s == LAM_SLOTS_SESSIONS_MAX)
+        status = fail_no_session(err);
+    else
+        status = lam_slots_credit(sessions->slots, s, n_units, err);
+    settle(sessions);
+    pthread_mutex_unlock(&sessions->lock);
+    return status;
+}
+
+enum lam_status lam_sessions_release(struct lam_sessions *sessions, struct lam_rpc_call *call,
+    uint32_t unit, uint64_t generation, struct lam_err *err)
+{
+    enum lam_status status;
+    uint32_t s;
+
+    pthread_mutex_lock(&sessions->lock);
+    s = find_call(sessions, call);
+    if (s == LAM_SLOTS_SESSIONS_MAX)
+        status = fail_no_session(err);
+    else
+        status = lam_slots_release(sessions->slots, s, unit, generation, err);
+    settle(sessions);
+    pthread_mutex_unlock(&sessions->lock);
+    return status;
+}
+
+static void end_session(struct lam_sessions *sessions, uint32_t s)
+{
+    sessions->sessions[s].call = NULL;
+    lam_slots_close(sessions->slots, s);
+    settle(sessions);
+}
+
+void lam_sessions_close(struct lam_sessions *sessions, struct lam_rpc_call *call)
+{
+    uint32_t s;
+
+    pthread_mutex_lock(&sessions->lock);
+    s = find_call(sessions, call);
+    if (s < LAM_SLOTS_SESSIONS_MAX)
+        end_session(sessions, s);
+    pthread_mutex_unlock(&sessions->lock);
+}
+
+void lam_sessions_tick(struct lam_sessions *sessions)
+{
+    pthread_mutex_lock(&sessions->lock);
+    if (lam_slots_retry(sessions->slots) > 0)
+        settle(sessions);
+    pthread_mutex_unlock(&sessions->lock);
+}
+
+/* ---- other threads ---- */
+
+void lam_sessions_on_gone(void *arg, const unsigned char *token, int pid)
+{
+    struct lam_sessions *sessions = arg;
+    struct lam_slots_counts before, after;
+    bool had_session;
+    uint32_t s;
+
+    pthread_mutex_lock(&sessions->lock);
+    s = find_token(sessions, token);
+    had_session = s < LAM_SLOTS_SESSIONS_MAX;
+    lam_slots_count(sessions->slots, &before);
+    if (had_session) {
+        lam_rpc_call_finish(
+            sessions->sessions[s].call, LAM_UNAVAILABLE, "the pool connection was closed");
+        end_session(sessions, s);
+    }
+    lam_slots_count(sessions->slots, &after);
+    pthread_mutex_unlock(&sessions->lock);
+    if (had_session)
+        lam_info(
+            "worker %d is gone: %" PRIu32 " leases dropped", pid, before.leases - after.leases);
+}
+
+void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end)
+{
+    struct lam_sessions *sessions = arg;
+    uint32_t unit;
+
+    if (end->status != LAM_OK)
+        lam_error("%s", end->err.text);
+    pthread_mutex_lock(&sessions->lock);
+    unit = lam_slots_loaded(sessions->slots, end->place, end->generation, end->status);
+    if (end->status != LAM_OK) {
+        sessions->fault_unit = unit;
+        snprintf(sessions->fault_text, sizeof(sessions->fault_text), "%.255s", end->err.text);
+    }
+    settle(sessions);
+    pthread_mutex_unlock(&sessions->lock);
+}
+
+void lam_sessions_back(struct lam_sessions *sessions, uint64_t pool_bytes)
+{
+    const struct lam_layout *layout = sessions->layout;
+    uint32_t n = 0;
+
+    while (n < layout->n_slots + layout->n_kept &&
+           layout->places[n].pool_offset + layout->places[n].bytes <= pool_bytes)
+        n++;
+    pthread_mutex_lock(&sessions->lock);
+    lam_slots_back(sessions->slots, n);
+    settle(sessions);
+    pthread_mutex_unlock(&sessions->lock);
+}
+
+bool lam_sessions_find_kept(
+    struct lam_sessions *sessions, uint64_t file_offset, uint64_t bytes, uint64_t *ret_pool_offset)
+{
+    const struct lam_manifest *manifest = &sessions->file->manifest;
+    bool found = false;
+
+    pthread_mutex_lock(&sessions->lock);
+    for (uint32_t u = 0; u < manifest->n_units && !found; u++) {
+        const struct lam_unit *unit = &manifest->units[u];
+        uint32_t place;
+
+        if (file_offset < unit->file_offset ||
+            !lam_size_range_ok(file_offset - unit->file_offset, bytes, unit->bytes) ||
+            !lam_slots_kept_ready(sessions->slots, u, &place))
+            continue;
+        *ret_pool_offset = unit_pool_offset(sessions, u, place) + file_offset - unit->file_offset;
+        found = true;
+    }
+    pthread_mutex_unlock(&sessions->lock);
+    return found;
+}
+
+void lam_sessions_count(struct lam_sessions *sessions, struct lam_slots_counts *ret_counts)
+{
+    pthread_mutex_lock(&sessions->lock);
+    lam_slots_count(sessions->slots, ret_counts);
+    pthread_mutex_unlock(&sessions->lock);
+}
+
+/* ---- life ---- */
+
+enum lam_status lam_sessions_create(const struct lam_file *file, const struct lam_layout *layout,
+    struct lam_sessions **ret_sessions, struct lam_err *err)
+{
+    struct lam_sessions *sessions = lam_calloc(1, sizeof(*sessions));
+    uint64_t *unit_bytes = lam_calloc(layout->n_units, sizeof(*unit_bytes));
+    struct lam_slots_config config = {.n_units = layout->n_units,
+        .kept = layout->kept,
+        .unit_bytes = unit_bytes,
+        .n_slots = layout->n_slots,
+        .load_bytes_max = LOAD_BYTES_MAX};
+    enum lam_status status;
+
+    if (sessions == NULL || unit_bytes == NULL) {
+        status = lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the sessions");
+        goto fail;
+    }
+    for (uint32_t u = 0; u < layout->n_units; u++)
+        unit_bytes[u] = file->manifest.units[u].bytes;
+    sessions->file = file;
+    sessions->layout = layout;
+    sessions->message = LAM_BUF(MESSAGE_BYTES_MAX);
+    status = lam_slots_create(&config, &sessions->slots, err);
+    if (status != LAM_OK)
+        goto fail;
+    pthread_mutex_init(&sessions->lock, NULL);
+    lam_free(unit_bytes);
+    *ret_sessions = sessions;
+    return LAM_OK;
+
+fail:
+    lam_free(unit_bytes);
+    lam_free(sessions);
+    return status;
+}
+
+void lam_sessions_connect(
+    struct lam_sessions *sessions, struct lam_reader *reader, struct lam_handover *handover)
+{
+    sessions->reader = reader;
+    sessions->handover = handover;
+}
+
+void lam_sessions_destroy(struct lam_sessions *sessions)
+{
+    if (sessions == NULL)
+        return;
+    lam_slots_destroy(sessions->slots);
+    lam_buf_done(&sessions->message);
+    pthread_mutex_destroy(&sessions->lock);
+    lam_free(sessions);
+}

@@ -1,0 +1,74 @@
+/*
+ * sessions: the state machine of slots.h, connected to the world: streams of workers on one side,
+ * the reader on the other, the pool socket watching both.
+ *
+ * One lock guards the machine. Whoever brings an event (a message, the end of a read, the end of a
+ * worker) takes it, feeds the event, and carries out what follows: queueing a message on a stream
+ * and leaving a load with the reader, neither of which blocks. Reclaiming what a dead worker held
+ * is therefore done at once, on the thread that heard of the death, and never by a worker that
+ * waits for memory.
+ *
+ * A session ends with its stream, with its pool connection or with the worker's process, whichever
+ * is first; from then on nothing that it held is held.
+ */
+#ifndef LAMINAR_LOADER_SESSIONS_H
+#define LAMINAR_LOADER_SESSIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/status.h"
+#include "loader/handover.h"
+#include "loader/policy.h"
+#include "loader/reader.h"
+#include "loader/slots.h"
+#include "rpc/server.h"
+
+struct lam_sessions;
+
+/* file and layout outlive the sessions. */
+LAM_MUST_USE enum lam_status lam_sessions_create(const struct lam_file *file,
+    const struct lam_layout *layout, struct lam_sessions **ret_sessions, struct lam_err *err);
+
+/* After the reader, the handover and the server have stopped. NULL is allowed. */
+void lam_sessions_destroy(struct lam_sessions *sessions);
+
+/* Before any event. */
+void lam_sessions_connect(
+    struct lam_sessions *sessions, struct lam_reader *reader, struct lam_handover *handover);
+
+/* ---- streams: on the server's I/O thread; errors end the stream with their status ---- */
+
+/* The stream's first message. Errors: LAM_PERMISSION_DENIED (unknown token),
+ * LAM_FAILED_PRECONDITION (a second session of one connection or stream), LAM_RESOURCE_EXHAUSTED.
+ */
+LAM_MUST_USE enum lam_status lam_sessions_open(struct lam_sessions *sessions,
+    struct lam_rpc_call *call, const void *token, size_t token_bytes, struct lam_err *err);
+LAM_MUST_USE enum lam_status lam_sessions_credit(struct lam_sessions *sessions,
+    struct lam_rpc_call *call, uint32_t n_units, struct lam_err *err);
+LAM_MUST_USE enum lam_status lam_sessions_release(struct lam_sessions *sessions,
+    struct lam_rpc_call *call, uint32_t unit, uint64_t generation, struct lam_err *err);
+
+/* The stream is over. No session on it is fine. */
+void lam_sessions_close(struct lam_sessions *sessions, struct lam_rpc_call *call);
+
+/* Now and then: tries again what could not be read. */
+void lam_sessions_tick(struct lam_sessions *sessions);
+
+/* ---- from other threads ---- */
+
+/* The pool is populated up to here: the places below may be used. */
+void lam_sessions_back(struct lam_sessions *sessions, uint64_t pool_bytes);
+
+/* Callbacks of the reader and of the handover; arg: the sessions. */
+void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end);
+void lam_sessions_on_gone(void *arg, const unsigned char *token, int pid);
+
+/* Is [file_offset, file_offset + bytes) in the pool for good? Then *ret_pool_offset is where. */
+bool lam_sessions_find_kept(
+    struct lam_sessions *sessions, uint64_t file_offset, uint64_t bytes, uint64_t *ret_pool_offset);
+
+void lam_sessions_count(struct lam_sessions *sessions, struct lam_slots_counts *ret_counts);
+
+#endif

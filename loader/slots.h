@@ -1,0 +1,118 @@
+/*
+ * slots: who may use which place of the pool, and what is read next. A pure state machine: no I/O,
+ * no clock, no thread. Events go in through the functions below; lam_slots_next gives out, one at a
+ * time, the actions that follow from them, until there is none.
+ *
+ *     place:    FREE --load--> LOADING(g) --loaded--> READY(g) --load of another unit-->
+ * LOADING(g') ...
+ *                 ^---------------- failed ---------------'         only while nobody holds it
+ *
+ * Places [0, n_slots) are transit slots, which hold any unit in turn; the places after them belong
+ * to one kept unit each, in pass order, and are filled once. Each fill takes a new generation,
+ * larger than all before; a session holds a (unit, generation) from its grant to its release or its
+ * end.
+ *
+ * Grants. A kept unit is granted to each session once, as soon as it is there, and costs no credit.
+ * The other units are granted in cyclic order, one for each credit. A session that holds a slot
+ * already never takes the last one, so a session that idles cannot starve another.
+ *
+ * Loads. The unit that some session needs soonest is read first; with no session, the order is that
+ * of a pass from its start. A slot is taken from the unit that is needed latest, and only if that
+ * is later than the need it serves: for one session that is "the unit just released", for several
+ * they share every read for as long as they are in phase. A session without credit counts a whole
+ * pass later than others.
+ *
+ * Invariants (lam_slots_check): a held place is READY; no unit is in two places; a session holds a
+ * unit once; generations only grow. Errors of callers from outside are statuses; those of the
+ * loader itself are assertions.
+ */
+#ifndef LAMINAR_LOADER_SLOTS_H
+#define LAMINAR_LOADER_SLOTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/status.h"
+
+#define LAM_SLOTS_SESSIONS_MAX 64u
+#define LAM_SLOTS_CREDITS_MAX 65536u
+#define LAM_SLOTS_LOADS_MAX 32u /* reads under way at a time */
+
+struct lam_slots;
+
+struct lam_slots_config {
+    uint32_t n_units;
+    const bool *kept;           /* [n_units] */
+    const uint64_t *unit_bytes; /* [n_units] */
+    uint32_t n_slots;           /* > 0 unless all units are kept */
+    uint64_t load_bytes_max;    /* another load starts while fewer bytes than this are under way */
+};
+
+/* Copies the tables; no place may be used yet: see lam_slots_back. */
+LAM_MUST_USE enum lam_status lam_slots_create(
+    const struct lam_slots_config *config, struct lam_slots **ret_slots, struct lam_err *err);
+void lam_slots_destroy(struct lam_slots *slots); /* NULL is allowed */
+
+/* The first n_places have memory behind them now. Never fewer than before. */
+void lam_slots_back(struct lam_slots *slots, uint32_t n_places);
+
+/* A session begins, at the first unit, without credit. Errors: LAM_RESOURCE_EXHAUSTED. */
+LAM_MUST_USE enum lam_status lam_slots_open(
+    struct lam_slots *slots, uint32_t *ret_session, struct lam_err *err);
+
+/* The session and the memory it could read are gone: all that it held is free. */
+void lam_slots_close(struct lam_slots *slots, uint32_t session);
+
+/* Errors: LAM_INVALID_ARGUMENT when the session would have more than LAM_SLOTS_CREDITS_MAX. */
+LAM_MUST_USE enum lam_status lam_slots_credit(
+    struct lam_slots *slots, uint32_t session, uint32_t n_units, struct lam_err *err);
+
+/* Errors: LAM_FAILED_PRECONDITION: the session does not hold this unit in this generation. */
+LAM_MUST_USE enum lam_status lam_slots_release(struct lam_slots *slots, uint32_t session,
+    uint32_t unit, uint64_t generation, struct lam_err *err);
+
+/* The load of that place has ended; no more bytes will arrive in it. Returns the unit. */
+uint32_t lam_slots_loaded(
+    struct lam_slots *slots, uint32_t place, uint64_t generation, enum lam_status status);
+
+/* Units whose load failed may be tried again. Returns how many there were. */
+uint32_t lam_slots_retry(struct lam_slots *slots);
+
+enum lam_slots_action_kind {
+    LAM_SLOTS_LOAD,  /* read `unit` into `place`, then call lam_slots_loaded */
+    LAM_SLOTS_GRANT, /* tell `session` that `unit` is ready in `place` */
+    LAM_SLOTS_FAULT, /* tell `session` that `unit` cannot be read, for the reason `status` */
+};
+
+struct lam_slots_action {
+    enum lam_slots_action_kind kind;
+    uint32_t session;
+    uint32_t unit;
+    uint32_t place;
+    uint64_t generation;
+    bool kept;
+    enum lam_status status;
+};
+
+/* The next action, which counts as done from here on. False: none until the next event. */
+bool lam_slots_next(struct lam_slots *slots, struct lam_slots_action *ret_action);
+
+/* Is this unit in memory for good? Then anybody in the loader may read place *ret_place. */
+bool lam_slots_kept_ready(const struct lam_slots *slots, uint32_t unit, uint32_t *ret_place);
+
+struct lam_slots_counts {
+    uint64_t loads; /* begun */
+    uint64_t grants;
+    uint64_t hits; /* grants of a fill that had served before */
+    uint32_t sessions;
+    uint32_t leases; /* (session, unit) pairs */
+    uint32_t kept_loaded;
+    uint64_t ready_bytes; /* of units that are in the pool now */
+};
+
+void lam_slots_count(const struct lam_slots *slots, struct lam_slots_counts *ret_counts);
+
+/* Asserts the invariants. For tests; costs a walk over everything. */
+void lam_slots_check(const struct lam_slots *slots);
+
+#endif
