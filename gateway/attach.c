@@ -39,7 +39,7 @@ static void refuse(
 {
     const struct lam_worker *worker = lam_rpc_call_user(call);
 
-    lam_warn("worker \"%s\" at %s is refused: %s", worker ? worker->id : "",
+    lam_warn("worker \"%s\" at %s is refused: %s", worker && worker->id[0] ? worker->id : "?",
         lam_rpc_call_peer(call), err->text);
     lam_rpc_call_finish(call, err->status, err->text);
     detach(service, call);
