@@ -1,16 +1,18 @@
 /*
- * ops: the table of compute operations. A worker's forward pass sees only this table, so the same code runs
- * on the naive reference, on the fast CPU kernels and on a GPU; no #ifdef chooses.
+ * ops: the table of compute operations. A worker's forward pass sees only this table, so the same
+ * code runs on the naive reference, on the fast CPU kernels and on a GPU; no #ifdef chooses.
  *
  * Rules that every backend keeps and tests/kernels checks:
- *   - A row's result does not depend on the other rows of the call, on the number of threads or on how a
- *     prompt was cut into chunks: bitwise. (Else a text would change with who shares the batch.)
- *   - Activations are f32, row-major, rows contiguous unless a stride is given. Weights are used as they lie
- *     in the model file: any alignment of 2 bytes or more, packed blocks, never changed.
+ *   - A row's result does not depend on the other rows of the call, on the number of threads or on
+ * how a prompt was cut into chunks: bitwise. (Else a text would change with who shares the batch.)
+ *   - Activations are f32, row-major, rows contiguous unless a stride is given. Weights are used as
+ * they lie in the model file: any alignment of 2 bytes or more, packed blocks, never changed.
  *   - Calls on one context come from one thread. A call returns when its result is complete.
- *   - After create, nothing allocates. Shapes beyond the config are asserted, not handled.
+ *   - After create, nothing allocates. Shapes beyond the config are asserted, not handled. A call
+ * with no rows does nothing.
  *
- * Letters: T rows (tokens) of a call, D width, H/K query/key-value heads, d head size, N output rows.
+ * Letters: T rows (tokens) of a call, D width, H/K query/key-value heads, d head size, N output
+ * rows.
  */
 #ifndef LAMINAR_KERNELS_OPS_H
 #define LAMINAR_KERNELS_OPS_H
@@ -23,22 +25,22 @@
 
 /* Largest shapes that a context will meet; scratch is sized from them. */
 struct lam_kernel_config {
-    uint32_t n_threads;  /* 0: one per core that this process may use */
-    uint32_t max_rows;   /* T */
-    uint32_t max_cols;   /* longest row of a matrix operand */
-    uint32_t max_seqs;   /* sequences in one attention call */
-    uint32_t max_ctx;    /* positions of one sequence */
-    uint32_t n_heads;    /* H */
-    uint32_t head_dim;   /* d, at most 256 */
+    uint32_t n_threads; /* 0: one per core that this process may use */
+    uint32_t max_rows;  /* T */
+    uint32_t max_cols;  /* longest row of a matrix operand */
+    uint32_t max_seqs;  /* sequences in one attention call */
+    uint32_t max_ctx;   /* positions of one sequence */
+    uint32_t n_heads;   /* H */
+    uint32_t head_dim;  /* d, at most 256 */
 };
 
 /* ret_rows[t, :] = row ids[t] of a stored matrix, as f32. rows[t] points to the packed row. */
 struct lam_dequant_args {
     const void *const *rows; /* [T] */
     enum lam_dtype dtype;
-    uint32_t n_rows;         /* T */
+    uint32_t n_rows; /* T */
     uint32_t n_cols;
-    float *out;              /* [T, n_cols] */
+    float *out; /* [T, n_cols] */
 };
 
 /* out = x / sqrt(mean(x^2) + eps) * weight, row by row. out may be x. */
@@ -55,8 +57,8 @@ struct lam_rms_norm_args {
 struct lam_matmul_mat {
     const void *weight; /* [N, n_cols] packed */
     enum lam_dtype dtype;
-    uint32_t n_out;     /* N */
-    float *out;         /* [T, out_stride] */
+    uint32_t n_out; /* N */
+    float *out;     /* [T, out_stride] */
     uint64_t out_stride;
 };
 
@@ -70,7 +72,8 @@ struct lam_matmul_args {
     struct lam_matmul_mat mats[3];
 };
 
-/* table[t, i] = {cos, sin} of position[t] / scale * base^(-2i / rope_dim) / (factors ? factors[i] : 1). */
+/* table[t, i] = {cos, sin} of position[t] / scale * base^(-2i / rope_dim) / (factors ? factors[i] :
+ * 1). */
 struct lam_rope_table_args {
     const int32_t *positions; /* [T] */
     uint32_t n_rows;
@@ -98,8 +101,8 @@ struct lam_rope_args {
 };
 
 /*
- * KV cache of one layer: pages of page_tokens positions. Page p of K begins at k + p * page_bytes, likewise
- * V; inside a page: [K heads][page_tokens][d] of dtype (F32 or F16).
+ * KV cache of one layer: pages of page_tokens positions. Page p of K begins at k + p * page_bytes,
+ * likewise V; inside a page: [K heads][page_tokens][d] of dtype (F32 or F16).
  */
 struct lam_kv_layer {
     void *k;
@@ -132,7 +135,7 @@ struct lam_attention_args {
     const float *q; /* [T, H, d] */
     float *out;     /* [T, H, d] */
     uint32_t n_heads;
-    float scale;    /* usually 1 / sqrt(d) */
+    float scale; /* usually 1 / sqrt(d) */
     struct lam_kv_layer kv;
     const struct lam_seq_rows *seqs;
     uint32_t n_seqs;
@@ -170,7 +173,8 @@ struct lam_kernel_ops {
 const struct lam_kernel_ops *lam_kernels_ref(void);
 
 /* Fast CPU: AVX2 or AVX-512 chosen when the context is created; activations quantised to 8 bits for
- * quantised weights. On a CPU without AVX2, create fails with LAM_UNIMPLEMENTED and names --kernels ref. */
+ * quantised weights. On a CPU without AVX2, create fails with LAM_UNIMPLEMENTED and names --kernels
+ * ref. */
 const struct lam_kernel_ops *lam_kernels_cpu(void);
 
 /* "ref" or "cpu"; NULL when unknown. */
