@@ -10,9 +10,11 @@
 
 void *lam_calloc(size_t count, size_t size)
 {
-    if (lam_fault_hit("alloc"))
+    uint64_t bytes;
+
+    if (lam_fault_hit("alloc") || !lam_size_mul(count, size, &bytes))
         return NULL;
-    return calloc(count ? count : 1, size ? size : 1);
+    return calloc(bytes ? bytes : 1, 1);
 }
 
 void *lam_realloc(void *block, size_t count, size_t size)

@@ -1,0 +1,219 @@
+/* log: one line per call, levels, JSON that stays JSON whatever the message is, plain text on a
+ * terminal. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <ctype.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/log.h"
+
+#define N_THREADS 4
+#define N_LINES 200
+
+static int real_stderr;
+
+/* Sends stderr to `fd` until `restore`. */
+static void redirect(int fd)
+{
+    real_stderr = dup(STDERR_FILENO);
+    assert_true(dup2(fd, STDERR_FILENO) >= 0);
+}
+
+static void restore(void)
+{
+    assert_true(dup2(real_stderr, STDERR_FILENO) >= 0);
+    close(real_stderr);
+}
+
+/* An unnamed file and, after `read_back`, what was written to it. */
+static int temporary_file(void)
+{
+    char path[] = "/tmp/log_test.XXXXXX";
+    int fd = mkstemp(path);
+
+    assert_true(fd >= 0);
+    unlink(path);
+    return fd;
+}
+
+static void read_back(int fd, char *text, size_t text_bytes)
+{
+    ssize_t n = pread(fd, text, text_bytes - 1, 0);
+
+    assert_true(n >= 0);
+    text[n] = '\0';
+    close(fd);
+}
+
+static void test_json(void **state)
+{
+    char text[8192];
+    const char *message;
+    int fd = temporary_file();
+
+    (void)state;
+    redirect(fd);
+    lam_log_init("loader", LAM_LOG_INFO);
+    lam_warn("a \"quoted\\ thing\n\x01 of %d", 7);
+    restore();
+    read_back(fd, text, sizeof text);
+    assert_memory_equal(text, "{\"ts\":\"2", 8);
+    assert_int_equal(text[7 + 23], 'Z'); /* 2026-01-01T00:00:00.000Z */
+    message = strstr(text, "\"level\"");
+    assert_non_null(message);
+    assert_string_equal(message, "\"level\":\"warn\",\"component\":\"loader\","
+                                 "\"message\":\"a \\\"quoted\\\\ thing\\u000a\\u0001 of 7\"}\n");
+}
+
+static void test_levels(void **state)
+{
+    char text[8192];
+    int fd = temporary_file();
+
+    (void)state;
+    redirect(fd);
+    lam_log_init("t", LAM_LOG_WARN);
+    lam_debug("one");
+    lam_info("two");
+    lam_warn("three");
+    lam_error("four");
+    lam_log_init("t", LAM_LOG_OFF);
+    lam_error("five");
+    lam_log_init("t", LAM_LOG_DEBUG);
+    lam_debug("six");
+    restore();
+    read_back(fd, text, sizeof text);
+    assert_null(strstr(text, "\"one\""));
+    assert_null(strstr(text, "\"two\""));
+    assert_non_null(strstr(text, "\"three\""));
+    assert_non_null(strstr(text, "\"four\""));
+    assert_null(strstr(text, "\"five\""));
+    assert_non_null(strstr(text, "\"six\""));
+}
+
+/* A message that is too long is cut; the line is still whole. */
+static void test_long_message(void **state)
+{
+    static const char fillers[] = {'x', '\n', '"'};
+    char message[5000];
+    char text[8192];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof fillers; i++) {
+        int fd = temporary_file();
+        memset(message, fillers[i], sizeof message);
+        message[sizeof message - 1] = '\0';
+        redirect(fd);
+        lam_log_init("t", LAM_LOG_INFO);
+        lam_info("%s", message);
+        restore();
+        read_back(fd, text, sizeof text);
+        assert_true(strlen(text) > 1000);
+        assert_string_equal(text + strlen(text) - 3, "\"}\n");
+        assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1);
+    }
+}
+
+static void *write_lines(void *argument)
+{
+    for (int i = 0; i < N_LINES; i++)
+        lam_info("thread %c says something of some length", *(char *)argument);
+    return NULL;
+}
+
+/* Lines of several threads do not mix. */
+static void test_threads(void **state)
+{
+    static char text[N_THREADS * N_LINES * 200];
+    char names[N_THREADS];
+    pthread_t threads[N_THREADS];
+    int fd = temporary_file();
+    int n_lines = 0;
+
+    (void)state;
+    redirect(fd);
+    /* Appending, as a service's stderr: else the offset is shared and one write may lie on another.
+     */
+    assert_int_equal(fcntl(STDERR_FILENO, F_SETFL, O_APPEND), 0);
+    lam_log_init("t", LAM_LOG_INFO);
+    for (int i = 0; i < N_THREADS; i++) {
+        names[i] = (char)('a' + i);
+        assert_int_equal(pthread_create(&threads[i], NULL, write_lines, &names[i]), 0);
+    }
+    for (int i = 0; i < N_THREADS; i++)
+        pthread_join(threads[i], NULL);
+    restore();
+    read_back(fd, text, sizeof text);
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"), n_lines++) {
+        assert_memory_equal(line, "{\"ts\":\"", 7);
+        assert_non_null(strstr(line, " says something of some length\"}"));
+        assert_null(strstr(line + 1, "{\"ts\""));
+    }
+    assert_int_equal(n_lines, N_THREADS * N_LINES);
+}
+
+static void test_terminal(void **state)
+{
+    int master = posix_openpt(O_RDWR | O_NOCTTY);
+    char text[256];
+    ssize_t n;
+    int slave;
+
+    (void)state;
+    if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0)
+        skip();
+    slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+    if (slave < 0)
+        skip();
+    redirect(slave);
+    lam_log_init("worker", LAM_LOG_INFO);
+    lam_error("no \"%s\"", "pool");
+    restore();
+    n = read(master, text, sizeof text - 1);
+    close(slave);
+    close(master);
+    assert_true(n > 9);
+    text[n] = '\0';
+    assert_true(isdigit((unsigned char)text[0]) && text[2] == ':' && text[5] == ':');
+    assert_memory_equal(text + 8, " error worker: no \"pool\"", 24);
+}
+
+static void test_level_names(void **state)
+{
+    static const char *const names[] = {"debug", "info", "warn", "error", "off"};
+    enum lam_log_level level = LAM_LOG_WARN;
+
+    (void)state;
+    assert_false(lam_log_level_parse("", &level));
+    assert_false(lam_log_level_parse("INFO", &level));
+    assert_false(lam_log_level_parse("warning", &level));
+    assert_int_equal(level, LAM_LOG_WARN);
+    for (int i = 0; i < 5; i++) {
+        assert_true(lam_log_level_parse(names[i], &level));
+        assert_int_equal(level, i);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_json),
+        cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_long_message),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_terminal),
+        cmocka_unit_test(test_level_names),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
