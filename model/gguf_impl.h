@@ -1,5 +1,5 @@
-/* gguf_impl: the parsed header, shared by gguf.c (which fills it) and gguf_value.c (which reads
- * it). */
+/* gguf_impl (private to model/): the parsed header, shared by gguf.c (which fills it) and
+ * gguf_value.c (which reads it). */
 #ifndef LAMINAR_MODEL_GGUF_IMPL_H
 #define LAMINAR_MODEL_GGUF_IMPL_H
 
