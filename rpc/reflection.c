@@ -51,7 +51,7 @@ static bool strip(struct text name, struct text prefix, struct text *ret_rest)
         *ret_rest = (struct text){"", 0};
         return true;
     }
-    if (name.bytes[prefix.n_bytes] != '.')
+    if (name.bytes[prefix.n_bytes] != '.' || name.n_bytes == prefix.n_bytes + 1)
         return false;
     *ret_rest = (struct text){name.bytes + prefix.n_bytes + 1, name.n_bytes - prefix.n_bytes - 1};
     return true;

@@ -2,8 +2,8 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_binary")
 
-def lam_fuzz(name, deps, srcs = []):
-    """A libFuzzer target `<name>_fuzz` from `<name>_fuzz.c`.
+def lam_fuzz(name, deps, srcs = [], main = None, defines = []):
+    """A libFuzzer target `<name>_fuzz` from `<name>_fuzz.c`, or from `main` where one source serves several.
 
     Run: bazel build --config=fuzz //tests/fuzz:<name>_fuzz && bazel-bin/tests/fuzz/<name>_fuzz CORPUS_DIR
     Tagged manual: without the fuzzer's runtime it has no main.
@@ -11,7 +11,8 @@ def lam_fuzz(name, deps, srcs = []):
     cc_binary(
         name = name + "_fuzz",
         testonly = True,
-        srcs = [name + "_fuzz.c"] + srcs,
+        srcs = [main or name + "_fuzz.c"] + srcs,
+        local_defines = defines,
         tags = ["manual"],
         deps = deps,
     )
