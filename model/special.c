@@ -8,13 +8,6 @@
 
 #include "common/mem.h"
 
-static bool is_special(const struct lam_vocab *vocab, int32_t id)
-{
-    enum lam_token_type type = lam_vocab_type(vocab, id);
-
-    return type == LAM_TOKEN_CONTROL || type == LAM_TOKEN_USER_DEFINED || type == LAM_TOKEN_UNKNOWN;
-}
-
 /* The slot of an edge: where it is, or the free slot where it would go. */
 static uint32_t find_edge(const struct lam_special *special, uint64_t key)
 {
@@ -56,7 +49,7 @@ static enum lam_status reserve(
     uint64_t n_slots = 16;
 
     for (uint32_t id = 0; id < vocab->n; id++) {
-        if (!is_special(vocab, (int32_t)id))
+        if (!lam_vocab_special(vocab, (int32_t)id))
             continue;
         if (vocab->pieces[id].size > LAM_SPECIAL_BYTES_MAX)
             return lam_fail(err, LAM_INVALID_ARGUMENT,
@@ -89,7 +82,7 @@ enum lam_status lam_special_init(
         return status;
     }
     for (uint32_t id = 0; id < vocab->n; id++)
-        if (is_special(vocab, (int32_t)id))
+        if (lam_vocab_special(vocab, (int32_t)id))
             add_piece(special, vocab->pieces[id], (int32_t)id);
     return LAM_OK;
 }

@@ -58,8 +58,7 @@ static enum lam_status check_type(const struct lam_vocab *vocab, uint32_t id, st
     if (type < LAM_TOKEN_NORMAL || type > LAM_TOKEN_BYTE)
         return lam_fail(err, LAM_INVALID_ARGUMENT,
             "tokenizer.ggml.token_type of token %" PRIu32 " is %" PRId32 ", not in 1..6", id, type);
-    if ((type == LAM_TOKEN_CONTROL || type == LAM_TOKEN_USER_DEFINED) &&
-        !lam_utf8_valid(piece->data, piece->size))
+    if (lam_vocab_special(vocab, (int32_t)id) && !lam_utf8_valid(piece->data, piece->size))
         return lam_fail(err, LAM_INVALID_ARGUMENT, "token %" PRIu32 " is special but no UTF-8", id);
     return LAM_OK;
 }
@@ -148,6 +147,13 @@ enum lam_token_type lam_vocab_type(const struct lam_vocab *vocab, int32_t id)
 {
     assert(id >= 0 && (uint32_t)id < vocab->n);
     return vocab->types ? (enum lam_token_type)vocab->types[id] : LAM_TOKEN_NORMAL;
+}
+
+bool lam_vocab_special(const struct lam_vocab *vocab, int32_t id)
+{
+    enum lam_token_type type = lam_vocab_type(vocab, id);
+
+    return type == LAM_TOKEN_CONTROL || type == LAM_TOKEN_USER_DEFINED || type == LAM_TOKEN_UNKNOWN;
 }
 
 bool lam_vocab_mergeable(const struct lam_vocab *vocab, int32_t id)

@@ -1,8 +1,8 @@
 /*
  * vocab (private to model/): the token table of a model file, checked, with a hash from text to id.
  *
- * Every text occurs once, every type is one of GGUF's six, control and user-defined texts are
- * UTF-8. The texts stay in the gguf, which must outlive the table. Immutable after lam_vocab_init.
+ * Every text occurs once, every type is one of GGUF's six, special texts are UTF-8. The texts stay
+ * in the gguf, which must outlive the table. Immutable after lam_vocab_init.
  */
 #ifndef LAMINAR_MODEL_VOCAB_H
 #define LAMINAR_MODEL_VOCAB_H
@@ -45,6 +45,9 @@ void lam_vocab_done(struct lam_vocab *vocab); /* a zeroed struct is allowed */
 int32_t lam_vocab_find(const struct lam_vocab *vocab, const char *text, size_t n);
 
 enum lam_token_type lam_vocab_type(const struct lam_vocab *vocab, int32_t id);
+
+/* Is the token found in text by its spelling, before any merging? Such spellings are UTF-8. */
+bool lam_vocab_special(const struct lam_vocab *vocab, int32_t id);
 
 /* May plain text merge into this token? Control tokens must not come out of a user's text. */
 bool lam_vocab_mergeable(const struct lam_vocab *vocab, int32_t id);
