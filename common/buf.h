@@ -1,6 +1,6 @@
 /*
- * buf: a byte buffer that grows up to a maximum given at its creation. Always NUL-terminated after the
- * last byte, so that text can be read as a C string.
+ * buf: a byte buffer that grows up to a maximum given at its creation. Always NUL-terminated after
+ * the last byte, so that text can be read as a C string.
  *
  *     struct lam_buf b = LAM_BUF(1 << 20);
  *     if (!lam_buf_append(&b, bytes, n)) ...no memory or over the maximum: nothing was appended...

@@ -1,6 +1,7 @@
 /*
- * dtype: the number formats that weights come in, with their sizes. Layout only; the arithmetic is in
- * kernels/. The enum values are GGUF's type ids, so a file's id is checked and cast, never translated.
+ * dtype: the number formats that weights come in, with their sizes. Layout only; the arithmetic is
+ * in kernels/. The enum values are GGUF's type ids, so a file's id is checked and cast, never
+ * translated.
  */
 #ifndef LAMINAR_COMMON_DTYPE_H
 #define LAMINAR_COMMON_DTYPE_H
@@ -26,7 +27,8 @@ enum lam_dtype {
 };
 
 struct lam_dtype_info {
-    const char *name;     /* as GGUF writes it, for example "Q4_1"; NULL for a type that we do not know */
+    const char
+        *name; /* as GGUF writes it, for example "Q4_1"; NULL for a type that we do not know */
     uint32_t block_elems; /* weights in a block */
     uint32_t block_bytes;
 };
@@ -38,8 +40,8 @@ bool lam_dtype_known(uint32_t id);
 const struct lam_dtype_info *lam_dtype_info(enum lam_dtype dtype);
 
 /*
- * Bytes of a row of n_elems. Errors: returns false when n_elems is no multiple of the block or the size
- * overflows.
+ * Bytes of a row of n_elems. Errors: returns false when n_elems is no multiple of the block or the
+ * size overflows.
  */
 LAM_MUST_USE bool lam_dtype_row_bytes(enum lam_dtype dtype, uint64_t n_elems, uint64_t *ret_bytes);
 

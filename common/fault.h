@@ -1,9 +1,10 @@
 /*
  * fault: numbered points at which a test makes the outside world fail.
  *
- * Each allocation, read, send and so on asks lam_fault_hit("alloc") first. A test arms one site to fail at
- * its n-th visit and repeats with n = 1, 2, 3 ... until a run passes untouched: then every failure path ran.
- * Unarmed, a visit costs one relaxed atomic load. Arming is for tests and is not thread-safe against itself.
+ * Each allocation, read, send and so on asks lam_fault_hit("alloc") first. A test arms one site to
+ * fail at its n-th visit and repeats with n = 1, 2, 3 ... until a run passes untouched: then every
+ * failure path ran. Unarmed, a visit costs one relaxed atomic load. Arming is for tests and is not
+ * thread-safe against itself.
  */
 #ifndef LAMINAR_COMMON_FAULT_H
 #define LAMINAR_COMMON_FAULT_H

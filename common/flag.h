@@ -1,9 +1,10 @@
 /*
  * flag: command lines from a table.
  *
- * A program describes its flags once; parsing, range checks, defaults in --help and error texts follow from
- * the table. Flags are written `--name value`, `--name=value` or `-n value`; `--` ends them; operands may
- * stand anywhere. A bad line gives LAM_INVALID_ARGUMENT with the flag named; main prints it and exits 2.
+ * A program describes its flags once; parsing, range checks, defaults in --help and error texts
+ * follow from the table. Flags are written `--name value`, `--name=value` or `-n value`; `--` ends
+ * them; operands may stand anywhere. A bad line gives LAM_INVALID_ARGUMENT with the flag named;
+ * main prints it and exits 2.
  */
 #ifndef LAMINAR_COMMON_FLAG_H
 #define LAMINAR_COMMON_FLAG_H
@@ -23,27 +24,27 @@ enum lam_flag_kind {
 };
 
 struct lam_flag {
-    const char *name;  /* without dashes; NULL ends the table */
-    char letter;       /* short form, 0 for none */
+    const char *name; /* without dashes; NULL ends the table */
+    char letter;      /* short form, 0 for none */
     enum lam_flag_kind kind;
     void *target;      /* holds the default before parsing */
     const char *value; /* the value's name in --help, for example "SIZE"; NULL for booleans */
     const char *help;  /* one sentence */
     double min, max;   /* for INT and REAL */
     const char *choices;
-    bool *was_set;     /* may be NULL: set true when the flag is given */
+    bool *was_set; /* may be NULL: set true when the flag is given */
 };
 
 struct lam_flag_program {
     const char *usage;   /* "laminar run MODEL [flags]" */
     const char *summary; /* what it does: a paragraph */
     const struct lam_flag *flags;
-    const char *epilog;  /* examples; may be NULL */
+    const char *epilog; /* examples; may be NULL */
 };
 
 /*
- * Parses argv[1..argc). Operands are moved, in order, to operands[0, *ret_n_operands); `max_operands` of
- * them at most. --help sets *ret_help and stops. A flag given twice is an error.
+ * Parses argv[1..argc). Operands are moved, in order, to operands[0, *ret_n_operands);
+ * `max_operands` of them at most. --help sets *ret_help and stops. A flag given twice is an error.
  */
 LAM_MUST_USE enum lam_status lam_flag_parse(const struct lam_flag_program *program, int argc,
     char **argv, const char **operands, size_t max_operands, size_t *ret_n_operands, bool *ret_help,

@@ -74,8 +74,8 @@ void lam_log(enum lam_log_level level, const char *fmt, ...)
         strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &parts);
         escape_json(message, escaped, sizeof escaped);
         length = snprintf(line, sizeof line,
-            "{\"ts\":\"%s.%03ldZ\",\"level\":\"%s\",\"component\":\"%s\",\"message\":\"%s\"}\n", when,
-            now.tv_nsec / 1000000, level_names[level], log_component, escaped);
+            "{\"ts\":\"%s.%03ldZ\",\"level\":\"%s\",\"component\":\"%s\",\"message\":\"%s\"}\n",
+            when, now.tv_nsec / 1000000, level_names[level], log_component, escaped);
     }
     if (length > 0 && write(STDERR_FILENO, line, (size_t)length) < 0)
         return; /* stderr is gone: nowhere to say so */

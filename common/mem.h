@@ -1,6 +1,7 @@
 /*
- * mem: the only door to the heap. Sizes are checked, every allocation is a fault point ("alloc"), and
- * nothing else in the tree calls malloc. Hot paths allocate nothing: they use arenas made at start.
+ * mem: the only door to the heap. Sizes are checked, every allocation is a fault point ("alloc"),
+ * and nothing else in the tree calls malloc. Hot paths allocate nothing: they use arenas made at
+ * start.
  */
 #ifndef LAMINAR_COMMON_MEM_H
 #define LAMINAR_COMMON_MEM_H
@@ -23,7 +24,8 @@ LAM_MUST_USE char *lam_strdup(const char *text);
 /* NULL is allowed. */
 void lam_free(void *block);
 
-/* Zeroed memory aligned to `align` (a power of two, multiple of sizeof(void *)). Free with lam_free. */
+/* Zeroed memory aligned to `align` (a power of two, multiple of sizeof(void *)). Free with
+ * lam_free. */
 LAM_MUST_USE void *lam_aligned_calloc(size_t align, size_t bytes);
 
 /*

@@ -12,12 +12,20 @@ struct unit {
 };
 
 static const struct unit units[] = {
-    {"", 1024.0 * 1024 * 1024}, {"b", 1}, {"kib", 1024}, {"mib", 1024.0 * 1024},
-    {"gib", 1024.0 * 1024 * 1024}, {"tib", 1024.0 * 1024 * 1024 * 1024}, {"kb", 1e3}, {"mb", 1e6},
-    {"gb", 1e9}, {"tb", 1e12},
+    {"", 1024.0 * 1024 * 1024},
+    {"b", 1},
+    {"kib", 1024},
+    {"mib", 1024.0 * 1024},
+    {"gib", 1024.0 * 1024 * 1024},
+    {"tib", 1024.0 * 1024 * 1024 * 1024},
+    {"kb", 1e3},
+    {"mb", 1e6},
+    {"gb", 1e9},
+    {"tb", 1e12},
 };
 
-/* Digits, one optional point, digits. No sign, exponent, hexadecimal or locale: strtod would take them. */
+/* Digits, one optional point, digits. No sign, exponent, hexadecimal or locale: strtod would take
+ * them. */
 static bool parse_decimal(const char **cursor, double *ret)
 {
     const char *p = *cursor;
@@ -52,8 +60,10 @@ enum lam_status lam_size_parse(
                 bytes = value * units[i].bytes;
     }
     if (bytes < 0 || bytes > 9e18)
-        return lam_fail(err, LAM_INVALID_ARGUMENT, "'%.64s' is not a size; write for example 3GiB, "
-            "512MiB%s or 3.5 (GiB)", text, whole > 0 ? ", 75%" : "");
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "'%.64s' is not a size; write for example 3GiB, "
+            "512MiB%s or 3.5 (GiB)",
+            text, whole > 0 ? ", 75%" : "");
     *ret_bytes = (uint64_t)bytes;
     return LAM_OK;
 }

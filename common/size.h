@@ -1,9 +1,9 @@
 /*
  * size: arithmetic on sizes that come from outside.
  *
- * Every count, offset and length from a file or a message goes through these functions before use. Each
- * returns false on overflow and then leaves *ret alone. The idea is written once, here, because checks
- * scattered over a parser do not converge.
+ * Every count, offset and length from a file or a message goes through these functions before use.
+ * Each returns false on overflow and then leaves *ret alone. The idea is written once, here,
+ * because checks scattered over a parser do not converge.
  */
 #ifndef LAMINAR_COMMON_SIZE_H
 #define LAMINAR_COMMON_SIZE_H
@@ -63,9 +63,9 @@ static inline uint64_t lam_align_up(uint64_t a, uint64_t align)
 }
 
 /*
- * Reads a size as people write it: "3GiB", "3072MiB", "3GB" (powers of ten), "3.5" (GiB), "75%" of `whole`.
- * Case does not matter. whole: what a percentage refers to, 0 when a percentage makes no sense here.
- * Errors: LAM_INVALID_ARGUMENT with three valid examples.
+ * Reads a size as people write it: "3GiB", "3072MiB", "3GB" (powers of ten), "3.5" (GiB), "75%" of
+ * `whole`. Case does not matter. whole: what a percentage refers to, 0 when a percentage makes no
+ * sense here. Errors: LAM_INVALID_ARGUMENT with three valid examples.
  */
 LAM_MUST_USE enum lam_status lam_size_parse(
     const char *text, uint64_t whole, uint64_t *ret_bytes, struct lam_err *err);

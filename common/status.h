@@ -1,9 +1,10 @@
 /*
  * status: the one error convention of Laminar.
  *
- * A fallible function returns `enum lam_status` (LAM_OK is zero) and takes `struct lam_err *err` last. On
- * failure it fills *err once, with a sentence that names the thing and the remedy; outputs keep their old
- * values. The numbers are gRPC's canonical codes, so a status crosses the wire without a table.
+ * A fallible function returns `enum lam_status` (LAM_OK is zero) and takes `struct lam_err *err`
+ * last. On failure it fills *err once, with a sentence that names the thing and the remedy; outputs
+ * keep their old values. The numbers are gRPC's canonical codes, so a status crosses the wire
+ * without a table.
  *
  * Programmer errors are assertions (kept in release builds), never statuses.
  */
@@ -40,7 +41,8 @@ struct lam_err {
 
 /*
  * Records a failure and returns `status`, so that a caller can write `return lam_fail(err, ...)`.
- * err: may be NULL. fmt: one sentence without a trailing newline. Longer text is cut at the buffer's end.
+ * err: may be NULL. fmt: one sentence without a trailing newline. Longer text is cut at the
+ * buffer's end.
  */
 enum lam_status lam_fail(struct lam_err *err, enum lam_status status, const char *fmt, ...)
     LAM_PRINTF(3, 4);

@@ -1,4 +1,5 @@
-/* utf8: strict UTF-8 (no overlong forms, no surrogates, nothing above U+10FFFF), for text from outside. */
+/* utf8: strict UTF-8 (no overlong forms, no surrogates, nothing above U+10FFFF), for text from
+ * outside. */
 #ifndef LAMINAR_COMMON_UTF8_H
 #define LAMINAR_COMMON_UTF8_H
 
@@ -8,8 +9,8 @@
 
 /*
  * Decodes the code point that starts at text[0]; n > 0.
- * Returns its length 1..4 and sets *ret_code; 0 when the bytes are no UTF-8; -1 when they are a valid
- * beginning that is cut off at n.
+ * Returns its length 1..4 and sets *ret_code; 0 when the bytes are no UTF-8; -1 when they are a
+ * valid beginning that is cut off at n.
  */
 int lam_utf8_decode(const char *text, size_t n, uint32_t *ret_code);
 
@@ -19,7 +20,8 @@ size_t lam_utf8_encode(uint32_t code, char out[4]);
 /* Is the whole of text[0, n) valid? */
 bool lam_utf8_valid(const char *text, size_t n);
 
-/* How many leading bytes of text[0, n) end on a complete sequence; invalid bytes count as complete. */
+/* How many leading bytes of text[0, n) end on a complete sequence; invalid bytes count as complete.
+ */
 size_t lam_utf8_complete_prefix(const char *text, size_t n);
 
 #endif

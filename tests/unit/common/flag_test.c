@@ -80,12 +80,13 @@ static enum lam_status parse(struct line *line, const char *text)
 {
     static char words[256];
     char *argv[16] = {"laminar"};
+    char *rest;
     int argc = 1;
 
     set_table(line);
     assert_true(strlen(text) < sizeof words);
     memcpy(words, text, strlen(text) + 1);
-    for (char *word = strtok(words, " "); word; word = strtok(NULL, " "))
+    for (char *word = strtok_r(words, " ", &rest); word; word = strtok_r(NULL, " ", &rest))
         argv[argc++] = word;
     return lam_flag_parse(&program, argc, argv, line->operands, OPERANDS_MAX, &line->n_operands,
         &line->help, &line->err);
@@ -279,6 +280,7 @@ static void test_help_text(void **state)
         "  -p, --prompt TEXT", "      --json", "[-4..100, default 8]", "[0..2, default 0.5]",
         "[auto|cpu|cuda, default auto]", "  -h, --help", "example: laminar run"};
     char text[4096];
+    char *rest;
     struct line line;
     size_t n_bytes;
     int saved = dup(STDOUT_FILENO);
@@ -303,7 +305,7 @@ static void test_help_text(void **state)
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
         if (!strstr(text, wanted[i]))
             fail_msg("no '%s' in:\n%s", wanted[i], text);
-    for (char *at = strtok(text, "\n"); at; at = strtok(NULL, "\n"))
+    for (char *at = strtok_r(text, "\n", &rest); at; at = strtok_r(NULL, "\n", &rest))
         assert_true(strlen(at) <= 96);
 }
 

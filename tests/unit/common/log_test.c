@@ -137,6 +137,7 @@ static void test_threads(void **state)
     static char text[N_THREADS * N_LINES * 200];
     char names[N_THREADS];
     pthread_t threads[N_THREADS];
+    char *rest;
     int fd = temporary_file();
     int n_lines = 0;
 
@@ -154,7 +155,8 @@ static void test_threads(void **state)
         pthread_join(threads[i], NULL);
     restore();
     read_back(fd, text, sizeof text);
-    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"), n_lines++) {
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        n_lines++;
         assert_memory_equal(line, "{\"ts\":\"", 7);
         assert_non_null(strstr(line, " says something of some length\"}"));
         assert_null(strstr(line + 1, "{\"ts\""));
