@@ -3,9 +3,11 @@
 load("@rules_cc//cc:defs.bzl", "cc_binary")
 
 def lam_fuzz(name, deps, srcs = [], main = None, defines = []):
-    """A libFuzzer target `<name>_fuzz` from `<name>_fuzz.c`, or from `main` where one source serves several.
+    """A libFuzzer target `<name>_fuzz` from `<name>_fuzz.c`.
 
-    Run: bazel build --config=fuzz //tests/fuzz:<name>_fuzz && bazel-bin/tests/fuzz/<name>_fuzz CORPUS_DIR
+    main: another source, where one serves several targets; `defines` tell them apart.
+    Run: bazel build --config=fuzz //tests/fuzz:<name>_fuzz
+         bazel-bin/tests/fuzz/<name>_fuzz CORPUS_DIR
     Tagged manual: without the fuzzer's runtime it has no main.
     """
     cc_binary(
