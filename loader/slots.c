@@ -37,7 +37,8 @@ struct session {
     uint32_t credits;
     uint32_t held_slots;
     uint64_t last_load; /* when this session was last served a load: smaller is older */
-    uint64_t *told;     /* bitmap of kept units that were granted, or reported as failed */
+    uint64_t
+        *told; /* bitmap of units: kept ones that were granted, any that were reported failed */
 };
 
 struct lam_slots {
@@ -64,6 +65,11 @@ static void bit_set(uint64_t *bits, uint32_t i)
 static void bit_clear(uint64_t *bits, uint32_t i)
 {
     bits[i / 64] &= ~((uint64_t)1 << (i % 64));
+}
+
+static bool bit_is_set(const uint64_t *bits, uint32_t i)
+{
+    return (bits[i / 64] >> (i % 64) & 1) != 0;
 }
 
 static bool is_held_by(const struct place *place, uint32_t session)
@@ -176,21 +182,24 @@ static bool next_transit(struct lam_slots *slots, uint32_t s, struct lam_slots_a
     unit = &slots->units[u];
     *ret = (struct lam_slots_action){.session = s, .unit = u, .place = unit->place};
     if (unit->fault != LAM_OK) {
+        if (bit_is_set(session->told, u))
+            return false;
+        bit_set(session->told, u);
         ret->kind = LAM_SLOTS_FAULT;
         ret->status = unit->fault;
-    } else {
-        if (unit->place == NOWHERE || slots->places[unit->place].state != READY)
-            return false;
-        place = &slots->places[unit->place];
-        if (is_held_by(place, s) || !may_take(slots, session, place->holders != 0))
-            return false;
-        ret->kind = LAM_SLOTS_GRANT;
-        ret->generation = place->generation;
-        place->holders |= (uint64_t)1 << s;
-        slots->counts.hits += place->served;
-        place->served = true;
-        session->held_slots++;
+        return true;
     }
+    if (unit->place == NOWHERE || slots->places[unit->place].state != READY)
+        return false;
+    place = &slots->places[unit->place];
+    if (is_held_by(place, s) || !may_take(slots, session, place->holders != 0))
+        return false;
+    ret->kind = LAM_SLOTS_GRANT;
+    ret->generation = place->generation;
+    place->holders |= (uint64_t)1 << s;
+    slots->counts.hits += place->served;
+    place->served = true;
+    session->held_slots++;
     session->credits--;
     session->cursor = (session->cursor + 1) % slots->n_transit;
     return true;
@@ -426,8 +435,6 @@ uint32_t lam_slots_retry(struct lam_slots *slots)
             continue;
         n_faults++;
         unit->fault = LAM_OK;
-        if (!unit->kept)
-            continue;
         bit_clear(slots->kept_known, u);
         for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
             if (slots->sessions[s].open)

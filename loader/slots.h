@@ -16,6 +16,10 @@
  * The other units are granted in cyclic order, one for each credit. A session that holds a slot
  * already never takes the last one, so a session that idles cannot starve another.
  *
+ * Faults. A unit that could not be read is reported to every session that it is due for, once for
+ * each failed try, and stays due: no credit is used up and no unit is passed over. lam_slots_retry
+ * lets the next try begin.
+ *
  * Loads. The unit that some session needs soonest is read first; with no session, the order is that
  * of a pass from its start. A slot is taken from the unit that is needed latest, and only if that
  * is later than the need it serves: for one session that is "the unit just released", for several

@@ -107,11 +107,8 @@ static void on_fault(struct world *w, const struct lam_slots_action *a)
 
     assert_int_equal(a->status, LAM_DATA_LOSS);
     w->n_faults++;
-    if (w->kept[a->unit])
-        return;
-    assert_int_equal(a->unit, w->next_unit[s]);
-    w->credits[s]--;
-    w->next_unit[s] = next_transit(w, a->unit);
+    if (!w->kept[a->unit])
+        assert_int_equal(a->unit, w->next_unit[s]); /* and it stays the next one */
 }
 
 static void settle(struct world *w)
