@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define TEXT_BYTES (4 * PATH_MAX)
@@ -86,6 +88,19 @@ enum lam_status lam_run_dir_make(
     snprintf(dir.pool, sizeof dir.pool, "%.90s/pool.sock", dir.path);
     *ret_dir = dir;
     return LAM_OK;
+}
+
+bool lam_run_dir_answers(const char *address)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool answers;
+
+    snprintf(name.sun_path, sizeof name.sun_path, "%s", address + strlen("unix:"));
+    answers = fd >= 0 && connect(fd, (const struct sockaddr *)&name, sizeof name) == 0;
+    if (fd >= 0)
+        close(fd);
+    return answers;
 }
 
 void lam_run_dir_remove(struct lam_run_dir *dir)

@@ -32,6 +32,9 @@ struct lam_run_dir {
 LAM_MUST_USE enum lam_status lam_run_dir_make(
     const char *parent, struct lam_run_dir *ret_dir, struct lam_err *err);
 
+/* Does the service behind this "unix:" address accept connections by now? */
+bool lam_run_dir_answers(const char *address);
+
 /* Removes the directory and what services that were killed left in it. What is gone already is no
  * error. */
 void lam_run_dir_remove(struct lam_run_dir *dir);

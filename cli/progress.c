@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/launch.h"
 #include "common/buf.h"
 #include "common/clock.h"
 #include "common/mem.h"
@@ -22,6 +23,7 @@
 #define BAR_CELLS 30
 
 struct lam_progress {
+    const char *loader; /* address; outlives us */
     struct lam_rpc_channel *channel;
     struct lam_arena arena;
     struct lam_buf request;
@@ -113,6 +115,8 @@ static void *show(void *arg)
     struct lam_progress *progress = arg;
     bool complete = false;
 
+    while (!lam_run_dir_answers(progress->loader) && !atomic_load(&progress->stop))
+        lam_sleep_ns(PERIOD_NS / 10);
     while (!complete && !atomic_load(&progress->stop)) {
         struct lam_loader_stats stats;
         struct lam_err err = {0};
@@ -143,6 +147,7 @@ enum lam_status lam_progress_start(const char *loader, uint64_t model_bytes,
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the progress display");
     progress->request = LAM_BUF(MESSAGE_BYTES_MAX);
     progress->response = LAM_BUF(MESSAGE_BYTES_MAX);
+    progress->loader = loader;
     progress->model_bytes = model_bytes;
     progress->began_ns = progress->last_line_ns = lam_now_ns();
     progress->is_terminal = isatty(STDERR_FILENO) == 1;

@@ -26,8 +26,8 @@ struct lam_loader_stats {
 };
 
 /*
- * loader: gRPC address, which need not answer yet. model_bytes: what one pass walks over.
- * Errors: LAM_RESOURCE_EXHAUSTED.
+ * loader: "unix:" address, which need not answer yet and must outlive this. model_bytes: what one
+ * pass walks over. Errors: LAM_RESOURCE_EXHAUSTED.
  */
 LAM_MUST_USE enum lam_status lam_progress_start(const char *loader, uint64_t model_bytes,
     struct lam_progress **ret_progress, struct lam_err *err);

@@ -114,7 +114,7 @@ static int execute(struct run *run, const struct lam_command_env *env)
         status = use_session(run, &session, &err);
     if (status)
         lam_session_blame(&session, &err);
-    return lam_session_close(&session, &err);
+    return lam_session_close(&session, status ? &err : NULL);
 }
 
 int lam_command_run(const struct lam_command_env *env, int argc, char **argv)

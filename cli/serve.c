@@ -83,7 +83,7 @@ static int execute(const struct serve *serve, const struct lam_command_env *env)
         status = wait_for_end(&session, &err);
     if (status)
         lam_session_blame(&session, &err);
-    return lam_session_close(&session, &err);
+    return lam_session_close(&session, status ? &err : NULL);
 }
 
 int lam_command_serve(const struct lam_command_env *env, int argc, char **argv)

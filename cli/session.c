@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/launch.h"
 #include "cli/model_file.h"
 #include "common/clock.h"
 #include "model/manifest.h"
@@ -56,9 +57,13 @@ static enum lam_status wait_ready(struct lam_session *session, struct lam_err *e
 {
     uint64_t give_up_ns = lam_now_ns() + READY_TIMEOUT_NS;
     struct lam_err ask = {0};
+    bool up = false;
 
     while (!wait_for_end(session, ASK_PERIOD_MS)) {
-        if (!lam_client_get_model(session->client, ASK_TIMEOUT_NS, &session->model, &ask) &&
+        /* A channel that fails at first waits by its own clock before it dials again. */
+        if (!up)
+            up = lam_run_dir_answers(lam_stack_gateway(session->stack));
+        if (up && !lam_client_get_model(session->client, ASK_TIMEOUT_NS, &session->model, &ask) &&
             session->model.n_workers > 0)
             return LAM_OK;
         if (lam_now_ns() > give_up_ns)
@@ -82,6 +87,7 @@ enum lam_status lam_session_open(
         .runtime_dir = config->runtime_dir,
         .listen = config->listen,
         .max_sequences = config->max_sequences,
+        .drains = config->stays,
         .options = config->options,
     };
     uint64_t pass_bytes = 0;
@@ -141,7 +147,7 @@ int lam_session_close(struct lam_session *session, const struct lam_err *err)
         return LAM_EXIT_OK;
     if (interrupted)
         die_by(interrupted);
-    if (no_fit)
-        return lam_command_no_fit(err);
-    return err->status ? lam_command_fail(err) : LAM_EXIT_OK;
+    if (!err)
+        return LAM_EXIT_OK;
+    return no_fit ? lam_command_no_fit(err) : lam_command_fail(err);
 }

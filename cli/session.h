@@ -48,9 +48,9 @@ LAM_MUST_USE enum lam_status lam_session_open(
 enum lam_status lam_session_blame(struct lam_session *session, struct lam_err *err);
 
 /*
- * Ends everything and returns the exit code: for `err` (printed) if its status is not LAM_OK, else
- * 0. If a signal interrupted a session that does not stay, ends this process by that signal, as
- * shells expect, and does not return.
+ * Ends everything and returns the exit code: for `err`, which it prints; 0 for NULL.
+ * If a signal interrupted a session that does not stay, ends this process by that signal, as shells
+ * expect, and does not return.
  */
 int lam_session_close(struct lam_session *session, const struct lam_err *err);
 

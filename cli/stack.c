@@ -18,15 +18,15 @@
 #include "common/mem.h"
 
 #define TERM_GRACE_NS (15 * LAM_NS_PER_S) /* from SIGTERM to SIGKILL; the gateway's own is 10 s */
-#define BROKEN_GRACE_NS                                                                            \
-    (2 * LAM_NS_PER_S)                   /* the same when one is dead: nothing is left to finish */
-#define MAIN_GRACE_NS (3 * LAM_NS_PER_S) /* for the main thread to notice an interrupt */
+#define SHORT_GRACE_NS (2 * LAM_NS_PER_S) /* the same when nothing is left to finish */
+#define MAIN_GRACE_NS (3 * LAM_NS_PER_S)  /* for the main thread to notice an interrupt */
 #define POLL_MS 100
 
 struct lam_stack {
     struct lam_child children[LAM_SERVICES]; /* the watcher's, once it runs */
     struct lam_run_dir dir;
     bool verbose;
+    bool drains;
     int signal_fd;
     int stop_fd; /* main asks the watcher to end the stack */
     int end_fd;  /* the watcher says that the end has begun */
@@ -156,14 +156,14 @@ static bool all_ended(struct lam_stack *stack)
 }
 
 /*
- * In order the gateway goes first and may let its generations end, for which it needs the others.
- * When one is dead, all go at once. SIGKILL after the grace period or a second signal.
+ * Orderly: the gateway goes first and may let its generations end, for which it needs the others.
+ * Else all go at once. SIGKILL after the grace period or a second signal.
  */
 static void end_children(struct lam_stack *stack, bool orderly)
 {
     static const enum lam_service order[LAM_SERVICES] = {
         LAM_SERVICE_GATEWAY, LAM_SERVICE_WORKER, LAM_SERVICE_LOADER};
-    uint64_t kill_at_ns = lam_now_ns() + (orderly ? TERM_GRACE_NS : BROKEN_GRACE_NS);
+    uint64_t kill_at_ns = lam_now_ns() + (orderly ? TERM_GRACE_NS : SHORT_GRACE_NS);
     int n_told = 0;
 
     while (!all_ended(stack)) {
@@ -204,7 +204,7 @@ static void *watch(void *arg)
         dead = find_dead(stack);
     }
     announce_end(stack, signal_number, dead);
-    end_children(stack, !dead);
+    end_children(stack, stack->drains && !dead);
     lam_run_dir_remove(&stack->dir);
     if (signal_number) {
         uint64_t give_up_ns = lam_now_ns() + MAIN_GRACE_NS;
@@ -275,6 +275,7 @@ enum lam_status lam_stack_start(
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory to start the services");
     pthread_mutex_init(&stack->lock, NULL);
     stack->verbose = config->options->verbose;
+    stack->drains = config->drains;
     stack->signal_fd = stack->stop_fd = stack->end_fd = -1;
     for (int i = 0; i < LAM_SERVICES; i++)
         stack->children[i] = lam_child_none(names[i]);

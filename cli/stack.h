@@ -44,6 +44,7 @@ struct lam_stack_config {
     const char *listen;      /* the gateway's public address; NULL: only the private one */
     uint32_t max_sequences;  /* that the worker computes at once */
     bool loader_only;
+    bool drains; /* at a signal, generations that run may end first */
     const struct lam_stack_options *options;
 };
 

@@ -91,9 +91,12 @@ def bazel_tests(config):
     return [outcome]
 
 
-def fuzz_one(binary):
-    """Runs a target on an empty corpus of its own; a crash shows its output."""
+def fuzz_one(job):
+    """Runs a target on its first inputs, if it has some; a crash shows its output."""
+    binary, seeds = job
     with tempfile.TemporaryDirectory() as folder:
+        if seeds:
+            subprocess.run([seeds, folder], check=True)
         done = subprocess.run(
             [binary, f"-max_total_time={FUZZ_SECONDS}", "-rss_limit_mb=2048", "-timeout=10",
              "-verbosity=0", "-print_final_stats=1", f"-artifact_prefix={folder}/", folder],
@@ -106,16 +109,45 @@ def fuzz_one(binary):
     return done.returncode
 
 
+def binary_of(label, *config):
+    folder = bazel_output("info", *config, "bazel-bin").strip()
+    return os.path.join(folder, label[2:].replace(":", "/"))
+
+
 def run_fuzz():
+    """NAME_fuzz is a target; a program NAME_seeds beside it writes its first inputs."""
     labels = bazel_output("query", "--noshow_progress",
                           'kind("cc_binary", //tests/fuzz/...)').split()
-    if not labels or shell(["bazel", "build", *BAZEL_QUIET, "--symlink_prefix=/", "--config=fuzz",
-                            *labels]):
-        return [Outcome(0, max(1, len(labels)))]
-    folder = bazel_output("info", "--config=fuzz", "bazel-bin").strip()
-    binaries = [os.path.join(folder, label[2:].replace(":", "/")) for label in labels]
+    targets = [label for label in labels if label.endswith("_fuzz")]
+    seeds = [label for label in labels if label.endswith("_seeds")]
+    quiet = [*BAZEL_QUIET, "--symlink_prefix=/"]
+    if (not targets or shell(["bazel", "build", *quiet, "--config=fuzz", *targets])
+            or (seeds and shell(["bazel", "build", *quiet, *seeds]))):
+        return [Outcome(0, max(1, len(targets)))]
+    jobs = []
+    for target in targets:
+        seed = target.replace("_fuzz", "_seeds")
+        jobs.append((binary_of(target, "--config=fuzz"),
+                     binary_of(seed) if seed in seeds else None))
     with concurrent.futures.ThreadPoolExecutor(FUZZ_JOBS) as pool:
-        return [one(code) for code in pool.map(fuzz_one, binaries)]
+        return [one(code) for code in pool.map(fuzz_one, jobs)]
+
+
+def run_tokenizer():
+    """Token ids beside those of Hugging Face's tokenizers; the script counts by itself."""
+    if shell(["bazel", "build", *BAZEL_QUIET, "//tests/tools:tokenize_lines"]):
+        return [Outcome(0, 1)]
+    python = os.path.join(os.environ["LAMINAR_VENV"], "bin", "python")
+    command = [python, "tests/e2e/tokenizer_vs_hf.py", "--tool",
+               "bazel-bin/tests/tools/tokenize_lines", "--model", os.environ["LAMINAR_MODEL"]]
+    print("$", " ".join(command), flush=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    print(done.stdout[-3000:], flush=True)
+    counts = re.search(r"(\d+) passed, (\d+) failed\s*$", done.stdout)
+    if not counts:
+        return [Outcome(0, 1)]
+    failed = int(counts.group(2))
+    return [Outcome(int(counts.group(1)), failed if failed or done.returncode == 0 else 1)]
 
 
 def run_e2e():
@@ -145,6 +177,7 @@ STEPS = [
     Step("build", "everything, gcc, warnings are errors", run_build, True),
     Step("unit", "C tests", lambda: bazel_tests(None), True),
     Step("e2e", "the real processes from outside", run_e2e, True),
+    Step("tokenizer", "token ids beside Hugging Face's", run_tokenizer, True),
     Step("asan", "C tests, address sanitizer", lambda: bazel_tests("asan"), False),
     Step("ubsan", "C tests, undefined behaviour", lambda: bazel_tests("ubsan"), False),
     Step("tsan", "C tests, thread sanitizer", lambda: bazel_tests("tsan"), False),
