@@ -272,7 +272,7 @@ static enum lam_status take_dims(struct cursor *cursor, struct lam_gguf_tensor *
     return LAM_OK;
 }
 
-/* The tensor's size from its dims. Each factor is held against the file before the next one. */
+/* The tensor's size from its dims. Each product is held against the file before the next one. */
 static enum lam_status size_tensor(const struct cursor *cursor, struct lam_gguf_tensor *tensor)
 {
     uint64_t bytes = 0;
@@ -284,8 +284,7 @@ static enum lam_status size_tensor(const struct cursor *cursor, struct lam_gguf_
             ")",
             (int)tensor->name.size, tensor->name.data, tensor->dims[0],
             lam_dtype_info(tensor->dtype)->name, lam_dtype_info(tensor->dtype)->block_elems);
-    fits =
-        lam_dtype_row_bytes(tensor->dtype, tensor->dims[0], &bytes) && bytes <= cursor->file_bytes;
+    fits = lam_dtype_row_bytes(tensor->dtype, tensor->dims[0], &bytes);
     for (uint32_t i = 1; i < 4 && fits; i++)
         fits = lam_size_mul(bytes, tensor->dims[i], &bytes) && bytes <= cursor->file_bytes;
     if (!fits)

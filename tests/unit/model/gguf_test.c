@@ -328,6 +328,39 @@ static void test_version_and_alignment(void **state)
     }
 }
 
+/* Strings of 16 MiB: the fourth one ends behind the header limit. Most pages stay untouched. */
+static void test_header_limit(void **state)
+{
+    const uint64_t string_bytes = 16 << 20;
+    const uint64_t record_bytes = 8 + 1 + 4 + 8 + string_bytes;
+    const uint64_t n_keys = 4;
+    const uint64_t total = 24 + n_keys * record_bytes;
+    char *header = lam_calloc(total, 1);
+    struct lam_gguf *gguf = NULL;
+    struct lam_err err = {0};
+
+    (void)state;
+    assert_non_null(header);
+    memcpy(header, "GGUF\3", 5);
+    memcpy(header + 16, &n_keys, sizeof n_keys);
+    for (uint64_t i = 0; i < n_keys; i++) {
+        char *record = header + 24 + i * record_bytes;
+        record[0] = 1;
+        record[8] = (char)('a' + i);
+        record[9] = STRING;
+        memcpy(record + 13, &string_bytes, sizeof string_bytes);
+    }
+    assert_int_equal(lam_gguf_parse(header, 100, total, &gguf, &err), LAM_OUT_OF_RANGE);
+    assert_int_equal(lam_gguf_parse(header, total, total, &gguf, &err), LAM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.text, "limit of 64 MiB"));
+    /* Not "read more": that would never end. */
+    assert_int_equal(lam_gguf_parse(header, total - 1, total, &gguf, &err), LAM_INVALID_ARGUMENT);
+    header[16] = 3;
+    assert_int_equal(lam_gguf_parse(header, total, total, &gguf, &err), LAM_OK);
+    lam_gguf_destroy(gguf);
+    lam_free(header);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -340,6 +373,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_prefixes, make, unmake),
         cmocka_unit_test_setup_teardown(test_no_memory, make, unmake),
         cmocka_unit_test(test_version_and_alignment),
+        cmocka_unit_test(test_header_limit),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -197,6 +197,11 @@ static void move_offset(struct gguf_builder *b, uint64_t by)
     gguf_builder_find(b, "output_norm.weight")->offset += by;
 }
 
+static void set_offset(struct gguf_builder *b, uint64_t value)
+{
+    gguf_builder_find(b, "output_norm.weight")->offset = value;
+}
+
 static void cut(struct gguf_builder *b, uint64_t bytes)
 {
     b->cut_bytes = bytes;
@@ -421,7 +426,7 @@ static const struct {
     {"G24 product wraps to 0", many_dims, (uint64_t)1 << 16, BAD, "larger than the file"},
     {"G24 product wraps to 2^62", many_dims, (uint64_t)1 << 15, BAD, "larger than the file"},
     {"G25 offset near 2^64", move_offset, -(uint64_t)65536, BAD, "beyond the end of the file"},
-    {"G25 offset wraps to 0", move_offset, ALL_ONES - 31, BAD, ""},
+    {"G25 offset wraps to the header", set_offset, -(uint64_t)1024, BAD, "beyond the end"},
     {"G26 no architecture", no_key, 0, BAD, "general.architecture"},
     {"G26 no block_count", no_key, 1, BAD, "llama.block_count"},
     {"G26 no embedding_length", no_key, 2, BAD, "llama.embedding_length"},

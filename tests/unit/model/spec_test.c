@@ -129,6 +129,19 @@ static void test_key_length(void **state)
     expect_refusal(f, LAM_INVALID_ARGUMENT, "llama.attention.key_length");
 }
 
+/* One row more than the vocabulary may have; the file is as large as that asks for. */
+static void test_vocab_limit(void **state)
+{
+    struct fixture *f = *state;
+    struct lam_spec large = gguf_builder_small_spec();
+
+    large.n_vocab = (1u << 22) + 1;
+    gguf_builder_done(&f->builder);
+    gguf_builder_init(&f->builder);
+    gguf_builder_llama(&f->builder, &large, LAM_Q8_0);
+    expect_refusal(f, LAM_INVALID_ARGUMENT, "4194305 rows; at most 4194304");
+}
+
 static void test_untied_head(void **state)
 {
     struct fixture *f = *state;
@@ -352,6 +365,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_fields, make, unmake),
         cmocka_unit_test_setup_teardown(test_defaults, make, unmake),
         cmocka_unit_test_setup_teardown(test_key_length, make, unmake),
+        cmocka_unit_test_setup_teardown(test_vocab_limit, make, unmake),
         cmocka_unit_test_setup_teardown(test_untied_head, make, unmake),
         cmocka_unit_test_setup_teardown(test_rope_scaling, make, unmake),
         cmocka_unit_test_setup_teardown(test_rope_factors, make, unmake),
