@@ -43,11 +43,11 @@ static bool send_hello(struct fake_worker *worker)
     hello.model_digest = worker->model->digest;
     hello.header_bytes = worker->model->header.size;
     hello.file_bytes = worker->model->file_bytes;
-    hello.context_tokens = TINY_CONTEXT;
+    hello.context_tokens = (int32_t)worker->context;
     hello.max_sequences = FAKE_SLOTS;
     hello.max_rows = ROWS_MAX;
     hello.kv_page_tokens = 16;
-    hello.kv_pages = FAKE_SLOTS * TINY_CONTEXT / 16;
+    hello.kv_pages = (int32_t)(FAKE_SLOTS * worker->context / 16);
     message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_HELLO;
     message.hello = &hello;
     return send_message(worker, &message);
@@ -86,7 +86,7 @@ static bool take_rows(struct fake_worker *worker, const Laminar__V1__SequenceRow
         atomic_fetch_add(&worker->held, 1);
     }
     if (rows->epoch != slot->epoch || rows->position != slot->n ||
-        slot->n + rows->n_tokens > TINY_CONTEXT)
+        slot->n + rows->n_tokens > worker->context)
         return false;
     memcpy(slot->tokens + slot->n, rows->tokens, rows->n_tokens * sizeof *rows->tokens);
     slot->n += (uint32_t)rows->n_tokens;
@@ -118,7 +118,8 @@ static bool answer_step(struct fake_worker *worker, const Laminar__V1__Step *ste
         laminar__v1__sampled_token__init(&tokens[result.n_tokens]);
         tokens[result.n_tokens].seq = rows->seq;
         tokens[result.n_tokens].epoch = rows->epoch;
-        tokens[result.n_tokens++].token = fake_next_token(slot->tokens, slot->n);
+        tokens[result.n_tokens++].token =
+            worker->loud ? TINY_LOUD : fake_next_token(slot->tokens, slot->n);
     }
     if (step->n_rows > 0)
         atomic_fetch_add(&worker->steps, 1);

@@ -15,17 +15,20 @@
 #include "tests/unit/gateway/tiny_model.h"
 
 #define FAKE_SLOTS 4u
+#define FAKE_CONTEXT_MAX 16384u
 
 struct fake_worker_slot {
     uint32_t epoch;
     uint32_t n;
-    int32_t tokens[TINY_CONTEXT];
+    int32_t tokens[FAKE_CONTEXT_MAX];
 };
 
 struct fake_worker {
     const char *id;
     const struct tiny_model *model;
     uint64_t step_ns;         /* how long a pass takes */
+    uint32_t context;         /* at most FAKE_CONTEXT_MAX */
+    bool loud;                /* every token is TINY_LOUD */
     int32_t first_bad_answer; /* from this step on it answers nonsense; 0: never */
     struct lam_rpc_channel *channel;
     struct lam_rpc_stream *stream;
@@ -41,7 +44,7 @@ struct fake_worker {
 /* The letter that follows tokens[0, n), as a token. */
 int32_t fake_next_token(const int32_t *tokens, uint32_t n);
 
-/* Attaches. id, model, step_ns and first_bad_answer are set by the caller. Asserts on failure. */
+/* Attaches. The fields down to first_bad_answer are set by the caller. Asserts on failure. */
 void fake_worker_start(struct fake_worker *worker, const char *target);
 
 /* Breaks the stream, as a crash does, and waits for the thread. */

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <stdio.h>
+#include <string.h>
 #include <xxhash.h>
 
 #include "tests/unit/model/gguf_builder.h"
@@ -16,6 +17,7 @@ static void add_vocabulary(struct gguf_builder *builder)
 {
     static char texts[TINY_VOCAB][24];
     static const char *tokens[TINY_VOCAB];
+    static char loud[TINY_LOUD_BYTES + 1];
     static float scores[TINY_VOCAB];
     static int32_t types[TINY_VOCAB];
     const struct {
@@ -35,6 +37,8 @@ static void add_vocabulary(struct gguf_builder *builder)
         tokens[i] = texts[i];
         types[i] = i >= 3 && i < 259 ? TYPE_BYTE : s < 5 ? special[s].type : TYPE_UNUSED;
     }
+    memset(loud, 'L', TINY_LOUD_BYTES);
+    tokens[TINY_LOUD] = loud;
     gguf_builder_strings(builder, "tokenizer.ggml.tokens", tokens, TINY_VOCAB);
     gguf_builder_array(
         builder, "tokenizer.ggml.scores", GGUF_F32, TINY_VOCAB, scores, sizeof scores);

@@ -16,6 +16,8 @@
 #define TINY_CONTEXT 64
 #define TINY_BOS 1
 #define TINY_EOS 2
+#define TINY_LOUD 299 /* a token of TINY_LOUD_BYTES bytes */
+#define TINY_LOUD_BYTES 2000
 #define TINY_BYTE(b) (3 + (int32_t)(unsigned char)(b))
 
 struct tiny_model {
