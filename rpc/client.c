@@ -88,7 +88,7 @@ enum lam_status lam_rpc_channel_create(const char *target, size_t message_bytes_
     channel->target = lam_strdup(target);
     if (!channel->target)
         goto fail;
-    lam_core_acquire();
+    lam_core_init();
     channel->core = create_core(target, message_bytes_max);
     *ret_channel = channel;
     return LAM_OK;
@@ -102,7 +102,6 @@ void lam_rpc_channel_destroy(struct lam_rpc_channel *channel)
     if (!channel)
         return;
     grpc_channel_destroy(channel->core);
-    lam_core_release();
     lam_free(channel->target);
     lam_free(channel);
 }

@@ -10,7 +10,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 
-static pthread_once_t log_once = PTHREAD_ONCE_INIT;
+static pthread_once_t init_once = PTHREAD_ONCE_INIT;
 
 static void write_log(gpr_log_func_args *args)
 {
@@ -20,20 +20,15 @@ static void write_log(gpr_log_func_args *args)
         lam_debug("grpc: %s", args->message);
 }
 
-static void route_log(void)
+static void init(void)
 {
     gpr_set_log_function(write_log);
-}
-
-void lam_core_acquire(void)
-{
-    pthread_once(&log_once, route_log);
     grpc_init();
 }
 
-void lam_core_release(void)
+void lam_core_init(void)
 {
-    grpc_shutdown();
+    pthread_once(&init_once, init);
 }
 
 grpc_arg lam_core_arg(const char *name, int value)

@@ -22,10 +22,12 @@
 #define LAM_CORE_PING_INTERVAL_MIN_MS 10000
 #define LAM_CORE_METADATA_BYTES_MAX 8192
 
-/* Every server and channel holds the library. The first one routes its log lines into common/log.
+/*
+ * Starts the library and routes its log lines into common/log; any number of times, from any thread.
+ * It is never shut down: grpc_shutdown joins a helper thread that may sit in a poll of ten seconds,
+ * and Ctrl-C would wait for it.
  */
-void lam_core_acquire(void);
-void lam_core_release(void);
+void lam_core_init(void);
 
 /* An integer channel argument. name: static storage. */
 grpc_arg lam_core_arg(const char *name, int value);

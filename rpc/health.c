@@ -188,3 +188,11 @@ void lam_rpc_server_set_serving(struct lam_rpc_server *server, const char *servi
     }
     pthread_mutex_unlock(&server->health_lock);
 }
+
+void lam_health_end(struct lam_rpc_server *server)
+{
+    pthread_mutex_lock(&server->health_lock);
+    for (struct lam_health_watch *watch = server->watches; watch; watch = watch->next)
+        lam_rpc_call_finish(watch->call, LAM_UNAVAILABLE, "the server is shutting down");
+    pthread_mutex_unlock(&server->health_lock);
+}

@@ -133,4 +133,7 @@ void lam_call_handle(struct lam_rpc_call *call, enum lam_event event, bool ok);
 extern const struct lam_rpc_method lam_health_methods[2];
 extern const struct lam_rpc_method lam_reflection_methods[2];
 
+/* Ends every Watch, behind what it still has to tell. [any thread] */
+void lam_health_end(struct lam_rpc_server *server);
+
 #endif

@@ -26,6 +26,9 @@
 #define HANDSHAKE_TIMEOUT_MS 5000
 #define GRACE_NS_MAX (86400 * LAM_NS_PER_S)
 
+/* For calls that are finished but whose end is still on its way: health watchers hear NOT_SERVING. */
+#define LAST_WORDS_NS (200 * LAM_NS_PER_MS)
+
 /* Beyond calls_max: health and reflection still answer, and refusals have room to travel. */
 #define CALLS_SPARE 64
 
@@ -117,7 +120,7 @@ enum lam_status lam_rpc_server_create(const struct lam_rpc_server_config *config
     server->config = *config;
     server->scratch = LAM_BUF(config->message_bytes_max);
     init_locks(server);
-    lam_core_acquire();
+    lam_core_init();
     if (!copy_listen(server) || !add_health(server, "", 0)) {
         lam_rpc_server_destroy(server);
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for a gRPC server");
@@ -403,8 +406,8 @@ int lam_rpc_server_port(const struct lam_rpc_server *server, size_t i)
     return server->ports[i];
 }
 
-/* Waits until the services' calls have ended. */
-static void wait_for_calls(struct lam_rpc_server *server, uint64_t grace_ns)
+/* Waits until a count of open calls, n_calls or n_service_calls, is zero. */
+static void wait_for_calls(struct lam_rpc_server *server, const size_t *count, uint64_t grace_ns)
 {
     const uint64_t until_ns = lam_now_ns() + grace_ns;
     const struct timespec until = {
@@ -414,7 +417,7 @@ static void wait_for_calls(struct lam_rpc_server *server, uint64_t grace_ns)
     int code = 0;
 
     pthread_mutex_lock(&server->lock);
-    while (server->n_service_calls > 0 && code == 0)
+    while (*count > 0 && code == 0)
         code = pthread_cond_timedwait(&server->changed, &server->lock, &until);
     pthread_mutex_unlock(&server->lock);
 }
@@ -426,8 +429,11 @@ void lam_rpc_server_shutdown(struct lam_rpc_server *server, uint64_t grace_ns)
     assert(!pthread_equal(pthread_self(), server->thread));
     for (size_t i = 0; i < server->n_health; i++)
         lam_rpc_server_set_serving(server, server->health[i].name, false);
+    lam_health_end(server);
     grpc_server_shutdown_and_notify(server->core, server->queue, server);
-    wait_for_calls(server, grace_ns < GRACE_NS_MAX ? grace_ns : GRACE_NS_MAX);
+    wait_for_calls(
+        server, &server->n_service_calls, grace_ns < GRACE_NS_MAX ? grace_ns : GRACE_NS_MAX);
+    wait_for_calls(server, &server->n_calls, LAST_WORDS_NS);
     grpc_server_cancel_all_calls(server->core);
     pthread_join(server->thread, NULL);
     server->started = false;
@@ -453,6 +459,5 @@ void lam_rpc_server_destroy(struct lam_rpc_server *server)
     pthread_cond_destroy(&server->changed);
     pthread_mutex_destroy(&server->lock);
     pthread_mutex_destroy(&server->health_lock);
-    lam_core_release();
     lam_free(server);
 }

@@ -268,7 +268,8 @@ static void deadline_ends_both_sides(void **state)
     assert_true(lam_now_ns() - begin_ns < 2 * LAM_NS_PER_S);
     assert_true(echo_reaches(&echo.done, 1));
     assert_int_equal(echo.cancelled, 1);
-    assert_int_equal(lam_rpc_call_time_left_ns(echo.held), 0);
+    /* The client's own clock may be first, by a little. */
+    assert_in_range(lam_rpc_call_time_left_ns(echo.held), 0, 50 * LAM_NS_PER_MS);
     lam_buf_done(&answer);
     echo_stop(&echo);
 }

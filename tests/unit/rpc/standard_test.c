@@ -154,7 +154,8 @@ static void shutdown_tells_watchers_first(void **state)
     assert_int_equal(next_health(process), SERVING);
     lam_rpc_server_shutdown(echo.server, 0);
     assert_int_equal(next_health(process), NOT_SERVING);
-    assert_int_not_equal(lam_rpc_stream_recv(process, &message, &end, &err), LAM_OK);
+    assert_int_equal(lam_rpc_stream_recv(process, &message, &end, &err), LAM_UNAVAILABLE);
+    assert_non_null(strstr(err.text, "shutting down"));
     lam_rpc_stream_destroy(process);
     lam_buf_done(&message);
     echo_stop(&echo);

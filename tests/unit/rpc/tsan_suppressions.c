@@ -7,5 +7,6 @@ const char *__tsan_default_suppressions(void);
 
 const char *__tsan_default_suppressions(void)
 {
-    return "race:libgrpc.so\nrace:libgpr.so\nrace:libabsl_\nrace:libupb.so\n";
+    /* libstdc++: memory that gRPC allocated and handed to us. We have no C++ of our own. */
+    return "race:libgrpc.so\nrace:libgpr.so\nrace:libabsl_\nrace:libupb.so\nrace:libstdc++.so\n";
 }
