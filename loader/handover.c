@@ -180,40 +180,55 @@ bool lam_handover_knows(struct lam_handover *handover, const void *token, size_t
 
 /* ---- life ---- */
 
-/* A socket file on which nobody listens is what a killed loader left. */
+/* A socket on which nobody listens is what a killed loader left. Any other file refuses a connection too,
+ * and is somebody's. */
 static bool is_leftover(const struct sockaddr_un *address)
 {
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    bool refused = fd >= 0 &&
-                   connect(fd, (const struct sockaddr *)address, sizeof(*address)) != 0 &&
-                   errno == ECONNREFUSED;
+    struct stat info;
+    bool refused = false;
+    int fd;
 
-    if (fd >= 0)
-        close(fd);
+    if (stat(address->sun_path, &info) != 0 || !S_ISSOCK(info.st_mode))
+        return false;
+    fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return false;
+    if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) != 0)
+        refused = errno == ECONNREFUSED;
+    close(fd);
     return refused;
+}
+
+/* bind, after the removal of a leftover. Returns 0 or an errno. */
+static int bind_to(int fd, const struct sockaddr_un *address)
+{
+    const struct sockaddr *generic = (const struct sockaddr *)address;
+    int error = bind(fd, generic, sizeof(*address)) == 0 ? 0 : errno;
+
+    if (error != EADDRINUSE || !is_leftover(address))
+        return error;
+    unlink(address->sun_path);
+    return bind(fd, generic, sizeof(*address)) == 0 ? 0 : errno;
 }
 
 static enum lam_status listen_on(struct lam_handover *handover, struct lam_err *err)
 {
-    const struct sockaddr *address = (const struct sockaddr *)&handover->address;
     const char *path = handover->config.path;
     struct stat made;
-    int result;
+    int error;
 
     handover->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (handover->listen_fd < 0)
         return lam_fail_errno(err, errno, "cannot make the pool socket");
-    result = bind(handover->listen_fd, address, sizeof(handover->address));
-    if (result != 0 && errno == EADDRINUSE && is_leftover(&handover->address)) {
-        unlink(path);
-        result = bind(handover->listen_fd, address, sizeof(handover->address));
-    }
-    if (result != 0 && errno == EADDRINUSE)
+    error = bind_to(handover->listen_fd, &handover->address);
+    if (error == EADDRINUSE)
         return lam_fail(err, LAM_ALREADY_EXISTS,
             "the pool socket %s is in use: stop the other loader, or give another --pool-socket",
             path);
-    if (result != 0 || stat(path, &made) != 0)
-        return lam_fail_errno(err, errno, "cannot make the pool socket %s", path);
+    if (error == 0 && stat(path, &made) != 0)
+        error = errno;
+    if (error != 0)
+        return lam_fail_errno(err, error, "cannot make the pool socket %s", path);
     handover->socket_dev = made.st_dev;
     handover->socket_ino = made.st_ino;
     if (listen(handover->listen_fd, LAM_HANDOVER_PEERS_MAX) != 0)

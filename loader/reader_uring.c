@@ -184,6 +184,7 @@ static void take_answers(struct lam_reader *reader)
         uint64_t tag = io_uring_cqe_get_data64(cqe);
         int64_t result = cqe->res;
         struct lam_load_end end;
+        bool ended;
 
         io_uring_cqe_seen(&state->ring, cqe);
         if (tag == TAG_WAKE) {
@@ -192,10 +193,11 @@ static void take_answers(struct lam_reader *reader)
         }
         if (lam_fault_hit("read"))
             result = -EIO;
-        if (lam_jobs_answer(&state->jobs, &state->jobs.ios[tag], result, &end))
+        ended = lam_jobs_answer(&state->jobs, &state->jobs.ios[tag], result, &end);
+        lam_engine_count(reader, &state->jobs);
+        if (ended)
             lam_engine_report(reader, &end);
     }
-    lam_engine_count(reader, &state->jobs);
 }
 
 static void serve(struct lam_reader *reader)

@@ -1,0 +1,201 @@
+/* policy: what is kept, that it is spread, that nothing overlaps and all of it fits. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <string.h>
+
+#include "common/fault.h"
+#include "loader/policy.h"
+
+#define UNITS_MAX 200
+#define ALIGN 4096u
+
+static struct lam_unit units[UNITS_MAX];
+
+static void fill_units(uint32_t n, uint64_t bytes, uint64_t offset)
+{
+    for (uint32_t u = 0; u < n; u++) {
+        units[u] = (struct lam_unit){.file_offset = offset, .bytes = bytes};
+        offset += bytes;
+    }
+}
+
+/* What must be true of every layout. */
+static void check(const struct lam_layout *layout, uint32_t n_units, uint64_t budget)
+{
+    uint32_t n_kept = 0;
+    uint32_t n_places = layout->n_slots + layout->n_kept;
+    uint64_t at = 0;
+
+    for (uint32_t u = 0; u < n_units; u++) {
+        uint64_t window = lam_policy_window(&units[u], ALIGN).bytes;
+
+        if (layout->kept[u])
+            assert_int_equal(layout->places[layout->n_slots + n_kept++].bytes, window);
+        else
+            for (uint32_t s = 0; s < layout->n_slots; s++)
+                assert_true(layout->places[s].bytes >= window);
+    }
+    assert_int_equal(n_kept, layout->n_kept);
+    assert_true(layout->n_slots > 0 || n_kept == n_units);
+    for (uint32_t p = 0; p < n_places; p++) {
+        assert_int_equal(layout->places[p].pool_offset, at);
+        assert_int_equal(at % ALIGN, 0);
+        at += layout->places[p].bytes;
+    }
+    assert_int_equal(at, layout->pool_bytes);
+    assert_true(at <= budget);
+    at = 0;
+    for (uint32_t r = 0; r < layout->n_regions; r++) {
+        assert_int_equal(layout->regions[r].pool_offset, at);
+        assert_in_range(layout->regions[r].bytes, 1, LAM_POLICY_REGION_BYTES_MAX);
+        at += layout->regions[r].bytes;
+    }
+    assert_int_equal(at, layout->pool_bytes);
+}
+
+static void a_window_is_the_aligned_surrounding(void **state)
+{
+    struct lam_unit unit = {.file_offset = 4095, .bytes = 2};
+    struct lam_window window = lam_policy_window(&unit, ALIGN);
+
+    (void)state;
+    assert_int_equal(window.file_offset, 0);
+    assert_int_equal(window.bytes, 8192);
+    unit = (struct lam_unit){.file_offset = 8192, .bytes = 4096};
+    window = lam_policy_window(&unit, ALIGN);
+    assert_int_equal(window.file_offset, 8192);
+    assert_int_equal(window.bytes, 4096);
+}
+
+static void everything_is_kept_when_it_fits(void **state)
+{
+    struct lam_layout layout;
+    uint64_t full;
+
+    (void)state;
+    fill_units(10, 100000, 777);
+    full = lam_policy_bytes_full(units, 10, ALIGN);
+    assert_int_equal(lam_policy_layout(units, 10, ALIGN, full, &layout, NULL), LAM_OK);
+    assert_int_equal(layout.n_kept, 10);
+    assert_int_equal(layout.n_slots, 0);
+    check(&layout, 10, full);
+    lam_layout_done(&layout);
+}
+
+static void the_kept_units_are_as_many_as_fit_and_spread(void **state)
+{
+    (void)state;
+    fill_units(80, 1 << 20, 0);
+    for (uint32_t c = 1; c < 80; c++) {
+        uint64_t budget = (uint64_t)c << 20;
+        uint32_t gap = 0, gap_max = 0;
+        struct lam_layout layout;
+
+        assert_int_equal(lam_policy_layout(units, 80, ALIGN, budget, &layout, NULL), LAM_OK);
+        check(&layout, 80, budget);
+        assert_int_equal(layout.n_slots, c < 3 ? c : 3);
+        assert_int_equal(layout.n_kept, c < 3 ? 0 : c - 3);
+        for (uint32_t u = 0; u < 160 && layout.n_kept > 0; u++) {
+            gap = layout.kept[u % 80] ? 0 : gap + 1;
+            gap_max = gap > gap_max ? gap : gap_max;
+        }
+        if (layout.n_kept > 0)
+            assert_true(gap_max <= (80 + layout.n_kept - 1) / layout.n_kept);
+        lam_layout_done(&layout);
+    }
+}
+
+static void units_of_any_size_fit_any_budget(void **state)
+{
+    uint64_t rng = 1;
+
+    (void)state;
+    for (uint32_t run = 0; run < 300; run++) {
+        uint32_t n = 1 + run % UNITS_MAX;
+        uint64_t budget, largest = 0, offset = run * 31;
+        struct lam_layout layout;
+
+        for (uint32_t u = 0; u < n; u++) {
+            rng = rng * 6364136223846793005ull + 1442695040888963407ull;
+            units[u] = (struct lam_unit){.file_offset = offset, .bytes = 1 + (rng >> 40)};
+            offset += units[u].bytes + (rng >> 60);
+            if (lam_policy_window(&units[u], ALIGN).bytes > largest)
+                largest = lam_policy_window(&units[u], ALIGN).bytes;
+        }
+        budget = largest + (rng >> 20) % (2 * lam_policy_bytes_full(units, n, ALIGN));
+        assert_int_equal(lam_policy_layout(units, n, ALIGN, budget, &layout, NULL), LAM_OK);
+        check(&layout, n, budget);
+        lam_layout_done(&layout);
+    }
+}
+
+static void regions_end_where_places_end(void **state)
+{
+    struct lam_layout layout;
+
+    (void)state;
+    fill_units(40, 218000000, 5000);
+    assert_int_equal(lam_policy_layout(units, 40, ALIGN, UINT64_MAX / 4, &layout, NULL), LAM_OK);
+    check(&layout, 40, UINT64_MAX / 4);
+    assert_int_equal(layout.n_regions, 10);
+    for (uint32_t r = 1; r < layout.n_regions; r++)
+        assert_int_equal(layout.regions[r].pool_offset, layout.places[4 * r].pool_offset);
+    lam_layout_done(&layout);
+
+    fill_units(3, 5ull << 30, 5000); /* larger than a region: cut inside */
+    assert_int_equal(lam_policy_layout(units, 3, ALIGN, UINT64_MAX / 4, &layout, NULL), LAM_OK);
+    check(&layout, 3, UINT64_MAX / 4);
+    lam_layout_done(&layout);
+}
+
+static void too_small_names_the_smallest_that_works(void **state)
+{
+    struct lam_layout layout;
+    struct lam_err err = {0};
+
+    (void)state;
+    fill_units(10, 1000000, 100);
+    assert_int_equal(
+        lam_policy_layout(units, 10, ALIGN, 500000, &layout, &err), LAM_RESOURCE_EXHAUSTED);
+    assert_non_null(strstr(err.text, "--ram 984KiB"));
+    assert_int_equal(lam_policy_layout(units, 10, ALIGN, 984 << 10, &layout, &err), LAM_OK);
+    assert_int_equal(layout.n_slots, 1);
+    check(&layout, 10, 984 << 10);
+    lam_layout_done(&layout);
+}
+
+static void no_memory_is_a_status(void **state)
+{
+    struct lam_layout layout;
+    uint64_t n = 0;
+
+    (void)state;
+    fill_units(10, 1000000, 100);
+    do {
+        lam_fault_arm("alloc", ++n);
+        if (lam_policy_layout(units, 10, ALIGN, 5000000, &layout, NULL) == LAM_OK) {
+            assert_false(lam_fault_fired());
+            lam_layout_done(&layout);
+        }
+    } while (lam_fault_fired());
+    lam_fault_arm("alloc", 0);
+    assert_int_equal(n, 4);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_window_is_the_aligned_surrounding),
+        cmocka_unit_test(everything_is_kept_when_it_fits),
+        cmocka_unit_test(the_kept_units_are_as_many_as_fit_and_spread),
+        cmocka_unit_test(units_of_any_size_fit_any_budget),
+        cmocka_unit_test(regions_end_where_places_end),
+        cmocka_unit_test(too_small_names_the_smallest_that_works),
+        cmocka_unit_test(no_memory_is_a_status),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
