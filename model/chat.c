@@ -26,6 +26,11 @@
 /* Most parts of one message, see render_message. */
 #define PARTS_PER_MESSAGE 9u
 
+/* Llama 3.1 and later. The date is what the templates fall back to without a clock. */
+#define LLAMA31_SYSTEM                                                                             \
+    "<|start_header_id|>system<|end_header_id|>\n\n"                                               \
+    "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+
 enum role { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, N_ROLES };
 
 static const char *const role_names[N_ROLES] = {"system", "user", "assistant"};
@@ -46,6 +51,7 @@ struct family {
     bool bos_per_turn;   /* bos before every user turn, not only the first */
     bool trims_joined;   /* a folded system message belongs to what is trimmed */
     bool refuses_system;
+    bool always_system;       /* a system turn comes first, if need be an empty one */
     bool strips_after_tokens; /* SentencePiece: the tokens swallow white space that follows them */
 };
 
@@ -185,6 +191,7 @@ static void adjust_mistral(struct family *family, struct lam_str text)
         family->fold = FOLD_INTO_LAST_USER;
     if (lam_chat_file_has(text, "[SYSTEM_PROMPT]")) {
         family->fold = FOLD_NONE;
+        family->alternates = false;
         family->before[ROLE_SYSTEM] = spaced ? "[SYSTEM_PROMPT] " : "[SYSTEM_PROMPT]";
         family->after[ROLE_SYSTEM] = "[/SYSTEM_PROMPT]";
     }
@@ -244,6 +251,8 @@ static struct lam_str trim(struct lam_str text, bool left, bool right)
 {
     uint64_t begin = text.size, end = 0;
 
+    if (text.size == 0)
+        return text;
     for (uint64_t at = 0; at < text.size;) {
         uint32_t code = 0;
         int length = lam_utf8_decode(text.data + at, text.size - at, &code);
@@ -333,8 +342,13 @@ static void adjust(struct rendering *rendering, enum lam_chat_template chat, str
     rendering->eos = lam_tokenizer_piece(tokenizer, lam_tokenizer_eos(tokenizer));
     if (chat == LAM_CHAT_MISTRAL)
         adjust_mistral(family, text);
-    family->refuses_system =
-        chat == LAM_CHAT_GEMMA && lam_chat_file_has(text, "System role not supported");
+    if (chat == LAM_CHAT_LLAMA3 && lam_chat_file_has(text, "Cutting Knowledge Date")) {
+        family->before[ROLE_SYSTEM] = LLAMA31_SYSTEM;
+        family->always_system = true;
+    }
+    family->refuses_system = family->alternates && text.size &&
+                             (lam_chat_file_has(text, "System role not supported") ||
+                                 !lam_chat_file_has(text, "system"));
     family->strips_after_tokens =
         family->strips_after_tokens && tokenizer->family == LAM_FAMILY_SPM;
 }
@@ -357,7 +371,7 @@ static enum lam_status encode(struct rendering *rendering, const struct lam_buf 
     else
         status = read_roles(&rendering->family, messages, n_messages, roles, err);
     if (!status) {
-        if (system->size && roles[0] != ROLE_SYSTEM)
+        if (roles[0] != ROLE_SYSTEM && (system->size || rendering->family.always_system))
             render_message(rendering, ROLE_SYSTEM, &inserted, NULL);
         render(rendering, messages, roles, n_messages);
         status = lam_tokenizer_encode_parts(

@@ -64,7 +64,7 @@ enum lam_status lam_sample_check(const struct lam_sample_params *params, struct 
 
 uint64_t lam_sample_scratch_bytes(uint32_t n_vocab)
 {
-    /* Candidates; penalties use the same bytes, before, for two counts per token. */
+    /* One after the other: two counts per token for penalties; candidates, or weights. */
     return (uint64_t)n_vocab * sizeof(struct candidate);
 }
 
@@ -98,6 +98,7 @@ static void clean(float *logits, uint32_t n_vocab)
 }
 
 _Static_assert(sizeof(struct candidate) == 2 * sizeof(uint32_t), "the counts fit the scratch");
+_Static_assert(sizeof(struct candidate) == sizeof(double), "the weights fit the scratch");
 
 /* counts: [2][n_vocab]: of a token in the whole history, and in what was generated. */
 static void penalise(const struct lam_sample_params *params, float *logits, uint32_t n_vocab,
@@ -222,16 +223,18 @@ static int32_t draw_filtered(const struct lam_sample_params *params, const float
     return nth(&ranking, 0)->id; /* uniform * mass rounded up to mass */
 }
 
+/* Without filters: by id. scratch holds the weights, so that each exp runs once. */
 static int32_t draw(const struct lam_sample_params *params, const float *logits, uint32_t n_vocab,
-    int32_t best, double uniform)
+    int32_t best, double uniform, double *scratch)
 {
-    float top = logits[best];
     double mass = 0, sum = 0;
 
-    for (uint32_t i = 0; i < n_vocab; i++)
-        mass += weight(logits[i], top, params->temperature);
     for (uint32_t i = 0; i < n_vocab; i++) {
-        sum += weight(logits[i], top, params->temperature);
+        scratch[i] = weight(logits[i], logits[best], params->temperature);
+        mass += scratch[i];
+    }
+    for (uint32_t i = 0; i < n_vocab; i++) {
+        sum += scratch[i];
         if (uniform * mass < sum)
             return (int32_t)i;
     }
@@ -255,5 +258,5 @@ int32_t lam_sample(const struct lam_sample_params *params, float *logits, uint32
     uniform = lam_sample_uniform(params->seed, position);
     if (params->top_k || params->top_p < 1 || params->min_p > 0)
         return draw_filtered(params, logits, n_vocab, logits[best], uniform, scratch);
-    return draw(params, logits, n_vocab, best, uniform);
+    return draw(params, logits, n_vocab, best, uniform, scratch);
 }

@@ -239,7 +239,8 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tool", required=True)
     parser.add_argument("--model")
-    parser.add_argument("--n", type=int, default=10000, help="texts for --model; others get a fifth")
+    parser.add_argument("--n", type=int, default=10000,
+                        help="texts for --model; others get a fifth")
     parser.add_argument("--only", help="one family, or sentencepiece")
     args = parser.parse_args()
     results = []
