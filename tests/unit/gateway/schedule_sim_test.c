@@ -1,7 +1,7 @@
 /*
- * The scheduler in 3,000 random worlds: requests, cancellations, pauses, workers that come, answer and die.
- * Afterwards everything that is left runs to its end: each request ended exactly once with the right text,
- * and nothing of it stays on a worker.
+ * The scheduler in 3,000 random worlds: requests, cancellations, pauses, workers that come, answer
+ * and die. Afterwards everything that is left runs to its end: each request ended exactly once with
+ * the right text, and nothing of it stays on a worker.
  */
 #include <setjmp.h>
 #include <stdarg.h>

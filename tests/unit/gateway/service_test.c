@@ -1,6 +1,6 @@
 /*
- * What clients see of the gateway. What they must read is computed here from the prompt, so a lost, doubled
- * or foreign token shows.
+ * What clients see of the gateway. What they must read is computed here from the prompt, so a lost,
+ * doubled or foreign token shows.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -244,8 +244,9 @@ static void test_queries(void **state)
 /* Shutdown waits for a generation, lets the worker go, and does not use up its grace. */
 
 /*
- * A client that does not read: what waits for it is bounded, its sequence pauses, others go on. When it reads
- * again, nothing is missing. The transport takes some megabytes before it says so, hence the long tokens.
+ * A client that does not read: what waits for it is bounded, its sequence pauses, others go on.
+ * When it reads again, nothing is missing. The transport takes some megabytes before it says so,
+ * hence the long tokens.
  */
 static void test_slow_reader(void **state)
 {

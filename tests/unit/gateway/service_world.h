@@ -1,6 +1,6 @@
 /*
- * service_world: the whole gateway in one process: real streams, the workers of fake_worker.h, clients in the
- * thread of the test. The helpers assert with cmocka.
+ * service_world: the whole gateway in one process: real streams, the workers of fake_worker.h,
+ * clients in the thread of the test. The helpers assert with cmocka.
  */
 #ifndef LAMINAR_TESTS_UNIT_GATEWAY_SERVICE_WORLD_H
 #define LAMINAR_TESTS_UNIT_GATEWAY_SERVICE_WORLD_H

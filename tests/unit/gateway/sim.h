@@ -1,7 +1,7 @@
 /*
- * sim: the scheduler in a world of its own. The simulated workers compute a token as a hash of everything in
- * the slot, so a row that is lost, doubled or put into the wrong slot changes the text; and they check each
- * step against the protocol. The helpers assert with cmocka.
+ * sim: the scheduler in a world of its own. The simulated workers compute a token as a hash of
+ * everything in the slot, so a row that is lost, doubled or put into the wrong slot changes the
+ * text; and they check each step against the protocol. The helpers assert with cmocka.
  */
 #ifndef LAMINAR_TESTS_UNIT_GATEWAY_SIM_H
 #define LAMINAR_TESTS_UNIT_GATEWAY_SIM_H
