@@ -460,7 +460,16 @@ static void *push(void *arg)
 
     while (pusher->sent < 3000 && lam_rpc_call_send(pusher->call, "0123456789", 10))
         pusher->sent++;
+    lam_rpc_call_unref(pusher->call);
     return NULL;
+}
+
+/* A thread that sends holds the call while it does. */
+static void start_push(struct pusher *pusher, struct lam_rpc_call *call)
+{
+    *pusher = (struct pusher){.call = call};
+    lam_rpc_call_ref(call);
+    assert_int_equal(pthread_create(&pusher->thread, NULL, push, pusher), 0);
 }
 
 static void sends_from_other_threads_all_arrive(void **state)
@@ -478,10 +487,8 @@ static void sends_from_other_threads_all_arrive(void **state)
     echo_start(&echo, "threads");
     open_stream(&echo, ECHO_HOLD, &stream);
     assert_true(echo_reaches(&echo.opened, 1));
-    for (int i = 0; i < THREADS; i++) {
-        pushers[i] = (struct pusher){.call = echo.held};
-        assert_int_equal(pthread_create(&pushers[i].thread, NULL, push, &pushers[i]), 0);
-    }
+    for (int i = 0; i < THREADS; i++)
+        start_push(&pushers[i], echo.held);
     while (received < THREADS * 3000) {
         assert_int_equal(lam_rpc_stream_recv(stream, &message, &end, &err), LAM_OK);
         assert_int_equal(message.size, 10);
@@ -497,8 +504,7 @@ static void sends_from_other_threads_all_arrive(void **state)
     echo_stop(&echo);
 }
 
-/* The client leaves while threads send: each of them learns it, and nothing is used after its end.
- */
+/* The client leaves while threads send: each learns it, and nothing is used after its end. */
 static void sends_race_with_a_cancel(void **state)
 {
     enum { THREADS = 4 };
@@ -511,10 +517,8 @@ static void sends_race_with_a_cancel(void **state)
         struct lam_rpc_stream *stream = NULL;
         open_stream(&echo, ECHO_HOLD, &stream);
         assert_true(echo_reaches(&echo.opened, round + 1));
-        for (int i = 0; i < THREADS; i++) {
-            pushers[i] = (struct pusher){.call = echo.held};
-            assert_int_equal(pthread_create(&pushers[i].thread, NULL, push, &pushers[i]), 0);
-        }
+        for (int i = 0; i < THREADS; i++)
+            start_push(&pushers[i], echo.held);
         lam_rpc_stream_destroy(stream);
         for (int i = 0; i < THREADS; i++)
             pthread_join(pushers[i].thread, NULL);
