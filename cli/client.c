@@ -248,7 +248,7 @@ static enum lam_status take_message(struct lam_client *client, lam_client_text_f
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the generated text");
     if (n_text > 0 && !on_text(arg, response->text, n_text))
         return lam_fail(
-            err, LAM_CANCELLED, "cannot write to standard output any more; was it closed?");
+            err, LAM_ABORTED, "cannot write to standard output any more; was it closed?");
     if (response->finish_reason != LAMINAR__V1__FINISH_REASON__FINISH_REASON_UNSPECIFIED)
         take_end(response, answer);
     return LAM_OK;

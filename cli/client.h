@@ -77,8 +77,8 @@ struct lam_client_answer {
 typedef bool lam_client_text_fn(void *arg, const char *text, size_t n_bytes);
 
 /*
- * Generates to the end. answer: zeroed or used before; release with lam_client_answer_done.
- * Errors: the server's; LAM_CANCELLED after lam_client_cancel or a false from on_text.
+ * Generates to the end. answer: zeroed or used before; release with lam_client_answer_done. Errors:
+ * the server's; LAM_CANCELLED after lam_client_cancel, LAM_ABORTED after a false from on_text.
  */
 LAM_MUST_USE enum lam_status lam_client_generate(struct lam_client *client,
     const struct lam_client_request *request, lam_client_text_fn *on_text, void *arg,

@@ -2,11 +2,13 @@
  * logits: `laminar logits`, the numbers behind the next token, for a check from outside. The loader
  * runs as a child process as ever; the forward pass runs in this process.
  */
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "cli/command.h"
 #include "cli/json.h"
+#include "cli/launch.h"
 #include "cli/model_file.h"
 #include "cli/stack.h"
 #include "common/clock.h"
@@ -113,6 +115,22 @@ static enum lam_status compute(struct logits *l, struct lam_engine *engine, stru
     return LAM_OK;
 }
 
+/* A loader that dies on its way up must not cost the whole time-out of a connection. */
+static enum lam_status wait_for_loader(struct lam_stack *stack, struct lam_err *err)
+{
+    struct pollfd end = {.fd = lam_stack_end_fd(stack), .events = POLLIN};
+
+    while (!lam_run_dir_answers(lam_stack_loader(stack)))
+        if (poll(&end, 1, 10) == 1)
+            return lam_fail(err, LAM_UNAVAILABLE, "the loader did not come up");
+    return LAM_OK;
+}
+
+static void stop_units(void *units)
+{
+    lam_units_stop(units);
+}
+
 static enum lam_status connect_and_compute(
     struct logits *l, struct lam_stack *stack, struct lam_err *err)
 {
@@ -124,9 +142,12 @@ static enum lam_status connect_and_compute(
     };
     struct lam_units *units = NULL;
     struct lam_engine *engine = NULL;
-    enum lam_status status = lam_units_connect(&config, &units, err);
+    enum lam_status status = wait_for_loader(stack, err);
 
+    if (!status)
+        status = lam_units_connect(&config, &units, err);
     if (!status) {
+        lam_stack_on_end(stack, stop_units, units);
         l->n_vocab = lam_units_model(units)->spec.n_vocab;
         status = make_engine(l, units, &engine, err);
     }
@@ -137,6 +158,7 @@ static enum lam_status connect_and_compute(
                      : lam_fail(err, LAM_RESOURCE_EXHAUSTED,
                            "no memory for %lld rows of logits; lower --rows", (long long)l->n_rows);
     }
+    lam_stack_on_end(stack, NULL, NULL);
     lam_engine_destroy(engine);
     lam_units_destroy(units);
     return status;
@@ -223,19 +245,19 @@ static int execute(struct logits *l, const struct lam_command_env *env)
     struct lam_model_file file = {0};
     struct lam_stack *stack = NULL;
     struct lam_err err = {0};
-    struct lam_err cause = {0};
     enum lam_status status = lam_model_file_open(l->model, &file, &err);
     bool no_fit = false;
+    int interrupted;
 
     if (!status)
         status = lam_stack_start(&config, &stack, &err);
     if (!status)
         status = connect_and_compute(l, stack, &err);
-    if (status && stack && lam_stack_check(stack, &cause)) {
-        err = cause;
-        no_fit = cause.status == LAM_RESOURCE_EXHAUSTED;
-    }
-    lam_stack_stop(stack);
+    if (status && stack)
+        no_fit = lam_stack_blame(stack, &err) == LAM_RESOURCE_EXHAUSTED;
+    interrupted = lam_stack_stop(stack);
+    if (interrupted)
+        lam_stack_die_by(interrupted);
     if (!status)
         status = print_result(l, &file, &err);
     lam_model_file_close(&file);

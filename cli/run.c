@@ -112,8 +112,6 @@ static int execute(struct run *run, const struct lam_command_env *env)
 
     if (!status)
         status = use_session(run, &session, &err);
-    if (status)
-        lam_session_blame(&session, &err);
     return lam_session_close(&session, status ? &err : NULL);
 }
 

@@ -81,8 +81,6 @@ static int execute(const struct serve *serve, const struct lam_command_env *env)
         status = announce(serve, &session, &err);
     if (!status)
         status = wait_for_end(&session, &err);
-    if (status)
-        lam_session_blame(&session, &err);
     return lam_session_close(&session, status ? &err : NULL);
 }
 

@@ -2,10 +2,8 @@
 #include "cli/session.h"
 
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli/launch.h"
 #include "cli/model_file.h"
@@ -17,7 +15,6 @@
 #define READY_TIMEOUT_NS (120 * LAM_NS_PER_S)
 #define ASK_TIMEOUT_NS LAM_NS_PER_S
 #define ASK_PERIOD_MS 20
-#define BLAME_MS 1000 /* a broken connection is noticed before the end of its process */
 
 /* The same checks that the services would make, made before there is anything to clean up. */
 static enum lam_status check_model(const char *path, uint64_t *ret_pass_bytes, struct lam_err *err)
@@ -109,26 +106,8 @@ enum lam_status lam_session_open(
     return wait_ready(session, err);
 }
 
-enum lam_status lam_session_blame(struct lam_session *session, struct lam_err *err)
+int lam_session_close(struct lam_session *session, struct lam_err *err)
 {
-    struct lam_err cause = {0};
-
-    if (session->stack && wait_for_end(session, BLAME_MS) &&
-        lam_stack_check(session->stack, &cause) != LAM_OK)
-        *err = cause;
-    return err->status;
-}
-
-/* Ends the process as the signal would have, now that nothing is left behind. */
-static void die_by(int signal_number)
-{
-    signal(signal_number, SIG_DFL);
-    kill(getpid(), signal_number);
-}
-
-int lam_session_close(struct lam_session *session, const struct lam_err *err)
-{
-    struct lam_err cause = {0};
     bool stays = session->stays;
     bool no_fit = false;
     int interrupted;
@@ -136,17 +115,21 @@ int lam_session_close(struct lam_session *session, const struct lam_err *err)
     if (session->progress)
         lam_progress_hide(session->progress);
     if (session->stack) {
-        no_fit = lam_stack_check(session->stack, &cause) == LAM_RESOURCE_EXHAUSTED;
+        no_fit = err && lam_stack_blame(session->stack, err) == LAM_RESOURCE_EXHAUSTED;
         lam_stack_on_end(session->stack, NULL, NULL);
     }
     interrupted = lam_stack_stop(session->stack);
-    lam_progress_destroy(session->progress);
-    lam_client_destroy(session->client);
+    /* After a failure the end of the process releases these: without memory gRPC has no threads for
+     * its own shutdown, and waits for them forever. */
+    if (!err) {
+        lam_progress_destroy(session->progress);
+        lam_client_destroy(session->client);
+    }
     memset(session, 0, sizeof *session);
     if (interrupted && stays)
         return LAM_EXIT_OK;
     if (interrupted)
-        die_by(interrupted);
+        lam_stack_die_by(interrupted);
     if (!err)
         return LAM_EXIT_OK;
     return no_fit ? lam_command_no_fit(err) : lam_command_fail(err);

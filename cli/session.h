@@ -42,16 +42,10 @@ LAM_MUST_USE enum lam_status lam_session_open(
     const struct lam_session_config *config, struct lam_session *session, struct lam_err *err);
 
 /*
- * After a failed call on the session: replaces *err by the cause if the stack has come to its end,
- * since "the connection broke" is not what the user should read. Returns err->status.
+ * Ends everything and returns the exit code: for `err`, of which it prints the cause
+ * (lam_stack_blame); 0 for NULL. If a signal interrupted a session that does not stay, ends this
+ * process by that signal, as shells expect, and does not return.
  */
-enum lam_status lam_session_blame(struct lam_session *session, struct lam_err *err);
-
-/*
- * Ends everything and returns the exit code: for `err`, which it prints; 0 for NULL.
- * If a signal interrupted a session that does not stay, ends this process by that signal, as shells
- * expect, and does not return.
- */
-int lam_session_close(struct lam_session *session, const struct lam_err *err);
+int lam_session_close(struct lam_session *session, struct lam_err *err);
 
 #endif

@@ -13,13 +13,15 @@
 #include <unistd.h>
 
 #include "cli/child.h"
+#include "cli/command.h"
 #include "cli/launch.h"
 #include "common/clock.h"
 #include "common/mem.h"
 
 #define TERM_GRACE_NS (15 * LAM_NS_PER_S) /* from SIGTERM to SIGKILL; the gateway's own is 10 s */
 #define SHORT_GRACE_NS (2 * LAM_NS_PER_S) /* the same when nothing is left to finish */
-#define MAIN_GRACE_NS (3 * LAM_NS_PER_S)  /* for the main thread to notice an interrupt */
+#define MAIN_GRACE_NS (3 * LAM_NS_PER_S)  /* for the main thread to notice the end */
+#define BLAME_MS 1000 /* a broken connection is noticed before the end of its process */
 #define POLL_MS 100
 
 struct lam_stack {
@@ -180,16 +182,16 @@ static void end_children(struct lam_stack *stack, bool orderly)
     }
 }
 
-/* Ends the process by the signal, as if we had never caught it. */
-static void die_by(int signal_number)
+/*
+ * The main thread does not come to stop the stack: it hangs, in a write to a full pipe, or in a
+ * library that ran out of memory. Everything is cleaned up; what is left is to end as main would
+ * have.
+ */
+static void end_process(const struct lam_stack *stack)
 {
-    sigset_t one;
-
-    signal(signal_number, SIG_DFL);
-    sigemptyset(&one);
-    sigaddset(&one, signal_number);
-    pthread_sigmask(SIG_UNBLOCK, &one, NULL);
-    kill(getpid(), signal_number);
+    if (!stack->interrupted)
+        _exit(lam_command_fail(&stack->why));
+    lam_stack_die_by(stack->interrupted);
 }
 
 static void *watch(void *arg)
@@ -197,6 +199,7 @@ static void *watch(void *arg)
     struct lam_stack *stack = arg;
     struct lam_child *dead = NULL;
     int signal_number = 0;
+    uint64_t give_up_ns;
 
     while (!dead && !signal_number && !stop_requested(stack)) {
         wait_for_events(stack);
@@ -206,13 +209,11 @@ static void *watch(void *arg)
     announce_end(stack, signal_number, dead);
     end_children(stack, stack->drains && !dead);
     lam_run_dir_remove(&stack->dir);
-    if (signal_number) {
-        uint64_t give_up_ns = lam_now_ns() + MAIN_GRACE_NS;
-        while (!stop_requested(stack) && lam_now_ns() < give_up_ns)
-            lam_sleep_ns(10 * LAM_NS_PER_MS);
-        if (!stop_requested(stack))
-            die_by(signal_number);
-    }
+    give_up_ns = lam_now_ns() + MAIN_GRACE_NS;
+    while (!stop_requested(stack) && lam_now_ns() < give_up_ns)
+        lam_sleep_ns(10 * LAM_NS_PER_MS);
+    if (!stop_requested(stack))
+        end_process(stack);
     return NULL;
 }
 
@@ -350,6 +351,23 @@ enum lam_status lam_stack_check(struct lam_stack *stack, struct lam_err *err)
     return status;
 }
 
+enum lam_status lam_stack_blame(struct lam_stack *stack, struct lam_err *err)
+{
+    struct pollfd end = {.fd = stack->end_fd, .events = POLLIN};
+    struct lam_err cause = {0};
+    enum lam_status status = LAM_OK;
+
+    /* Other statuses are answers, and whoever answers is alive. */
+    bool broken = err->status == LAM_UNAVAILABLE || err->status == LAM_CANCELLED ||
+                  err->status == LAM_UNKNOWN || err->status == LAM_INTERNAL;
+
+    if (poll(&end, 1, broken ? BLAME_MS : 0) == 1)
+        status = lam_stack_check(stack, &cause);
+    if (status)
+        *err = cause;
+    return status;
+}
+
 int lam_stack_stop(struct lam_stack *stack)
 {
     int interrupted;
@@ -377,4 +395,15 @@ int lam_stack_stop(struct lam_stack *stack)
     pthread_mutex_destroy(&stack->lock);
     lam_free(stack);
     return interrupted;
+}
+
+void lam_stack_die_by(int signal_number)
+{
+    sigset_t one;
+
+    signal(signal_number, SIG_DFL);
+    sigemptyset(&one);
+    sigaddset(&one, signal_number);
+    pthread_sigmask(SIG_UNBLOCK, &one, NULL);
+    kill(getpid(), signal_number);
 }

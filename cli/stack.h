@@ -4,10 +4,9 @@
  *
  * One thread watches: signals (SIGINT, SIGTERM, SIGHUP are blocked everywhere else), the ends of
  * the children, their logs. Whatever happens first ends the stack: the children are told, then
- * killed, and the directory goes. If the main thread does not notice an interrupt (it may hang in a
- * write to a full pipe), the watcher ends the process by the same signal. When we are killed
- * outright, the children get SIGTERM from the kernel and remove the directory themselves
- * (--run-dir).
+ * killed, and the directory goes. If the main thread does not notice (it may hang in a write to a
+ * full pipe), the watcher ends the process. When we are killed outright, the children get SIGTERM
+ * from the kernel and remove the directory themselves (--run-dir).
  */
 #ifndef LAMINAR_CLI_STACK_H
 #define LAMINAR_CLI_STACK_H
@@ -80,9 +79,20 @@ int lam_stack_end_fd(const struct lam_stack *stack);
 LAM_MUST_USE enum lam_status lam_stack_check(struct lam_stack *stack, struct lam_err *err);
 
 /*
+ * After a failed call on a service: if the stack comes to its end within a moment, replaces *err by
+ * the cause, since "the connection broke" is not what a user should read. Returns the status of
+ * lam_stack_check: LAM_OK when the stack runs on and *err is as it was.
+ */
+enum lam_status lam_stack_blame(struct lam_stack *stack, struct lam_err *err);
+
+/*
  * Ends the children and removes the directory. Returns the signal that interrupted us, 0 for none.
  * NULL is allowed.
  */
 int lam_stack_stop(struct lam_stack *stack);
+
+/* Ends this process by the signal, as shells expect of an interrupted command. For after the
+ * stop. */
+void lam_stack_die_by(int signal_number);
 
 #endif
