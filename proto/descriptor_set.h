@@ -1,6 +1,6 @@
 /*
- * descriptor_set: a google.protobuf.FileDescriptorSet of every service that a Laminar process can serve,
- * gRPC health and reflection included. Server reflection answers from it.
+ * descriptor_set: a google.protobuf.FileDescriptorSet of every service that a Laminar process can
+ * serve, gRPC health and reflection included. Server reflection answers from it.
  */
 #ifndef LAMINAR_PROTO_DESCRIPTOR_SET_H
 #define LAMINAR_PROTO_DESCRIPTOR_SET_H

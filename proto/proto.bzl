@@ -10,7 +10,7 @@ def lam_protos(name, srcs, root, virtual, visibility):
       name: the library.
       srcs: dict from a label of a .proto file to its path below `root`, without ".proto".
       root: folder on which the paths stand, as seen from the execution root.
-      virtual: prefix of the include paths: "<virtual>/<path>.pb-c.h", as written from the root of the tree.
+      virtual: prefix of the include paths, which are "<virtual>/<path>.pb-c.h".
       visibility: who may depend on it.
     """
     sources = []
@@ -37,7 +37,7 @@ def lam_protos(name, srcs, root, virtual, visibility):
     )
 
 def lam_embed(name, src, out, header, symbol):
-    """A C source that defines `const unsigned char <symbol>[]` and `const size_t <symbol>_bytes`."""
+    """A C source of `<symbol>[]`, the bytes of `src`, and of `<symbol>_bytes`, their number."""
     native.genrule(
         name = name,
         srcs = [src],

@@ -1,9 +1,9 @@
 /*
  * client: blocking gRPC client on the C core.
  *
- * A channel connects by itself and may be shared by threads. A stream has at most one thread sending and
- * one receiving at a time; cancel may come from any thread and wakes both.
- * A peer that is not there gives LAM_UNAVAILABLE with the address in the text.
+ * A channel connects by itself and may be shared by threads. A stream has at most one thread
+ * sending and one receiving at a time; cancel may come from any thread and wakes both. A peer that
+ * is not there gives LAM_UNAVAILABLE with the address in the text.
  */
 #ifndef LAMINAR_RPC_CLIENT_H
 #define LAMINAR_RPC_CLIENT_H
@@ -38,8 +38,8 @@ LAM_MUST_USE enum lam_status lam_rpc_unary(struct lam_rpc_channel *channel, cons
 LAM_MUST_USE enum lam_status lam_rpc_stream_open(struct lam_rpc_channel *channel, const char *path,
     uint64_t timeout_ns, struct lam_rpc_stream **ret_stream, struct lam_err *err);
 
-/* Blocks until the transport takes the message. Errors: LAM_UNAVAILABLE when the stream has ended; the
- * reason comes from lam_rpc_stream_recv. */
+/* Blocks until the transport takes the message. Errors: LAM_UNAVAILABLE when the stream has ended;
+ * the reason comes from lam_rpc_stream_recv. */
 LAM_MUST_USE enum lam_status lam_rpc_stream_send(
     struct lam_rpc_stream *stream, const void *bytes, size_t n_bytes, struct lam_err *err);
 
@@ -48,8 +48,8 @@ LAM_MUST_USE enum lam_status lam_rpc_stream_half_close(
     struct lam_rpc_stream *stream, struct lam_err *err);
 
 /*
- * Blocks for the next message, which replaces the contents of *message. *ret_end is true, and the status
- * LAM_OK, when the peer ended the stream well; a bad end is its status and text.
+ * Blocks for the next message, which replaces the contents of *message. *ret_end is true, and the
+ * status LAM_OK, when the peer ended the stream well; a bad end is its status and text.
  */
 LAM_MUST_USE enum lam_status lam_rpc_stream_recv(
     struct lam_rpc_stream *stream, struct lam_buf *message, bool *ret_end, struct lam_err *err);

@@ -23,9 +23,9 @@
 #define LAM_CORE_METADATA_BYTES_MAX 8192
 
 /*
- * Starts the library and routes its log lines into common/log; any number of times, from any thread.
- * It is never shut down: grpc_shutdown joins a helper thread that may sit in a poll of ten seconds,
- * and Ctrl-C would wait for it.
+ * Starts the library and routes its log lines into common/log; any number of times, from any
+ * thread. It is never shut down: grpc_shutdown joins a helper thread that may sit in a poll of ten
+ * seconds, and Ctrl-C would wait for it.
  */
 void lam_core_init(void);
 

@@ -26,7 +26,8 @@
 #define HANDSHAKE_TIMEOUT_MS 5000
 #define GRACE_NS_MAX (86400 * LAM_NS_PER_S)
 
-/* For calls that are finished but whose end is still on its way: health watchers hear NOT_SERVING. */
+/* For calls that are finished but whose end is still on its way: health watchers hear
+ * NOT_SERVING. */
 #define LAST_WORDS_NS (200 * LAM_NS_PER_MS)
 
 /* Beyond calls_max: health and reflection still answer, and refusals have room to travel. */

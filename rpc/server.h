@@ -1,15 +1,16 @@
 /*
  * server: gRPC server on the C core. rpc/ is the only folder that includes <grpc/...>.
  *
- * One I/O thread per server runs every callback, so a service needs no lock for state that only callbacks
- * touch. Functions marked [any thread] may be called from elsewhere.
+ * One I/O thread per server runs every callback, so a service needs no lock for state that only
+ * callbacks touch. Functions marked [any thread] may be called from elsewhere.
  *
- * Life of a call: on_open, then on_message for each message, on_half_close when the client has no more to
- * send, and exactly one on_done at the end, whatever happened (finished, cancelled, deadline, connection
- * lost). After on_done the pointer is dead unless somebody holds a reference.
+ * Life of a call: on_open, then on_message for each message, on_half_close when the client has no
+ * more to send, and exactly one on_done at the end, whatever happened (finished, cancelled,
+ * deadline, connection lost). Once the service has finished the call, only on_done follows. After
+ * on_done the pointer is dead unless somebody holds a reference.
  *
- * A sent message is queued until the transport takes it; a message taken is not a message delivered. Bound
- * what you queue by your own credits.
+ * A sent message is queued until the transport takes it; a message taken is not a message
+ * delivered. Bound what you queue by your own credits.
  */
 #ifndef LAMINAR_RPC_SERVER_H
 #define LAMINAR_RPC_SERVER_H
@@ -37,15 +38,15 @@ struct lam_rpc_method {
 struct lam_rpc_server_config {
     const char *const *listen; /* [n_listen] "unix:/path", "127.0.0.1:50051"; port 0 picks one */
     size_t n_listen;
-    size_t message_bytes_max;  /* larger messages end the call with RESOURCE_EXHAUSTED */
-    uint32_t calls_max;        /* open calls; more get RESOURCE_EXHAUSTED */
+    size_t message_bytes_max;   /* larger messages end the call with RESOURCE_EXHAUSTED */
+    uint32_t calls_max;         /* open calls; more get RESOURCE_EXHAUSTED */
     void (*on_tick)(void *arg); /* about every 100 ms on the I/O thread; may be NULL */
     void *tick_arg;
 };
 
 /*
  * Makes a server; nothing listens yet.
- * Errors: LAM_FAILED_PRECONDITION when the limit of open files is too low to be safe (named, with remedy).
+ * Errors: LAM_FAILED_PRECONDITION when the limit of open files is too low to be safe.
  */
 LAM_MUST_USE enum lam_status lam_rpc_server_create(const struct lam_rpc_server_config *config,
     struct lam_rpc_server **ret_server, struct lam_err *err);
@@ -64,15 +65,18 @@ LAM_MUST_USE enum lam_status lam_rpc_server_add_standard(
 /* service: "" for the process, or "laminar.v1.Generation". [any thread] */
 void lam_rpc_server_set_serving(struct lam_rpc_server *server, const char *service, bool serving);
 
-/* Binds and starts the I/O thread. Errors: LAM_ALREADY_EXISTS (port or path in use), ... all named. */
-LAM_MUST_USE enum lam_status lam_rpc_server_start(struct lam_rpc_server *server, struct lam_err *err);
+/* Binds and starts the I/O thread. Errors: LAM_ALREADY_EXISTS (port or path in use), ... all
+ * named. */
+LAM_MUST_USE enum lam_status lam_rpc_server_start(
+    struct lam_rpc_server *server, struct lam_err *err);
 
 /* The port that address i of the config got; 0 for Unix sockets. */
 int lam_rpc_server_port(const struct lam_rpc_server *server, size_t i);
 
 /*
- * Health NOT_SERVING, no new calls, waits up to grace_ns for open ones, then cancels the rest; returns when
- * the I/O thread has ended. Unlinks Unix socket files that it made. [any thread but the I/O thread]
+ * Health NOT_SERVING, no new calls, waits up to grace_ns for open ones, then cancels the rest;
+ * returns when the I/O thread has ended. Unlinks Unix socket files that it made. [any thread but
+ * the I/O thread]
  */
 void lam_rpc_server_shutdown(struct lam_rpc_server *server, uint64_t grace_ns);
 void lam_rpc_server_destroy(struct lam_rpc_server *server); /* after shutdown; NULL is allowed */

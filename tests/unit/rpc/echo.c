@@ -5,7 +5,6 @@
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 
 #include "common/clock.h"
 #include "common/flag.h"
+#include "common/mem.h"
 
 static void opened(void *service, struct lam_rpc_call *call)
 {
@@ -26,7 +26,7 @@ static void done(void *service, struct lam_rpc_call *call, bool cancelled)
 {
     struct echo *echo = service;
 
-    free(lam_rpc_call_user(call));
+    lam_free(lam_rpc_call_user(call));
     atomic_fetch_add(&echo->cancelled, cancelled ? 1 : 0);
     atomic_fetch_add(&echo->done, 1);
 }
@@ -99,7 +99,8 @@ static void sink(void *service, struct lam_rpc_call *call, const void *bytes, si
     (void)service;
     (void)bytes;
     if (!total) {
-        total = calloc(1, sizeof *total);
+        total = lam_calloc(1, sizeof *total);
+        assert_non_null(total);
         lam_rpc_call_set_user(call, total);
     }
     *total += n_bytes;
@@ -134,12 +135,8 @@ static void count_tick(void *arg)
 
 void echo_address(char out[128], const char *name)
 {
-    const char *folder = getenv("TEST_TMPDIR");
-
-    /* A socket path has 107 bytes at most; Bazel's folder is often longer. */
-    if (!folder || strlen(folder) > 60)
-        folder = "/tmp";
-    snprintf(out, 128, "unix:%s/laminar-%d-%s", folder, (int)getpid(), name);
+    /* A socket path has 107 bytes at most, and a test runner's folder is often longer. */
+    snprintf(out, 128, "unix:/tmp/laminar-%d-%s", (int)getpid(), name);
 }
 
 void echo_start_with(struct echo *echo, const char *name, uint32_t calls_max)

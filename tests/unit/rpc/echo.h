@@ -32,7 +32,7 @@ struct echo {
     _Atomic(struct lam_rpc_call *) held; /* the last call of Hold, referenced */
 };
 
-/* "unix:<test folder>/<name>", unique to this process. */
+/* A Unix address that contains `name`, unique to this process. */
 void echo_address(char out[128], const char *name);
 
 /* A running server with health and reflection, and a channel. Fails the test when it cannot. */

@@ -6,10 +6,10 @@
 
 #include <cmocka.h>
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/fault.h"
+#include "common/mem.h"
 #include "proto/laminar/v1/generation.pb-c.h"
 #include "proto/laminar/v1/loader.pb-c.h"
 #include "proto/laminar/v1/worker.pb-c.h"
@@ -194,7 +194,7 @@ static void repeated_scalars_may_be_packed_or_not(void **state)
 static void a_flood_of_empty_messages_hits_the_arena(void **state)
 {
     size_t n_bytes = (size_t)200000 * 2;
-    unsigned char *bytes = malloc(n_bytes);
+    unsigned char *bytes = lam_calloc(n_bytes, 1);
     Laminar__V1__Chat *chat = NULL;
     struct lam_err err = {0};
 
@@ -206,13 +206,13 @@ static void a_flood_of_empty_messages_hits_the_arena(void **state)
     assert_int_equal(unpack(&laminar__v1__chat__descriptor, bytes, n_bytes, &chat, &err),
         LAM_RESOURCE_EXHAUSTED);
     assert_null(chat);
-    free(bytes);
+    lam_free(bytes);
 }
 
 static void too_many_fields_are_refused_before_unpacking(void **state)
 {
     size_t n_bytes = ((size_t)2 << 20) + 2;
-    unsigned char *bytes = malloc(n_bytes);
+    unsigned char *bytes = lam_calloc(n_bytes, 1);
     Laminar__V1__Chat *chat = NULL;
     struct lam_err err = {0};
 
@@ -225,7 +225,7 @@ static void too_many_fields_are_refused_before_unpacking(void **state)
         unpack(&laminar__v1__chat__descriptor, bytes, n_bytes, &chat, &err), LAM_INVALID_ARGUMENT);
     assert_non_null(strstr(err.text, "fields"));
     assert_int_equal(arena.used_bytes, 0);
-    free(bytes);
+    lam_free(bytes);
 }
 
 /* A type that contains itself, which none of ours does: the walk still ends. */

@@ -8,11 +8,11 @@
 
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "common/clock.h"
+#include "common/mem.h"
 #include "tests/unit/rpc/echo.h"
 
 #define SOON (5 * LAM_NS_PER_S)
@@ -135,7 +135,7 @@ static void messages_up_to_the_limit_arrive_whole(void **state)
     struct echo echo;
     struct lam_buf answer = LAM_BUF(ECHO_MESSAGE_BYTES_MAX);
     struct lam_err err = {0};
-    char *big = malloc(ECHO_MESSAGE_BYTES_MAX + 1);
+    char *big = lam_calloc(ECHO_MESSAGE_BYTES_MAX + 1, 1);
 
     (void)state;
     for (size_t i = 0; i <= ECHO_MESSAGE_BYTES_MAX; i++)
@@ -152,7 +152,7 @@ static void messages_up_to_the_limit_arrive_whole(void **state)
         LAM_RESOURCE_EXHAUSTED);
     assert_true(echo_reaches(&echo.done, 2));
     assert_int_equal(echo.cancelled, 1);
-    free(big);
+    lam_free(big);
     lam_buf_done(&answer);
     echo_stop(&echo);
 }
@@ -354,7 +354,7 @@ static void queue_shows_a_reader_that_does_not_read(void **state)
     struct lam_rpc_stream *stream = NULL;
     struct lam_buf message = LAM_BUF(ECHO_MESSAGE_BYTES_MAX);
     struct lam_err err = {0};
-    char *block = calloc(1, 1 << 20);
+    char *block = lam_calloc(1, 1 << 20);
     bool end = false;
 
     (void)state;
@@ -374,7 +374,7 @@ static void queue_shows_a_reader_that_does_not_read(void **state)
     assert_int_equal(lam_rpc_call_queued(echo.held), 0);
     lam_rpc_stream_destroy(stream);
     lam_buf_done(&message);
-    free(block);
+    lam_free(block);
     echo_stop(&echo);
 }
 

@@ -224,6 +224,7 @@ static Grpc__Reflection__V1__ServerReflectionResponse *reflect(
 #define BY_NAME GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_BY_FILENAME
 #define BY_SYMBOL                                                                                  \
     GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_CONTAINING_SYMBOL
+#define ANSWERED(kind) GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_##kind
 #define LIST GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_LIST_SERVICES
 #define EXTENSIONS                                                                                 \
     GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_ALL_EXTENSION_NUMBERS_OF_TYPE
@@ -242,8 +243,7 @@ static void services_are_listed_once(void **state)
             reflect(&echo, paths[p], LIST, "*");
         assert_string_equal(answer->valid_host, "me");
         assert_string_equal(answer->original_request->list_services, "*");
-        assert_int_equal(answer->message_response_case,
-            GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_LIST_SERVICES_RESPONSE);
+        assert_int_equal(answer->message_response_case, ANSWERED(LIST_SERVICES_RESPONSE));
         assert_int_equal(answer->list_services_response->n_service, 4);
         for (int i = 0; i < 4; i++)
             assert_string_equal(answer->list_services_response->service[i]->name, expected[i]);
@@ -256,8 +256,7 @@ static bool is_file(const Grpc__Reflection__V1__ServerReflectionResponse *answer
 {
     const ProtobufCBinaryData *file;
 
-    if (answer->message_response_case !=
-            GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_FILE_DESCRIPTOR_RESPONSE ||
+    if (answer->message_response_case != ANSWERED(FILE_DESCRIPTOR_RESPONSE) ||
         answer->file_descriptor_response->n_file_descriptor_proto != 1)
         return false;
     file = answer->file_descriptor_response->file_descriptor_proto;
@@ -311,8 +310,7 @@ static void unknown_names_are_not_found(void **state)
         for (size_t q = 0; q < sizeof questions / sizeof questions[0]; q++) {
             Grpc__Reflection__V1__ServerReflectionResponse *answer =
                 reflect(&echo, V1, questions[q], unknown[i]);
-            assert_int_equal(answer->message_response_case,
-                GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE);
+            assert_int_equal(answer->message_response_case, ANSWERED(ERROR_RESPONSE));
             assert_int_equal(answer->error_response->error_code, LAM_NOT_FOUND);
         }
     echo_stop(&echo);
