@@ -1,4 +1,5 @@
 """The public API from outside: real processes, the demo model, a client that is not ours."""
+import os
 import signal
 import struct
 import subprocess
@@ -24,6 +25,7 @@ def stack():
         yield running
         codes = running.stop()
         assert codes == {"worker": 0, "gateway": 0, "loader": 0}
+        assert not any(name.endswith(".sock") for name in os.listdir(running.directory))
 
 
 @pytest.fixture(scope="module")
@@ -458,6 +460,19 @@ def test_sigterm_lets_a_generation_end():
         assert n_ids == 40
         assert gateway.wait(10) == 0
         client.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_dir_goes_at_the_end(tmp_path, number):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    process = subprocess.Popen(
+        [f"{harness.BIN}/gateway/laminar-gateway", "--listen", f"unix:{folder}/g.sock",
+         "--run-dir", str(folder)], stderr=subprocess.DEVNULL)
+    harness.wait_until(lambda: (folder / "g.sock").exists(), 10, "the socket")
+    process.send_signal(number)
+    assert process.wait(10) == 0
+    assert not folder.exists()
 
 
 def gateway(*flags):

@@ -195,6 +195,49 @@ static void test_deadly_request(void **state)
     lam_sched_destroy(sim.sched);
 }
 
+/* A token between two deaths clears the request: only deaths in a row count. */
+static void test_deaths_in_a_row(void **state)
+{
+    static struct sim sim;
+
+    (void)state;
+    sim_init(&sim, 1);
+    add(&sim, 0, 5, 10);
+    for (unsigned i = 0; i < 6; i++) {
+        memset(&sim.workers[0], 0, sizeof sim.workers[0]);
+        join_caps(&sim, 0, (struct lam_sched_caps){2, 64, 8, 100});
+        sim_pump(&sim);
+        sim_answer(&sim, &sim.workers[0]);
+        sim_pump(&sim);
+        sim_lose(&sim, &sim.workers[0]);
+    }
+    assert_int_equal(sim.failed, 0);
+    assert_int_equal(sim.requests[0].n, 5 + 6);
+    lam_sched_destroy(sim.sched);
+}
+
+/* Who came first is served first, also after a worker was lost. */
+static void test_replays_keep_their_place(void **state)
+{
+    static struct sim sim;
+    struct lam_sched_step step;
+
+    (void)state;
+    sim_init(&sim, 1);
+    join_caps(&sim, 0, (struct lam_sched_caps){2, 64, 8, 100});
+    for (uint32_t i = 0; i < 4; i++)
+        add(&sim, i, 10 + i, 10);
+    sim_pump(&sim);
+    sim_lose(&sim, &sim.workers[0]);
+    memset(&sim.workers[0], 0, sizeof sim.workers[0]);
+    join_caps(&sim, 0, (struct lam_sched_caps){2, 64, 8, 100});
+    assert_true(lam_sched_next(sim.sched, 1, &step));
+    assert_int_equal(step.n_rows, 2);
+    assert_int_equal(step.rows[0].n_prompt, 10);
+    assert_int_equal(step.rows[1].n_prompt, 11);
+    lam_sched_destroy(sim.sched);
+}
+
 /* Answers that do not fit are refused whole; the right one is still taken afterwards. */
 static void test_bad_answers(void **state)
 {
@@ -280,6 +323,8 @@ int main(void)
         cmocka_unit_test(test_least_loaded_replica),
         cmocka_unit_test(test_orphans),
         cmocka_unit_test(test_deadly_request),
+        cmocka_unit_test(test_deaths_in_a_row),
+        cmocka_unit_test(test_replays_keep_their_place),
         cmocka_unit_test(test_bad_answers),
         cmocka_unit_test(test_no_memory),
     };
