@@ -56,6 +56,10 @@ static enum lam_status reserve(
                 "token %" PRIu32 " is special and %" PRIu64 " bytes long; the limit is %u", id,
                 vocab->pieces[id].size, LAM_SPECIAL_BYTES_MAX);
         n_bytes += vocab->pieces[id].size;
+        if (n_bytes > LAM_SPECIAL_TOTAL_BYTES_MAX)
+            return lam_fail(err, LAM_INVALID_ARGUMENT,
+                "the special tokens up to %" PRIu32 " spell %" PRIu64 " bytes; the limit is %u", id,
+                n_bytes, LAM_SPECIAL_TOTAL_BYTES_MAX);
     }
     while (n_slots < 2 * n_bytes)
         n_slots *= 2;

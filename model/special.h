@@ -14,6 +14,9 @@
 /* Longest spelling of a special token: bounds the time per byte of text. */
 #define LAM_SPECIAL_BYTES_MAX 512u
 
+/* All spellings together: bounds the memory, which is some 30 bytes per byte of them. */
+#define LAM_SPECIAL_TOTAL_BYTES_MAX (1u << 20)
+
 struct lam_special {
     int32_t *node_ids;  /* [n_nodes]: the token that ends here, or -1 */
     uint64_t *edges;    /* (node + 1) << 8 | byte; 0: free */
@@ -22,7 +25,7 @@ struct lam_special {
     uint32_t n_nodes;
 };
 
-/* Errors: LAM_INVALID_ARGUMENT names the token that is too long. */
+/* Errors: LAM_INVALID_ARGUMENT names the token that is too long, or one too many. */
 LAM_MUST_USE enum lam_status lam_special_init(
     struct lam_special *special, const struct lam_vocab *vocab, struct lam_err *err);
 void lam_special_done(struct lam_special *special); /* a zeroed struct is allowed */

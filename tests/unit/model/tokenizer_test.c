@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -388,6 +389,36 @@ static void spm_prefix_can_be_switched_off(void **state)
     close_model(NULL);
 }
 
+static void *encode_often(void *unused)
+{
+    static const char text[] = "hello world <tool> it's 123\n\n e\xcc\x81";
+
+    (void)unused;
+    for (int i = 0; i < 200; i++) {
+        struct lam_tokens tokens = {.max = 1000};
+        if (lam_tokenizer_encode(
+                model.tokenizer, text, sizeof text - 1, LAM_ENCODE_SPECIAL, &tokens, NULL))
+            return NULL;
+        lam_tokens_done(&tokens);
+    }
+    return model.tokenizer; /* anything but NULL */
+}
+
+/* One tokenizer serves all threads of the gateway: the thread sanitizer's lane looks on. */
+static void threads_share_a_tokenizer(void **state)
+{
+    pthread_t threads[4];
+
+    (void)state;
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, encode_often, NULL), 0);
+    for (int i = 0; i < 4; i++) {
+        void *result = NULL;
+        assert_int_equal(pthread_join(threads[i], &result), 0);
+        assert_non_null(result);
+    }
+}
+
 /* Every allocation fails once: no crash, no leak, and the same ids in the end. */
 static void running_out_of_memory_is_a_status(void **state)
 {
@@ -449,6 +480,8 @@ int main(void)
         WITH(spm_falls_back_to_bytes, open_spm),
         WITH(spm_text_never_merges_into_control_tokens, open_spm),
         cmocka_unit_test(spm_prefix_can_be_switched_off),
+        WITH(threads_share_a_tokenizer, open_bytelevel),
+        WITH(threads_share_a_tokenizer, open_spm),
         cmocka_unit_test(running_out_of_memory_is_a_status),
     };
 

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/mem.h"
@@ -244,6 +245,31 @@ static void long_tokens(void **state)
     lam_free(text);
 }
 
+/* Each is short enough, all together are not: the trie would take a multiple of the file. */
+static void many_special_tokens(struct gguf_builder *builder)
+{
+    enum { N = 2100, BYTES = 510 };
+    static char texts[N][BYTES + 1];
+    static const char *pieces[N];
+    static int32_t types[N];
+
+    for (int i = 0; i < N; i++) {
+        memset(texts[i], 'z', BYTES);
+        snprintf(texts[i], 8, "%07d", i);
+        texts[i][7] = 'z';
+        pieces[i] = texts[i];
+        types[i] = 3;
+    }
+    gguf_builder_strings(builder, "tokenizer.ggml.tokens", pieces, N);
+    gguf_builder_array(builder, "tokenizer.ggml.token_type", GGUF_TYPE_I32, N, types, sizeof types);
+}
+
+static void special_tokens_are_bounded_together(void **state)
+{
+    (void)state;
+    assert_opens("gpt2", many_special_tokens, LAM_INVALID_ARGUMENT, "special tokens up to 2056");
+}
+
 static void special_tokens_are_utf8(void **state)
 {
     int32_t id = text_vocabulary_add(&vocabulary, "\xe2\x96", 1);
@@ -330,6 +356,7 @@ int main(void)
         cmocka_unit_test_setup(merges_into_control_tokens_are_dead, fresh),
         cmocka_unit_test_setup(special_ids_outside_the_vocabulary, fresh),
         cmocka_unit_test_setup(long_tokens, fresh),
+        cmocka_unit_test_setup(special_tokens_are_bounded_together, fresh),
         cmocka_unit_test_setup(special_tokens_are_utf8, fresh),
         cmocka_unit_test_setup(bytes_are_spelled_exactly, fresh_spm),
         cmocka_unit_test_setup(every_character_needs_a_token, fresh_spm),
