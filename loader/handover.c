@@ -180,8 +180,8 @@ bool lam_handover_knows(struct lam_handover *handover, const void *token, size_t
 
 /* ---- life ---- */
 
-/* A socket on which nobody listens is what a killed loader left. Any other file refuses a connection too,
- * and is somebody's. */
+/* A socket on which nobody listens is what a killed loader left. Any other file refuses a
+ * connection too, and is somebody's. */
 static bool is_leftover(const struct sockaddr_un *address)
 {
     struct stat info;

@@ -48,6 +48,7 @@ static void cut(struct lam_jobs *jobs, struct lam_io *io)
     uint32_t j = jobs->queue[jobs->queue_head];
     struct lam_job *job = &jobs->jobs[j];
     const struct lam_region *region;
+    uint64_t whole = jobs->config.request_bytes;
     uint64_t bytes = job->load.window.bytes - job->cut_bytes;
     uint64_t room;
 
@@ -58,9 +59,11 @@ static void cut(struct lam_jobs *jobs, struct lam_io *io)
     io->region = region_of(jobs, io->pool_offset);
     region = &jobs->config.regions[io->region];
     room = region->pool_offset + region->bytes - io->pool_offset;
-    bytes = bytes < jobs->config.request_bytes ? bytes : jobs->config.request_bytes;
+    if (room > whole - io->file_offset % whole)
+        room = whole - io->file_offset % whole;
     io->bytes = bytes < room ? bytes : room;
     job->cut_bytes += io->bytes;
+    io->last = job->cut_bytes == job->load.window.bytes;
     job->outstanding++;
 }
 
@@ -88,6 +91,7 @@ struct lam_io *lam_jobs_next(struct lam_jobs *jobs)
 
         if (io->queued_again) {
             io->queued_again = false;
+            io->last = false; /* said before */
             jobs->n_again--;
             return io;
         }

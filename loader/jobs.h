@@ -44,6 +44,7 @@ struct lam_io {
     uint64_t file_offset;
     uint64_t bytes;
     uint64_t pool_offset;
+    bool last;         /* of its job, to be cut: nothing more to ask for after it */
     bool queued_again; /* to be issued before anything new */
     bool used;
 };

@@ -116,7 +116,8 @@ static enum lam_status make_parts(
         .regions = loader->layout.regions,
         .n_regions = loader->layout.n_regions,
         .choice = config->engine,
-        .on_done = lam_sessions_on_load_end};
+        .on_done = lam_sessions_on_load_end,
+        .on_issued = lam_sessions_on_issued};
     struct lam_handover_config handover = {.path = config->pool_socket,
         .pool_fd = loader->pool.fd,
         .pool_bytes = loader->pool.bytes,

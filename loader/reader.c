@@ -25,6 +25,13 @@ void lam_engine_report(struct lam_reader *reader, struct lam_load_end *end)
     reader->config.on_done(reader->config.arg, end);
 }
 
+void lam_engine_issued(
+    struct lam_reader *reader, const struct lam_jobs *jobs, const struct lam_io *io)
+{
+    if (io->last && reader->config.on_issued != NULL)
+        reader->config.on_issued(reader->config.arg, &jobs->jobs[io->job].load);
+}
+
 void lam_engine_count(struct lam_reader *reader, const struct lam_jobs *jobs)
 {
     atomic_store_explicit(&reader->bytes, jobs->bytes_read, memory_order_relaxed);

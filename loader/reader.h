@@ -36,6 +36,9 @@ struct lam_reader_config {
     uint64_t request_bytes; /* 0: LAM_READER_REQUEST_BYTES */
     uint32_t depth;         /* 0: LAM_READER_DEPTH */
     void (*on_done)(void *arg, const struct lam_load_end *end);
+    /* All requests of the load are under way: the reader can take another. Before its on_done; not
+     * for loads that fail early. May be NULL. */
+    void (*on_issued)(void *arg, const struct lam_load *load);
     void *arg;
 };
 

@@ -51,6 +51,7 @@ static void *run(void *arg)
         bool ended;
 
         pthread_mutex_unlock(&reader->lock);
+        lam_engine_issued(reader, &state->jobs, io);
         n = lam_fault_hit("read") ? -EIO
                                   : pread(reader->fd, reader->config.pool_base + io->pool_offset,
                                         io->bytes, (off_t)io->file_offset);

@@ -212,8 +212,10 @@ static void serve(struct lam_reader *reader)
         if (!state->wake_armed)
             arm_wake(state);
         running = take_inbox(reader) && running;
-        while (running && (io = lam_jobs_next(&state->jobs)) != NULL)
+        while (running && (io = lam_jobs_next(&state->jobs)) != NULL) {
             prepare(reader, io);
+            lam_engine_issued(reader, &state->jobs, io);
+        }
         if (!running && state->jobs.n_under_way == state->jobs.n_again)
             return;
         result = io_uring_submit_and_wait(&state->ring, 1);

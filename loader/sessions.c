@@ -14,8 +14,9 @@
 #include "proto/laminar/v1/loader.pb-c.h"
 #include "rpc/message.h"
 
-/* Reads under way: twice the reader's queue, so that it never runs dry between two units. */
-#define LOAD_BYTES_MAX (2 * LAM_READER_DEPTH * LAM_READER_REQUEST_BYTES)
+/* Bytes that wait in the reader: as many as it has under way, so that it never runs dry between two
+ * units. */
+#define LOAD_BYTES_MAX (LAM_READER_DEPTH * LAM_READER_REQUEST_BYTES)
 
 #define MESSAGE_BYTES_MAX 4096
 
@@ -250,6 +251,16 @@ void lam_sessions_on_gone(void *arg, const unsigned char *token, int pid)
     if (had_session)
         lam_info(
             "worker %d is gone: %" PRIu32 " leases dropped", pid, before.leases - after.leases);
+}
+
+void lam_sessions_on_issued(void *arg, const struct lam_load *issued)
+{
+    struct lam_sessions *sessions = arg;
+
+    pthread_mutex_lock(&sessions->lock);
+    lam_slots_issued(sessions->slots, issued->place, issued->generation);
+    settle(sessions);
+    pthread_mutex_unlock(&sessions->lock);
 }
 
 void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end)

@@ -21,6 +21,7 @@ struct place {
     uint64_t generation;
     uint64_t holders; /* bit s: session s */
     bool served;      /* this fill was granted before */
+    bool issued;      /* LOADING: all its bytes have been asked for */
 };
 
 struct unit {
@@ -44,9 +45,10 @@ struct session {
 struct lam_slots {
     uint32_t n_units, n_slots, n_places, n_kept, n_transit;
     uint32_t n_backed;
-    uint32_t n_words; /* of a bitmap over units */
-    uint32_t n_loads; /* under way */
-    uint64_t load_bytes, load_bytes_max;
+    uint32_t n_words;    /* of a bitmap over units */
+    uint32_t n_loads;    /* under way */
+    uint64_t load_bytes; /* of loads that are not issued */
+    uint64_t load_bytes_max;
     uint64_t generation;
     struct unit *units;
     struct place *places;
@@ -400,6 +402,16 @@ enum lam_status lam_slots_release(struct lam_slots *slots, uint32_t session, uin
     return LAM_OK;
 }
 
+void lam_slots_issued(struct lam_slots *slots, uint32_t p, uint64_t generation)
+{
+    struct place *place = &slots->places[p];
+
+    assert(p < slots->n_places && place->state == LOADING && place->generation == generation);
+    assert(!place->issued);
+    place->issued = true;
+    slots->load_bytes -= slots->units[place->unit].bytes;
+}
+
 uint32_t lam_slots_loaded(
     struct lam_slots *slots, uint32_t p, uint64_t generation, enum lam_status status)
 {
@@ -409,7 +421,7 @@ uint32_t lam_slots_loaded(
     assert(p < slots->n_places && place->state == LOADING && place->generation == generation);
     unit = &slots->units[place->unit];
     slots->n_loads--;
-    slots->load_bytes -= unit->bytes;
+    slots->load_bytes -= place->issued ? 0 : unit->bytes;
     if (status == LAM_OK) {
         place->state = READY;
         slots->counts.kept_loaded += unit->kept;

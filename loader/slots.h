@@ -49,7 +49,8 @@ struct lam_slots_config {
     const bool *kept;           /* [n_units] */
     const uint64_t *unit_bytes; /* [n_units] */
     uint32_t n_slots;           /* > 0 unless all units are kept */
-    uint64_t load_bytes_max;    /* another load starts while fewer bytes than this are under way */
+    uint64_t
+        load_bytes_max; /* another load starts while fewer bytes than this are not asked for yet */
 };
 
 /* Copies the tables; no place may be used yet: see lam_slots_back. */
@@ -74,6 +75,11 @@ LAM_MUST_USE enum lam_status lam_slots_credit(
 /* Errors: LAM_FAILED_PRECONDITION: the session does not hold this unit in this generation. */
 LAM_MUST_USE enum lam_status lam_slots_release(struct lam_slots *slots, uint32_t session,
     uint32_t unit, uint64_t generation, struct lam_err *err);
+
+/* All bytes of that load have been asked for: the reader has nothing to do for it but wait. Called
+ * at most once for a load, before its end. The next load starts now and not earlier, so the drive
+ * stays busy, and the slot that it takes may serve once more until then. */
+void lam_slots_issued(struct lam_slots *slots, uint32_t place, uint64_t generation);
 
 /* The load of that place has ended; no more bytes will arrive in it. Returns the unit. */
 uint32_t lam_slots_loaded(

@@ -67,7 +67,7 @@ static struct sockaddr_un address_of(const char *where)
     return address;
 }
 
-/* Connects and takes the greeting; the descriptor is checked and closed. False: closed without one. */
+/* Connects and takes the greeting; the descriptor is checked and closed. False: no greeting. */
 static bool take(int *ret_fd, struct lam_pool_greeting *greeting)
 {
     struct sockaddr_un address = address_of(path);

@@ -1,4 +1,4 @@
-/* jobs: a drive that answers as a drive may, in any order; every byte has to be asked for until it is there. */
+/* jobs: a drive answers as a drive may, in any order; every byte is asked for until it is there. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>

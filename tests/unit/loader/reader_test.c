@@ -1,4 +1,4 @@
-/* reader: both engines, direct and through the page cache, bring the same bytes, with and without failures. */
+/* reader: both engines, direct or not, bring the same bytes, despite failures. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>

@@ -32,6 +32,7 @@ struct world {
     uint32_t place_unit[UNITS_MAX * 2];
     uint64_t place_generation[UNITS_MAX * 2];
     bool place_loading[UNITS_MAX * 2];
+    bool place_issued[UNITS_MAX * 2];
     uint64_t last_generation;
     struct lease leases[HELD_MAX];
     uint32_t n_leases;
@@ -73,6 +74,7 @@ static void on_load(struct world *w, const struct lam_slots_action *a)
     assert_int_equal(a->kept, w->kept[a->unit]);
     assert_int_equal(a->kept, a->place >= w->n_slots);
     w->place_loading[a->place] = true;
+    w->place_issued[a->place] = false;
     w->place_unit[a->place] = a->unit;
     w->place_generation[a->place] = a->generation;
     w->n_loads++;
@@ -230,6 +232,11 @@ static bool play(struct world *w, uint32_t event, uint32_t n_sessions, bool faul
             do_loaded(w, p, LAM_OK);
             goto played;
         }
+        if (!w->place_issued[p] && n++ == event) {
+            w->place_issued[p] = true;
+            lam_slots_issued(w->slots, p, w->place_generation[p]);
+            goto played;
+        }
         if (faults && n++ == event) {
             do_loaded(w, p, LAM_DATA_LOSS);
             goto played;
@@ -314,7 +321,7 @@ static uint64_t explore(struct story *story)
         bool possible = true;
 
         story->events[story->n_events] = event;
-        world_init(&w, story->n_units, story->kept, story->n_slots, 1000);
+        world_init(&w, story->n_units, story->kept, story->n_slots, 100);
         for (uint32_t i = 0; i <= story->n_events; i++)
             possible = play(&w, story->events[i], story->n_sessions, story->faults);
         if (possible && (event + story->n_events) % 4 == 0)

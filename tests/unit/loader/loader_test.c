@@ -1,0 +1,328 @@
+/*
+ * loader: how sessions and the whole end, and what goes wrong on the way.
+ * Started again as "hold DIR" or "seccomp ERRNO" this program is a worker that is going to be killed,
+ * or a loader on a machine that refuses io_uring.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/fault.h"
+#include "common/log.h"
+#include "tests/unit/loader/live_loader.h"
+
+/* ---- ends ---- */
+
+static void leases_end_with_the_stream_or_the_pool_connection(void **state)
+{
+    char text[32];
+    struct lam_loader *loader = live_start(live_share(40, text), LAM_READER_AUTO);
+    struct pool_worker observer;
+    struct lam_err err = {0};
+
+    (void)state;
+    pool_worker_connect(&observer, live_model.dir);
+    for (int round = 0; round < 20; round++) {
+        struct pool_worker worker;
+        struct pool_event event = {.kept = true};
+
+        pool_worker_connect(&worker, live_model.dir);
+        pool_worker_open(&worker);
+        pool_worker_credit(&worker, 2);
+        while (event.kept)
+            assert_int_equal(pool_worker_next(&worker, &event, &err), LAM_OK);
+        assert_true(pool_worker_stats(&observer)->leases > 0);
+        if (round % 2 == 0) {
+            lam_rpc_stream_cancel(worker.stream);
+        } else {
+            close(worker.connection);
+            worker.connection = -1;
+            assert_int_equal(live_end_of(&worker, &err), LAM_UNAVAILABLE);
+        }
+        assert_int_equal(live_leases_after(&observer, LAM_NS_PER_S), 0);
+        assert_int_equal(pool_worker_stats(&observer)->sessions, 0);
+        pool_worker_disconnect(&worker);
+    }
+    /* And whoever comes next gets everything. */
+    pool_worker_open(&observer);
+    live_walk(&observer, 2);
+    pool_worker_disconnect(&observer);
+    lam_loader_destroy(loader);
+}
+
+/* Starts this program again; it writes a line when it is where the test wants it. */
+static pid_t start_self(char *const argv[], int *ret_fd)
+{
+    int ends[2];
+    pid_t pid;
+
+    assert_int_equal(pipe(ends), 0);
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        dup2(ends[1], STDOUT_FILENO);
+        execv("/proc/self/exe", argv);
+        _exit(127);
+    }
+    close(ends[1]);
+    *ret_fd = ends[0];
+    return pid;
+}
+
+static void leases_of_a_killed_worker_are_free_at_once(void **state)
+{
+    char text[32];
+    struct lam_loader *loader = live_start(live_share(40, text), LAM_READER_AUTO);
+    struct pool_worker observer;
+
+    (void)state;
+    pool_worker_connect(&observer, live_model.dir);
+    for (int round = 0; round < 5; round++) {
+        char *argv[] = {"loader_test", "hold", live_model.dir, NULL};
+        int fd;
+        pid_t pid = start_self(argv, &fd);
+        uint64_t killed_ns;
+        char line;
+
+        assert_int_equal(read(fd, &line, 1), 1);
+        assert_true(pool_worker_stats(&observer)->leases > 0);
+        killed_ns = lam_now_ns();
+        kill(pid, SIGKILL);
+        assert_int_equal(live_leases_after(&observer, LAM_NS_PER_S), 0);
+        assert_true(lam_now_ns() - killed_ns < 500 * LAM_NS_PER_MS);
+        waitpid(pid, NULL, 0);
+        close(fd);
+    }
+    pool_worker_open(&observer);
+    live_walk(&observer, 1);
+    pool_worker_disconnect(&observer);
+    lam_loader_destroy(loader);
+}
+
+static void nothing_is_left_after_the_end(void **state)
+{
+    struct lam_loader *loader = live_start("auto", LAM_READER_AUTO);
+    struct pool_worker worker;
+    char path[64];
+    struct stat info;
+    struct lam_err err = {0};
+
+    (void)state;
+    pool_worker_connect(&worker, live_model.dir);
+    pool_worker_open(&worker);
+    live_walk(&worker, 1);
+    lam_loader_destroy(loader); /* under a worker that is connected */
+    assert_true(live_end_of(&worker, &err) != LAM_OK);
+    snprintf(path, sizeof(path), "%s/pool.sock", live_model.dir);
+    assert_int_equal(stat(path, &info), -1);
+    snprintf(path, sizeof(path), "%s/loader.sock", live_model.dir);
+    assert_int_equal(stat(path, &info), -1);
+    /* The worker's mapping outlives the loader: what it holds stays readable. */
+    assert_true(worker.pool[0] == worker.pool[0]);
+    pool_worker_disconnect(&worker);
+}
+
+/* ---- trouble ---- */
+
+static void a_file_that_changes_is_refused(void **state)
+{
+    char text[32];
+    struct lam_loader *loader = live_start(live_share(25, text), LAM_READER_AUTO);
+    struct pool_worker worker;
+    struct pool_event event = {0};
+    struct lam_err err = {0};
+    FILE *file;
+
+    (void)state;
+    pool_worker_connect(&worker, live_model.dir);
+    pool_worker_open(&worker);
+    live_walk(&worker, 1);
+    file = fopen(live_model.path, "r+");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, (long)live_model.n_bytes - 100, SEEK_SET), 0);
+    assert_int_equal(fputc('x', file), 'x');
+    fclose(file);
+    /* What was read before may still come; what is read after must not. */
+    for (uint32_t i = 0; i < 8 && !event.fault; i++) {
+        assert_int_equal(pool_worker_next(&worker, &event, &err), LAM_OK);
+        if (!event.fault) {
+            pool_worker_release(&worker, event.unit, event.generation);
+            pool_worker_credit(&worker, 1);
+        }
+    }
+    assert_true(event.fault);
+    assert_int_equal(event.status, LAM_DATA_LOSS);
+    assert_non_null(strstr(event.reason, "changed"));
+    pool_worker_disconnect(&worker);
+    lam_loader_destroy(loader);
+    live_drop_model();
+    live_use_model(96);
+}
+
+static void a_pool_that_cannot_work_names_one_that_can(void **state)
+{
+    struct lam_loader_config config = {
+        .model = live_model.path, .ram = "100KiB", .pool_socket = "/x"};
+    struct lam_loader *loader = NULL;
+    struct lam_err err = {0};
+
+    (void)state;
+    assert_int_equal(lam_loader_create(&config, &loader, &err), LAM_RESOURCE_EXHAUSTED);
+    assert_non_null(strstr(err.text, "--ram"));
+    config.ram = "lots";
+    assert_int_equal(lam_loader_create(&config, &loader, &err), LAM_INVALID_ARGUMENT);
+    config.ram = "auto";
+    config.model = live_model.dir;
+    assert_int_equal(lam_loader_create(&config, &loader, &err), LAM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.text, "is a directory"));
+}
+
+/* Every allocation of a start fails once: an error or a working loader, never a crash or a leak. */
+static void no_memory_is_a_status(void **state)
+{
+    uint64_t n = 0;
+    bool fired;
+
+    (void)state;
+    do {
+        char listen[64], pool_socket[64];
+        const char *addresses[1] = {listen};
+        struct lam_loader_config config = {.model = live_model.path,
+            .listen = addresses,
+            .n_listen = 1,
+            .pool_socket = pool_socket,
+            .ram = "auto"};
+        struct lam_loader *loader = NULL;
+        struct lam_err err = {0};
+
+        snprintf(listen, sizeof(listen), "unix:%s/loader.sock", live_model.dir);
+        snprintf(pool_socket, sizeof(pool_socket), "%s/pool.sock", live_model.dir);
+        lam_fault_arm("alloc", ++n);
+        if (lam_loader_create(&config, &loader, &err) != LAM_OK)
+            assert_true(strlen(err.text) > 0);
+        fired = lam_fault_fired();
+        lam_fault_arm("alloc", 0);
+        lam_loader_destroy(loader);
+    } while (fired);
+    assert_true(n > 20);
+}
+
+static void without_io_uring_the_bytes_are_the_same(void **state)
+{
+    static char *const errors[] = {"EPERM", "ENOSYS"};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        char *argv[] = {"loader_test", "seccomp", errors[i], NULL};
+        int fd;
+        pid_t pid = start_self(argv, &fd);
+        int status = -1;
+
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(status, 0);
+        close(fd);
+    }
+}
+
+/* ---- this program as somebody else ---- */
+
+static int hold(const char *dir)
+{
+    struct pool_worker worker;
+    struct pool_event event = {.kept = true};
+
+    pool_worker_connect(&worker, dir);
+    pool_worker_open(&worker);
+    pool_worker_credit(&worker, 2);
+    while (event.kept) {
+        if (pool_worker_next(&worker, &event, NULL) != LAM_OK)
+            return 1;
+    }
+    lam_ignore(write(STDOUT_FILENO, "\n", 1) < 0, "the test waits in vain then, and fails");
+    for (;;)
+        pause();
+}
+
+/* From here on io_uring_setup fails, as under the seccomp profiles of container engines. */
+static void refuse_io_uring(uint32_t error)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof(code) / sizeof(*code), .filter = code};
+
+    assert_int_equal(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    assert_int_equal(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+static uint32_t refusal;
+
+static void refused_engine_falls_back(void **state)
+{
+    char listen[64], pool_socket[64], text[32];
+    const char *addresses[1] = {listen};
+    struct lam_loader_config config = {.model = live_model.path,
+        .listen = addresses,
+        .n_listen = 1,
+        .pool_socket = pool_socket,
+        .ram = live_share(25, text),
+        .engine = LAM_READER_IO_URING};
+    struct lam_loader *loader = NULL;
+    struct pool_worker worker;
+    struct lam_err err = {0};
+
+    (void)state;
+    refuse_io_uring(refusal);
+    snprintf(listen, sizeof(listen), "unix:%s/loader.sock", live_model.dir);
+    snprintf(pool_socket, sizeof(pool_socket), "%s/pool.sock", live_model.dir);
+    assert_int_equal(lam_loader_create(&config, &loader, &err), LAM_UNIMPLEMENTED);
+    assert_non_null(strstr(err.text, "seccomp"));
+    config.engine = LAM_READER_AUTO;
+    assert_int_equal(lam_loader_create(&config, &loader, &err), LAM_OK);
+    pool_worker_connect(&worker, live_model.dir);
+    pool_worker_open(&worker);
+    live_walk(&worker, 3);
+    assert_string_equal(pool_worker_stats(&worker)->engine, "pread");
+    pool_worker_disconnect(&worker);
+    lam_loader_destroy(loader);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(leases_end_with_the_stream_or_the_pool_connection),
+        cmocka_unit_test(leases_of_a_killed_worker_are_free_at_once),
+        cmocka_unit_test(nothing_is_left_after_the_end),
+        cmocka_unit_test(a_file_that_changes_is_refused),
+        cmocka_unit_test(a_pool_that_cannot_work_names_one_that_can),
+        cmocka_unit_test(no_memory_is_a_status),
+        cmocka_unit_test(without_io_uring_the_bytes_are_the_same),
+    };
+    const struct CMUnitTest refused[] = {cmocka_unit_test(refused_engine_falls_back)};
+
+    lam_log_init("loader_test", LAM_LOG_OFF);
+    if (argc == 3 && strcmp(argv[1], "hold") == 0)
+        return hold(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "seccomp") == 0) {
+        refusal = strcmp(argv[2], "EPERM") == 0 ? EPERM : ENOSYS;
+        return cmocka_run_group_tests(refused, live_set_up, live_tear_down);
+    }
+    return cmocka_run_group_tests(tests, live_set_up, live_tear_down);
+}
