@@ -1,7 +1,7 @@
 /*
  * loader: how sessions and the whole end, and what goes wrong on the way.
- * Started again as "hold DIR" or "seccomp ERRNO" this program is a worker that is going to be killed,
- * or a loader on a machine that refuses io_uring.
+ * Started again as "hold DIR" or "seccomp ERRNO" this program is a worker that is going to be
+ * killed, or a loader on a machine that refuses io_uring.
  */
 #include <stdarg.h>
 #include <stddef.h>
