@@ -1,11 +1,12 @@
 /*
  * Fuzz target: vocabularies and texts.
  *
- * Input: a byte that chooses, then bytes. 'V': a model file's header, whose vocabulary is loaded and
- * used, with its chat template. 'B', 'Q', 'S': a text, for a fixed vocabulary: byte-level with
+ * Input: a byte that chooses, then bytes. 'V': a model file's header, whose vocabulary is loaded
+ * and used, with its chat template. 'B', 'Q', 'S': a text, for a fixed vocabulary: byte-level with
  * GPT-2's words, byte-level with those of Qwen 2 (which composes characters), SentencePiece.
- * Invariants: ids are inside the vocabulary; text that is no UTF-8 is refused; decoded text is UTF-8
- * and, where the family promises it, the text that was encoded. First inputs: tokenizer_seeds.
+ * Invariants: ids are inside the vocabulary; text that is no UTF-8 is refused; decoded text is
+ * UTF-8 and, where the family promises it, the text that was encoded. First inputs:
+ * tokenizer_seeds.
  */
 #include <assert.h>
 #include <stdint.h>
