@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -185,6 +186,10 @@ static void log_start(const struct lam_loader *loader)
         info.fixed_buffers ? "registered" : "plain");
     if (info.note[0] != '\0')
         lam_warn("%s", info.note);
+    if (!info.fixed_buffers && strcmp(info.engine, "io_uring") == 0)
+        lam_warn(
+            "the kernel refused to register the pool, so reads cost more CPU time: raise the limit "
+            "of locked memory (ulimit -l)");
     if (loader->pool.note[0] != '\0')
         lam_debug("%s", loader->pool.note);
 }
