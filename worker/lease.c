@@ -184,12 +184,10 @@ static void *receiver_main(void *arg)
         status = receive_one(leases, &end, &err);
     } while (status == LAM_OK && !end);
     if (status == LAM_OK)
-        status = lam_fail(&err, LAM_UNAVAILABLE, "it ended the session");
+        status = lam_fail(&err, LAM_UNAVAILABLE, "%s ended the session", leases->config.loader);
     pthread_mutex_lock(&leases->lock);
     leases->ended = true;
-    lam_ignore(lam_fail(&leases->end, status, "lost the loader at %s: %s", leases->config.loader,
-                   err.text),
-        "kept for acquire");
+    lam_ignore(lam_fail(&leases->end, status, "lost the loader: %s", err.text), "kept for acquire");
     stopped = leases->stopped;
     pthread_cond_signal(&leases->changed);
     pthread_mutex_unlock(&leases->lock);

@@ -342,6 +342,20 @@ static enum lam_status run_step(struct lam_service *service, struct lam_rpc_stre
         lam_units_stall_ns(service->config.units) - stall_ns, err);
 }
 
+/* Ending the stream at once could overtake the last result: the gateway ends it when it has read
+ * all. A second wish to stop does not wait for that. */
+static void say_goodbye(struct lam_service *service, struct lam_rpc_stream *stream)
+{
+    bool end = lam_rpc_stream_half_close(stream, NULL) != LAM_OK;
+
+    pthread_mutex_lock(&service->lock);
+    service->waiting = stream;
+    pthread_mutex_unlock(&service->lock);
+    while (!end && lam_rpc_stream_recv(stream, &service->received, &end, NULL) == LAM_OK)
+        ;
+    end_waiting(service);
+}
+
 /* The life of one attachment. Returns why it ended, never LAM_OK. */
 static enum lam_status converse(
     struct lam_service *service, struct lam_rpc_stream *stream, struct lam_err *err)
@@ -371,10 +385,6 @@ static enum lam_status converse(
             return lam_fail(
                 err, LAM_INVALID_ARGUMENT, "the gateway sent something else than a step");
         status = run_step(service, stream, message->step, err);
-        if (status == LAM_OK && is_stopping(service)) {
-            lam_ignore(lam_rpc_stream_half_close(stream, NULL), "we are leaving either way");
-            return lam_fail(err, LAM_CANCELLED, "the worker is stopping");
-        }
     }
     return status;
 }
@@ -395,6 +405,8 @@ static enum lam_status attach(struct lam_service *service, struct lam_err *err)
             channel, "/laminar.v1.Workers/Attach", LAM_RPC_NO_TIMEOUT, &stream, err);
     if (status == LAM_OK)
         status = converse(service, stream, err);
+    if (stream && is_stopping(service))
+        say_goodbye(service, stream);
     lam_rpc_stream_destroy(stream);
     lam_rpc_channel_destroy(channel);
     for (uint32_t seq = 0; seq < service->max_seqs; seq++)
@@ -432,8 +444,7 @@ enum lam_status lam_service_run(struct lam_service *service, struct lam_err *err
         if (status != LAM_OK)
             return status;
         if (!service->told_of_loss) {
-            lam_warn("gateway %s: %s; dialling again until it answers", service->config.gateway,
-                err->text);
+            lam_warn("not attached: %s; dialling again until the gateway answers", err->text);
             service->told_of_loss = true;
             backoff_ns = SERVICE_BACKOFF_MIN_NS;
         }

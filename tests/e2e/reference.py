@@ -51,8 +51,16 @@ class Model:
         rows = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         return rows.reshape([int(n) for n in reversed(tensor.shape)]).astype(np.float64)
 
+    def activations(self, x):
+        """What a product reads. A subclass that rounds here shows what rounding explains."""
+        return x
+
+    def product(self, x, name):
+        return self.activations(x) @ self.weight(name).T
+
     def head(self):
-        return self.weight("output.weight" if "output.weight" in self.tensors else "token_embd.weight")
+        tied = "output.weight" not in self.tensors
+        return "token_embd.weight" if tied else "output.weight"
 
 
 def norm(x, weight, eps):
@@ -61,7 +69,8 @@ def norm(x, weight, eps):
 
 def rotation(model, n_positions):
     """cos and sin, [T, rope_dim / 2]."""
-    frequency = model.rope_base ** (-np.arange(0, model.rope_dim, 2, dtype=np.float64) / model.rope_dim)
+    exponent = -np.arange(0, model.rope_dim, 2, dtype=np.float64) / model.rope_dim
+    frequency = model.rope_base**exponent
     if "rope_freqs.weight" in model.tensors:
         frequency = frequency / model.weight("rope_freqs.weight")
     angle = np.outer(np.arange(n_positions) / model.rope_scale, frequency)
@@ -92,19 +101,22 @@ def attention(q, k, v):
 
 
 def layer(model, x, index, cos, sin):
-    def weight(name):
-        return model.weight(f"blk.{index}.{name}.weight")
+    def name(part):
+        return f"blk.{index}.{part}.weight"
 
-    n_positions = x.shape[0]
-    normed = norm(x, weight("attn_norm"), model.norm_eps)
-    q = (normed @ weight("attn_q").T).reshape(n_positions, model.n_heads, model.head_dim)
-    k = (normed @ weight("attn_k").T).reshape(n_positions, model.n_kv_heads, model.head_dim)
-    v = (normed @ weight("attn_v").T).reshape(n_positions, model.n_kv_heads, model.head_dim)
-    x = x + attention(rotate(q, cos, sin), rotate(k, cos, sin), v) @ weight("attn_output").T
-    normed = norm(x, weight("ffn_norm"), model.norm_eps)
-    gate = normed @ weight("ffn_gate").T
-    up = normed @ weight("ffn_up").T
-    return x + (gate / (1 + np.exp(-gate)) * up) @ weight("ffn_down").T
+    def heads(normed, part, n_heads):
+        return model.product(normed, name(part)).reshape(len(x), n_heads, model.head_dim)
+
+    normed = norm(x, model.weight(name("attn_norm")), model.norm_eps)
+    q = heads(normed, "attn_q", model.n_heads)
+    k = heads(normed, "attn_k", model.n_kv_heads)
+    v = heads(normed, "attn_v", model.n_kv_heads)
+    mixed = attention(rotate(q, cos, sin), rotate(k, cos, sin), v)
+    x = x + model.product(mixed, name("attn_output"))
+    normed = norm(x, model.weight(name("ffn_norm")), model.norm_eps)
+    gate = model.product(normed, name("ffn_gate"))
+    up = model.product(normed, name("ffn_up"))
+    return x + model.product(gate / (1 + np.exp(-gate)) * up, name("ffn_down"))
 
 
 def logits(path, ids, model=None):
@@ -114,7 +126,8 @@ def logits(path, ids, model=None):
     cos, sin = rotation(model, len(ids))
     for index in range(model.n_layers):
         x = layer(model, x, index, cos, sin)
-    return norm(x, model.weight("output_norm.weight"), model.norm_eps) @ model.head().T
+    normed = norm(x, model.weight("output_norm.weight"), model.norm_eps)
+    return model.product(normed, model.head())
 
 
 def main():

@@ -15,9 +15,9 @@ struct lam_units {
     bool held;
     unsigned char *place; /* with the file offset's alignment */
     void *block;
-    unsigned char *rows; /* [ROWS_MAX, row_bytes] */
-    uint64_t n_acquired;
-    uint64_t fail_at;
+    unsigned char *rows;             /* [ROWS_MAX, row_bytes] */
+    atomic_uint_fast64_t n_acquired; /* tests look from their own thread */
+    atomic_uint_fast64_t fail_at;
     atomic_bool stopped;
 };
 

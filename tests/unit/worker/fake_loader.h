@@ -1,0 +1,76 @@
+/*
+ * fake_loader: the loader's two doors (gRPC and pool socket) over a tiny_model, in this process,
+ * obedient or misbehaving in one chosen way. A released unit is overwritten with 0xff at once.
+ */
+#ifndef LAMINAR_TESTS_UNIT_WORKER_FAKE_LOADER_H
+#define LAMINAR_TESTS_UNIT_WORKER_FAKE_LOADER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "proto/pool_socket.h"
+#include "rpc/server.h"
+#include "tests/unit/worker/tiny_model.h"
+
+enum fake_mode {
+    FAKE_OBEDIENT,
+    FAKE_NO_DESCRIPTOR,
+    FAKE_TWO_DESCRIPTORS,
+    FAKE_WRONG_MAGIC,
+    FAKE_WRONG_SIZE,
+    FAKE_UNSEALED,
+    FAKE_SHORT_GREETING,
+    FAKE_SHORT_HEADER,
+    FAKE_LONG_HEADER,
+    FAKE_HUGE_HEADER,
+    FAKE_WRONG_UNITS,
+    FAKE_SHORT_EXTENT,
+    /* From here on: when the unit `at` is due. */
+    FAKE_FAULT,
+    FAKE_SILENCE,
+    FAKE_END,
+    FAKE_UNIT_BEYOND,
+    FAKE_OFFSET_BEYOND,
+    FAKE_OFFSET_SKEWED,
+    FAKE_TWICE,
+    FAKE_GARBAGE,
+};
+
+struct fake_loader {
+    const struct tiny_model *tiny;
+    enum fake_mode mode;
+    uint32_t at;
+    uint32_t n_kept; /* units 0, 2, 4 .. are kept until there are so many */
+    char dir[32];
+    char address[64]; /* for gRPC */
+    char pool_path[64];
+    struct lam_rpc_server *server;
+    int listener;
+    int connection;
+    pthread_t greeter;
+    int memfd;
+    unsigned char *pool;
+    uint64_t pool_bytes;
+    uint64_t *pool_offsets; /* [n_units] */
+    unsigned char token[LAM_POOL_TOKEN_BYTES];
+    /* The I/O thread's: */
+    uint32_t next;
+    uint32_t credits;
+    uint64_t generation;
+    uint64_t *granted; /* [n_units]: generation, 0: not held */
+    atomic_uint n_held;
+    atomic_uint n_held_most;
+    atomic_uint n_released;
+    atomic_uint n_extents; /* ReadExtent calls */
+    atomic_uint n_wrong;   /* releases of what is not held, wrong tokens */
+};
+
+void fake_loader_start(struct fake_loader *loader, const struct tiny_model *tiny,
+    enum fake_mode mode, uint32_t at, uint32_t n_kept);
+
+/* The process "dies": streams end, the pool socket closes. */
+void fake_loader_kill(struct fake_loader *loader);
+void fake_loader_stop(struct fake_loader *loader); /* kill, if still alive, and free */
+
+#endif
