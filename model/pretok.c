@@ -147,7 +147,7 @@ static const struct family *find_family(struct lam_str name)
 
 static enum lam_status compile(struct lam_pretok *pretok, const char *pattern, struct lam_err *err)
 {
-    uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
+    uint32_t options = PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C;
     pcre2_compile_context *context = pcre2_compile_context_create(pretok->general);
     pcre2_code *code;
     PCRE2_SIZE offset = 0;

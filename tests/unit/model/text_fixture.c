@@ -24,7 +24,7 @@ static const char *const user_list[] = {"<tool>", "<tool", "<tool><tool>x"};
 /* SentencePiece pieces, best first. */
 static const char *const spm_list[] = {BLANK "h", "e", "ll", "he", BLANK "he", "llo", BLANK "hello",
     BLANK "w", "or", "ld", BLANK "wor", BLANK "world", BLANK BLANK, "aa", "aaaa", "h", "l", "o",
-    "w", "r", "d", "a", "b", "c", "<", "s", ">", BLANK};
+    "w", "r", "d", "a", "b", "c", "<", "s", ">", "<s", BLANK};
 
 int32_t text_vocabulary_add(struct text_vocabulary *vocabulary, const char *text, int32_t type)
 {

@@ -168,12 +168,15 @@ static void parts_are_one_text(void **state)
         {.text = "llo<s", .n = 5, .flags = LAM_ENCODE_PLAIN},
         {.text = "></s>", .n = 5, .flags = LAM_ENCODE_SPECIAL},
         {.text = "</s>", .n = 4, .flags = LAM_ENCODE_PLAIN},
+        {.text = "<", .n = 1, .flags = LAM_ENCODE_SPECIAL},
+        {.text = "s>", .n = 2, .flags = LAM_ENCODE_PLAIN},
     };
-    static const char *const wanted[] = {"<s>", "hello", "<", "s", ">", "</s>", "<", "/", "s", ">"};
+    static const char *const wanted[] = {
+        "<s>", "hello", "<", "s", ">", "</s>", "<", "/", "s", ">", "<", "s", ">"};
     struct lam_tokens tokens = {.max = TOKENS_MAX};
 
     (void)state;
-    assert_int_equal(lam_tokenizer_encode_parts(model.tokenizer, parts, 4, &tokens, &err), LAM_OK);
+    assert_int_equal(lam_tokenizer_encode_parts(model.tokenizer, parts, 6, &tokens, &err), LAM_OK);
     assert_int_equal(tokens.n, sizeof wanted / sizeof *wanted);
     for (size_t i = 0; i < tokens.n; i++) {
         struct lam_str piece = lam_tokenizer_piece(model.tokenizer, tokens.ids[i]);
@@ -373,7 +376,7 @@ static void spm_falls_back_to_bytes(void **state)
 static void spm_text_never_merges_into_control_tokens(void **state)
 {
     (void)state;
-    assert_pieces("<s>", LAM_ENCODE_PLAIN, "\xe2\x96\x81|<|s|>");
+    assert_pieces("<s>", LAM_ENCODE_PLAIN, "\xe2\x96\x81|<s|>");
     assert_pieces("<s>a", LAM_ENCODE_SPECIAL, "<s>|\xe2\x96\x81|a");
     assert_pieces("a<tool>b", LAM_ENCODE_PLAIN, "\xe2\x96\x81|a|<tool>|\xe2\x96\x81|b");
 }
