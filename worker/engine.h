@@ -57,7 +57,7 @@ void lam_engine_destroy(struct lam_engine *engine); /* NULL is allowed */
 /* The config with every 0 resolved. */
 const struct lam_engine_config *lam_engine_config(const struct lam_engine *engine);
 
-/* Bytes: planned and high-water mark of the arena (equal when the plan is right). */
+/* Bytes of the arena: exactly what the plan (layout.h) says. */
 uint64_t lam_engine_arena_bytes(const struct lam_engine *engine);
 const char *lam_engine_backend(const struct lam_engine *engine);
 

@@ -2,7 +2,6 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -274,10 +273,11 @@ static enum exit_code run(const struct options *o)
 
 static void default_id(char *id)
 {
-    char host[128] = "localhost";
+    char host[128] = "";
 
-    if (gethostname(host, sizeof host - 1) != 0)
-        strncpy(host, "localhost", sizeof host - 1);
+    /* The last byte stays 0: a name that is cut off may come without one. */
+    if (gethostname(host, sizeof host - 1) != 0 || !host[0])
+        snprintf(host, sizeof host, "localhost");
     snprintf(id, MAIN_ID_BYTES, "%s:%ld", host, (long)getpid());
 }
 

@@ -22,6 +22,7 @@
 #include "proto/laminar/v1/worker.pb-c.h"
 #include "rpc/client.h"
 #include "rpc/message.h"
+#include "worker/step.h"
 
 #define SERVICE_BACKOFF_MIN_NS (200 * LAM_NS_PER_MS)
 #define SERVICE_BACKOFF_MAX_NS (5 * LAM_NS_PER_S)
@@ -32,8 +33,7 @@
 
 struct lam_service {
     struct lam_service_config config;
-    uint32_t max_seqs;
-    uint32_t max_rows;
+    struct lam_step_limits limits;
     uint64_t message_bytes_max; /* of the gateway's messages */
     struct lam_arena arena;
     struct lam_buf received;
@@ -68,17 +68,16 @@ enum lam_status lam_service_create(
     pthread_condattr_destroy(&attr);
     pthread_mutex_init(&service->lock, NULL);
     service->config = *config;
-    service->max_seqs = engine->max_seqs;
-    service->max_rows = engine->max_rows;
+    service->limits = (struct lam_step_limits){engine->max_seqs, engine->max_rows};
     service->message_bytes_max = 64 * LAM_KIB + (uint64_t)engine->max_seqs * SERVICE_SEQ_BYTES +
                                  (uint64_t)engine->max_rows * SERVICE_ROW_BYTES;
     service->received = LAM_BUF(service->message_bytes_max);
     service->sending = LAM_BUF(SERVICE_CHUNK_BYTES + 64 * LAM_KIB);
-    service->epochs = lam_calloc(service->max_seqs, sizeof *service->epochs);
-    service->rows = lam_calloc(service->max_seqs, sizeof *service->rows);
-    service->results = lam_calloc(service->max_seqs, sizeof *service->results);
-    service->tokens = lam_calloc(service->max_seqs, sizeof *service->tokens);
-    service->token_refs = lam_calloc(service->max_seqs, sizeof *service->token_refs);
+    service->epochs = lam_calloc(engine->max_seqs, sizeof *service->epochs);
+    service->rows = lam_calloc(engine->max_seqs, sizeof *service->rows);
+    service->results = lam_calloc(engine->max_seqs, sizeof *service->results);
+    service->tokens = lam_calloc(engine->max_seqs, sizeof *service->tokens);
+    service->token_refs = lam_calloc(engine->max_seqs, sizeof *service->token_refs);
     made = service->epochs && service->rows && service->results && service->tokens &&
            service->token_refs &&
            lam_arena_init(&service->arena, 2 * service->message_bytes_max, NULL) == LAM_OK;
@@ -239,61 +238,6 @@ static enum lam_status send_header(
     return status;
 }
 
-static struct lam_sample_params params_of(const Laminar__V1__SamplingParams *sampling)
-{
-    if (!sampling)
-        return lam_sample_defaults();
-    return (struct lam_sample_params){
-        .temperature = sampling->temperature,
-        .top_k = sampling->top_k,
-        .top_p = sampling->top_p,
-        .min_p = sampling->min_p,
-        .repetition_penalty = sampling->repetition_penalty,
-        .presence_penalty = sampling->presence_penalty,
-        .frequency_penalty = sampling->frequency_penalty,
-        .seed = sampling->seed,
-    };
-}
-
-/* The step as the engine wants it. What the engine does not check is checked here. */
-static enum lam_status read_step(
-    struct lam_service *service, const Laminar__V1__Step *step, struct lam_err *err)
-{
-    if (step->n_rows > service->max_seqs)
-        return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "the step has rows of %zu sequences; this worker has %" PRIu32 " slots", step->n_rows,
-            service->max_seqs);
-    for (size_t i = 0; i < step->n_free; i++)
-        if (step->free[i] >= service->max_seqs)
-            return lam_fail(err, LAM_INVALID_ARGUMENT,
-                "the step frees slot %" PRIu32 "; this worker has %" PRIu32, step->free[i],
-                service->max_seqs);
-    for (size_t i = 0; i < step->n_rows; i++) {
-        const Laminar__V1__SequenceRows *rows = step->rows[i];
-
-        if (rows->n_tokens > service->max_rows || rows->seq >= service->max_seqs)
-            return lam_fail(err, LAM_INVALID_ARGUMENT,
-                "the step brings %zu rows for slot %" PRIu32 "; this worker takes %" PRIu32
-                " rows and has %" PRIu32 " slots",
-                rows->n_tokens, rows->seq, service->max_rows, service->max_seqs);
-        if (rows->position != 0 && rows->epoch != service->epochs[rows->seq])
-            return lam_fail(err, LAM_INVALID_ARGUMENT,
-                "slot %" PRIu32 " belongs to epoch %" PRIu32
-                ", the step goes on with epoch %" PRIu32,
-                rows->seq, service->epochs[rows->seq], rows->epoch);
-        service->rows[i] = (struct lam_engine_rows){
-            .seq = rows->seq,
-            .position = rows->position,
-            .tokens = rows->tokens,
-            .n_tokens = (uint32_t)rows->n_tokens,
-            .sample = rows->sample,
-            .params = params_of(rows->sampling),
-            .n_prompt = rows->prompt_tokens,
-        };
-    }
-    return LAM_OK;
-}
-
 static enum lam_status send_result(struct lam_service *service, struct lam_rpc_stream *stream,
     const Laminar__V1__Step *step, uint64_t pass_ns, uint64_t stall_ns, struct lam_err *err)
 {
@@ -326,7 +270,8 @@ static enum lam_status run_step(struct lam_service *service, struct lam_rpc_stre
 {
     uint64_t stall_ns = lam_units_stall_ns(service->config.units);
     uint64_t begin_ns = lam_now_ns();
-    enum lam_status status = read_step(service, step, err);
+    enum lam_status status =
+        lam_step_read(step, &service->limits, service->epochs, service->rows, err);
 
     if (status != LAM_OK)
         return status;
@@ -409,7 +354,7 @@ static enum lam_status attach(struct lam_service *service, struct lam_err *err)
         say_goodbye(service, stream);
     lam_rpc_stream_destroy(stream);
     lam_rpc_channel_destroy(channel);
-    for (uint32_t seq = 0; seq < service->max_seqs; seq++)
+    for (uint32_t seq = 0; seq < service->limits.max_seqs; seq++)
         lam_engine_free(service->config.engine, seq);
     return status;
 }
