@@ -12,15 +12,10 @@
 
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/unpack.h"
-
-#ifdef __clang__
-#define LAM_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define LAM_UNROLL _Pragma("GCC unroll 16")
-#endif
-#define LAM_INLINE static inline __attribute__((always_inline))
+#include "kernels/cpu/unroll.h"
 
 enum {
+    TILES_PER_BLOCK_MAX = 8,
     CHUNK_TILES = 16,  /* columns / 32 that are unpacked together: 2 panels are 20 KiB of L1 */
     CHUNK_FLOATS = 128 /* the same for float weights: 2 panels are 16 KiB */
 };
@@ -49,6 +44,17 @@ LAM_INLINE void store_sums(const struct unit_out *unit, uint32_t row, const vf *
         if (unit->lanes[p] > 0)
             v_store_n(unit->out + row * unit->stride + p * LANES, sums[p], unit->lanes[p]);
     }
+}
+
+/* The same columns, TILE_PANELS * LANES rows on: lines in the order of addresses, a block's worth per block. */
+LAM_INLINE void prefetch_next_unit(const struct panel *panels, size_t at, size_t bytes)
+{
+    uintptr_t row_bytes = (uintptr_t)(panels[0].rows[1] - panels[0].rows[0]);
+    uintptr_t next = (uintptr_t)panels[0].rows[0] + TILE_PANELS * LANES * (row_bytes + at);
+
+    LAM_UNROLL
+    for (uintptr_t line = 0; line < TILE_PANELS * LANES * bytes; line += 64)
+        _mm_prefetch((const char *)(next + line), _MM_HINT_T0);
 }
 
 LAM_INLINE vi broadcast4(const int8_t *q)
@@ -168,6 +174,72 @@ LAM_INLINE void multiply_chunk(struct tile (*tiles)[CHUNK_TILES], uint32_t n_til
             tiles, n_tiles, q8 + row * q8_stride, q8_stride, unit, row, 1, from_out, kind, shift);
 }
 
+/*
+ * One row of x: nothing to reuse a chunk for, so each block is multiplied as soon as it is unpacked (formats
+ * with one tile per block never leave the registers) and the next unit is fetched meanwhile. The order of
+ * additions is that of multiply_rows. All arguments from `unpack` on are constants after inlining.
+ */
+LAM_INLINE void multiply_single(const struct lam_matmul_job *job, const struct panel *panels,
+    const struct unit_out *unit, vi shift, unpack_fn unpack, size_t block_bytes, uint32_t n_tiles,
+    enum tile_kind kind)
+{
+    uint32_t n_blocks = job->args->n_cols / LAM_Q8_ELEMS / n_tiles;
+    const struct lam_q8_block *q8 = job->q8;
+    size_t tile_bytes = block_bytes / n_tiles;
+    vf sums[1][TILE_PANELS];
+
+    load_sums(unit, 0, job->args->accumulate, sums[0]);
+    for (uint32_t b = 0; b < n_blocks; b++) {
+        size_t at = b * block_bytes;
+        struct tile tiles[TILE_PANELS][TILES_PER_BLOCK_MAX];
+        LAM_UNROLL
+        for (int p = 0; p < TILE_PANELS; p++)
+            unpack(&panels[p], at, tiles[p]);
+        for (uint32_t i = 0; i < n_tiles; i++, q8++) {
+            const struct tile *block_tiles[TILE_PANELS];
+            LAM_UNROLL
+            for (int p = 0; p < TILE_PANELS; p++)
+                block_tiles[p] = &tiles[p][i];
+            prefetch_next_unit(panels, at + i * tile_bytes, tile_bytes);
+            add_tile(block_tiles, &q8, 1, kind, shift, sums);
+        }
+    }
+    store_sums(unit, 0, sums[0]);
+}
+
+static void matmul_single(const struct lam_matmul_job *job, enum lam_dtype dtype,
+    const struct panel *panels, const struct unit_out *unit)
+{
+    vi shift = vi_set(unpack_infos[dtype].shift);
+
+    switch (dtype) {
+    case LAM_Q4_0:
+        multiply_single(job, panels, unit, shift, unpack_q4_0, 18, 1, TILE_OFFSET);
+        break;
+    case LAM_Q4_1:
+        multiply_single(job, panels, unit, shift, unpack_q4_1, 20, 1, TILE_MIN);
+        break;
+    case LAM_Q5_0:
+        multiply_single(job, panels, unit, shift, unpack_q5_0, 22, 1, TILE_OFFSET);
+        break;
+    case LAM_Q5_1:
+        multiply_single(job, panels, unit, shift, unpack_q5_1, 24, 1, TILE_MIN);
+        break;
+    case LAM_Q8_0:
+        multiply_single(job, panels, unit, shift, unpack_q8_0, 34, 1, TILE_WIDE);
+        break;
+    case LAM_Q4_K:
+        multiply_single(job, panels, unit, shift, unpack_q4_k, 144, 8, TILE_MIN);
+        break;
+    case LAM_Q5_K:
+        multiply_single(job, panels, unit, shift, unpack_q5_k, 176, 8, TILE_MIN);
+        break;
+    default:
+        assert(dtype == LAM_Q6_K);
+        multiply_single(job, panels, unit, shift, unpack_q6_k, 210, 8, TILE_HALVES);
+    }
+}
+
 static void matmul_quant_unit(const struct lam_matmul_job *job, const struct lam_matmul_mat *mat,
     const struct panel *panels, const struct unit_out *unit)
 {
@@ -178,14 +250,18 @@ static void matmul_quant_unit(const struct lam_matmul_job *job, const struct lam
     vi shift = vi_set(info->shift);
     struct tile tiles[TILE_PANELS][CHUNK_TILES];
 
+    if (job->args->n_rows == 1) {
+        matmul_single(job, mat->dtype, panels, unit);
+        return;
+    }
     for (uint32_t b = 0; b < n_blocks; b += CHUNK_TILES) {
         uint32_t n_tiles = n_blocks - b < CHUNK_TILES ? n_blocks - b : CHUNK_TILES;
         bool from_out = job->args->accumulate || b > 0;
         const struct lam_q8_block *q8 = job->q8 + b;
-        for (int p = 0; p < TILE_PANELS; p++) {
-            for (uint32_t i = 0; i < n_tiles; i += tiles_per_block)
-                info->unpack(&panels[p], (size_t)((b + i) / tiles_per_block) * layout->block_bytes,
-                    &tiles[p][i]);
+        for (uint32_t i = 0; i < n_tiles; i += tiles_per_block) {
+            size_t at = (size_t)((b + i) / tiles_per_block) * layout->block_bytes;
+            for (int p = 0; p < TILE_PANELS; p++)
+                info->unpack(&panels[p], at, &tiles[p][i]);
         }
         if (info->kind == TILE_MIN)
             multiply_chunk(
@@ -241,11 +317,11 @@ static void matmul_float_unit(const struct lam_matmul_job *job, const struct lam
         bool from_out = args->accumulate || k > 0;
         const float *x = args->x + k;
         uint32_t row = 0;
+        size_t elem_bytes = lam_dtype_info(mat->dtype)->block_bytes;
         for (int p = 0; p < TILE_PANELS; p++) {
             const uint8_t *rows[LANES];
             for (int lane = 0; lane < LANES; lane++)
-                rows[lane] =
-                    panels[p].rows[lane] + (size_t)k * lam_dtype_info(mat->dtype)->block_bytes;
+                rows[lane] = panels[p].rows[lane] + k * elem_bytes;
             unpack_floats(mat->dtype, rows, n_cols, weights[p]);
         }
         for (; row + TILE_ROWS <= args->n_rows; row += TILE_ROWS)

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/unroll.h"
 
 /* Row pointers of a panel; lanes past the last row repeat it, so that loads stay inside the matrix.
  */
@@ -58,26 +59,29 @@ static inline vf v_from_f16_high(vi x)
 }
 
 /* Low nibbles of a turned 16-byte group are columns 0..15, high nibbles 16..31. */
-static inline void split_nibbles(const vi turned[4], vi q[8])
+LAM_INLINE void split_nibbles(const vi turned[4], vi q[8])
 {
     vi mask = vi_set(0x0F0F0F0F);
 
+    LAM_UNROLL
     for (int j = 0; j < 4; j++) {
         q[j] = vi_and(turned[j], mask);
         q[j + 4] = vi_and(vi_shr(turned[j], 4), mask);
     }
 }
 
-/* Bits 4j..4j+3 of each lane as bit 4 of its four bytes. */
-static inline vi spread_bits(vi bits, unsigned j)
+/* Bits 8i..8i+7 of each lane as bit 4 of the four bytes of ret[0] (the lower bits) and ret[1]. */
+LAM_INLINE void spread_bits(vi bits, int i, vi ret[2])
 {
-    vi four = vi_and(vi_shr(bits, 4 * j), vi_set(15));
-    vi spread = vi_mul(four, vi_set(0x00204081));
+    vi mine = vi_set((int32_t)0x80402010); /* byte b keeps bit 4 + b */
+    vi bit4 = vi_set(0x10101010);
+    vi bytes = vi_repeat_byte(bits, i);
 
-    return vi_shl(vi_and(spread, vi_set(0x01010101)), 4);
+    ret[0] = vi_min_u8(vi_and(vi_shl(bytes, 4), mine), bit4);
+    ret[1] = vi_min_u8(vi_and(bytes, mine), bit4);
 }
 
-static inline void unpack_q4(const struct panel *panel, size_t at, size_t header, struct tile *out)
+LAM_INLINE void unpack_q4(const struct panel *panel, size_t at, size_t header, struct tile *out)
 {
     vi turned[4];
 
@@ -85,22 +89,27 @@ static inline void unpack_q4(const struct panel *panel, size_t at, size_t header
     split_nibbles(turned, out->q);
 }
 
-static inline void unpack_q5(const struct panel *panel, size_t at, size_t header, struct tile *out)
+LAM_INLINE void unpack_q5(const struct panel *panel, size_t at, size_t header, struct tile *out)
 {
     vi bits = panel_gather(panel, at + header);
 
     unpack_q4(panel, at, header + 4, out);
-    for (unsigned j = 0; j < 8; j++)
-        out->q[j] = vi_or(out->q[j], spread_bits(bits, j));
+    LAM_UNROLL
+    for (int i = 0; i < 4; i++) {
+        vi fifth[2];
+        spread_bits(bits, i, fifth);
+        out->q[2 * i] = vi_or(out->q[2 * i], fifth[0]);
+        out->q[2 * i + 1] = vi_or(out->q[2 * i + 1], fifth[1]);
+    }
 }
 
-static inline void unpack_scale(const struct panel *panel, size_t at, struct tile *out)
+LAM_INLINE void unpack_scale(const struct panel *panel, size_t at, struct tile *out)
 {
     out->scale = v_from_f16_low(panel_gather(panel, at));
     out->extra = v_zero();
 }
 
-static inline void unpack_scale_min(const struct panel *panel, size_t at, struct tile *out)
+LAM_INLINE void unpack_scale_min(const struct panel *panel, size_t at, struct tile *out)
 {
     vi both = panel_gather(panel, at);
 
@@ -108,41 +117,42 @@ static inline void unpack_scale_min(const struct panel *panel, size_t at, struct
     out->extra = v_from_f16_high(both);
 }
 
-static void unpack_q4_0(const struct panel *panel, size_t at, struct tile *out)
+LAM_INLINE void unpack_q4_0(const struct panel *panel, size_t at, struct tile *out)
 {
     unpack_scale(panel, at, out);
     unpack_q4(panel, at, 2, out);
 }
 
-static void unpack_q4_1(const struct panel *panel, size_t at, struct tile *out)
+LAM_INLINE void unpack_q4_1(const struct panel *panel, size_t at, struct tile *out)
 {
     unpack_scale_min(panel, at, out);
     unpack_q4(panel, at, 4, out);
 }
 
-static void unpack_q5_0(const struct panel *panel, size_t at, struct tile *out)
+LAM_INLINE void unpack_q5_0(const struct panel *panel, size_t at, struct tile *out)
 {
     unpack_scale(panel, at, out);
     unpack_q5(panel, at, 2, out);
 }
 
-static void unpack_q5_1(const struct panel *panel, size_t at, struct tile *out)
+LAM_INLINE void unpack_q5_1(const struct panel *panel, size_t at, struct tile *out)
 {
     unpack_scale_min(panel, at, out);
     unpack_q5(panel, at, 4, out);
 }
 
-static void unpack_q8_0(const struct panel *panel, size_t at, struct tile *out)
+LAM_INLINE void unpack_q8_0(const struct panel *panel, size_t at, struct tile *out)
 {
     unpack_scale(panel, at, out);
     vi_load_turned(panel->rows, at + 2, out->q);
     vi_load_turned(panel->rows, at + 18, out->q + 4);
+    LAM_UNROLL
     for (int j = 0; j < 8; j++)
         out->q[j] = vi_widen(out->q[j]);
 }
 
 /* Scales and minimums of the 8 sub-blocks of Q4_K and Q5_K, from the block's first 16 bytes. */
-static void unpack_k_scales(const struct panel *panel, size_t at, struct tile out[8])
+LAM_INLINE void unpack_k_scales(const struct panel *panel, size_t at, struct tile out[8])
 {
     vi head[4]; /* d and dmin; then 12 bytes of 6-bit numbers */
     vi six = vi_set(63), four = vi_set(15), top = vi_set(0x30);
@@ -150,6 +160,7 @@ static void unpack_k_scales(const struct panel *panel, size_t at, struct tile ou
     vi_load_turned(panel->rows, at, head);
     vf d = v_from_f16_low(head[0]);
     vf neg_dmin = v_mul(v_from_f16_high(head[0]), v_set(-1.0f));
+    LAM_UNROLL
     for (unsigned s = 0; s < 4; s++) {
         vi scale = vi_shr(head[1], 8 * s);
         vi min = vi_shr(head[2], 8 * s);
@@ -164,36 +175,40 @@ static void unpack_k_scales(const struct panel *panel, size_t at, struct tile ou
 }
 
 /* 32 bytes per row: low nibbles are one sub-block, high nibbles the next. */
-static inline void unpack_k_pair(const struct panel *panel, size_t at, struct tile *out)
+LAM_INLINE void unpack_k_pair(const struct panel *panel, size_t at, struct tile *out)
 {
     vi mask = vi_set(0x0F0F0F0F);
     vi turned[8];
 
     vi_load_turned(panel->rows, at, turned);
     vi_load_turned(panel->rows, at + 16, turned + 4);
+    LAM_UNROLL
     for (int j = 0; j < 8; j++) {
         out[0].q[j] = vi_and(turned[j], mask);
         out[1].q[j] = vi_and(vi_shr(turned[j], 4), mask);
     }
 }
 
-static void unpack_q4_k(const struct panel *panel, size_t at, struct tile *out)
+LAM_INLINE void unpack_q4_k(const struct panel *panel, size_t at, struct tile *out)
 {
     unpack_k_scales(panel, at, out);
+    LAM_UNROLL
     for (unsigned pair = 0; pair < 4; pair++)
         unpack_k_pair(panel, at + 16 + (size_t)pair * 32, out + (size_t)pair * 2);
 }
 
-static void unpack_q5_k(const struct panel *panel, size_t at, struct tile *out)
+LAM_INLINE void unpack_q5_k(const struct panel *panel, size_t at, struct tile *out)
 {
     vi bits[8]; /* bit s of byte l: fifth bit of weight l of sub-block s */
 
     unpack_k_scales(panel, at, out);
     vi_load_turned(panel->rows, at + 16, bits);
     vi_load_turned(panel->rows, at + 32, bits + 4);
+    LAM_UNROLL
     for (unsigned s = 0; s < 8; s++) {
         if (s % 2 == 0)
             unpack_k_pair(panel, at + 48 + (size_t)s * 16, out + s);
+        LAM_UNROLL
         for (int j = 0; j < 8; j++) {
             vi bit = vi_and(vi_shr(bits[j], s), vi_set(0x01010101));
             out[s].q[j] = vi_or(out[s].q[j], vi_shl(bit, 4));
@@ -201,30 +216,35 @@ static void unpack_q5_k(const struct panel *panel, size_t at, struct tile *out)
     }
 }
 
-static void unpack_q6_k(const struct panel *panel, size_t at, struct tile *out)
+LAM_INLINE void unpack_q6_k(const struct panel *panel, size_t at, struct tile *out)
 {
     vi scales[4];
     vf d = v_from_f16_high(panel_gather(panel, at + 206));
 
     vi_load_turned(panel->rows, at + 192, scales);
+    LAM_UNROLL
     for (unsigned s = 0; s < 8; s++) {
         vi low = vi_sar(vi_shl(scales[s / 2], 24 - 16 * (s % 2)), 24);
         vi high = vi_sar(vi_shl(scales[s / 2], 16 - 16 * (s % 2)), 24);
         out[s].scale = v_mul(d, v_from_int(low));
         out[s].extra = v_mul(d, v_from_int(high));
     }
+    LAM_UNROLL
     for (unsigned half = 0; half < 2; half++) {
         vi bits[8]; /* two bits for each of four sub-blocks */
         struct tile *four = out + (size_t)half * 4;
         vi_load_turned(panel->rows, at + 128 + (size_t)half * 32, bits);
         vi_load_turned(panel->rows, at + 144 + (size_t)half * 32, bits + 4);
+        LAM_UNROLL
         for (unsigned s = 0; s < 2; s++) {
             struct tile pair[2];
             unpack_k_pair(panel, at + (size_t)half * 64 + (size_t)s * 32, pair);
             memcpy(four[s].q, pair[0].q, sizeof(pair[0].q));
             memcpy(four[s + 2].q, pair[1].q, sizeof(pair[1].q));
         }
+        LAM_UNROLL
         for (unsigned s = 0; s < 4; s++) {
+            LAM_UNROLL
             for (int j = 0; j < 8; j++) {
                 vi two = vi_and(vi_shr(bits[j], 2 * s), vi_set(0x03030303));
                 four[s].q[j] = vi_or(four[s].q[j], vi_shl(two, 4));
@@ -233,8 +253,10 @@ static void unpack_q6_k(const struct panel *panel, size_t at, struct tile *out)
     }
 }
 
+typedef void (*unpack_fn)(const struct panel *panel, size_t block_offset, struct tile *out);
+
 struct unpack_info {
-    void (*unpack)(const struct panel *panel, size_t block_offset, struct tile *out);
+    unpack_fn unpack;
     enum tile_kind kind;
     int32_t shift; /* the stored number is 2^shift too large; 0: not at all */
 };
@@ -252,12 +274,13 @@ static const struct unpack_info unpack_infos[LAM_DTYPE_END] = {
 };
 
 /* Four dwords per row: 4 columns of F32, 8 of F16 or BF16. */
-static inline void unpack_float_group(
+LAM_INLINE void unpack_float_group(
     enum lam_dtype dtype, const uint8_t *const *rows, size_t offset, float *out)
 {
     vi turned[4];
 
     vi_load_turned(rows, offset, turned);
+    LAM_UNROLL
     for (int j = 0; j < 4; j++) {
         if (dtype == LAM_F32) {
             v_store(out + j * LANES, v_from_bits(turned[j]));

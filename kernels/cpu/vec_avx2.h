@@ -158,19 +158,22 @@ static inline vi vi_or(vi a, vi b)
     return _mm256_or_si256(a, b);
 }
 
-static inline vi vi_xor(vi a, vi b)
-{
-    return _mm256_xor_si256(a, b);
-}
-
 static inline vi vi_add(vi a, vi b)
 {
     return _mm256_add_epi32(a, b);
 }
 
-static inline vi vi_mul(vi a, vi b)
+static inline vi vi_repeat_byte(vi a, int i)
 {
-    return _mm256_mullo_epi32(a, b);
+    __m128i index = _mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0C0C0C0C);
+
+    index = _mm_add_epi8(index, _mm_set1_epi8((char)i));
+    return _mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(index));
+}
+
+static inline vi vi_min_u8(vi a, vi b)
+{
+    return _mm256_min_epu8(a, b);
 }
 
 static inline vi vi_shl(vi a, unsigned n)

@@ -160,19 +160,23 @@ static inline vi vi_or(vi a, vi b)
     return _mm512_or_si512(a, b);
 }
 
-static inline vi vi_xor(vi a, vi b)
-{
-    return _mm512_xor_si512(a, b);
-}
-
 static inline vi vi_add(vi a, vi b)
 {
     return _mm512_add_epi32(a, b);
 }
 
-static inline vi vi_mul(vi a, vi b)
+/* Byte i of each lane, four times. */
+static inline vi vi_repeat_byte(vi a, int i)
 {
-    return _mm512_mullo_epi32(a, b);
+    __m128i index = _mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0C0C0C0C);
+
+    index = _mm_add_epi8(index, _mm_set1_epi8((char)i));
+    return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(index));
+}
+
+static inline vi vi_min_u8(vi a, vi b)
+{
+    return _mm512_min_epu8(a, b);
 }
 
 static inline vi vi_shl(vi a, unsigned n)
