@@ -22,7 +22,8 @@ struct walk {
     char **argv;
     int at; /* the next argument */
     bool store;
-    uint64_t seen; /* bit i: flags[i] was given */
+    uint64_t seen;             /* bit i: flags[i] was given */
+    size_t n_items[FLAGS_MAX]; /* of flags[i], a list */
     struct lam_err *err;
 };
 
@@ -105,6 +106,12 @@ static int64_t int_bound(double bound)
     return (int64_t)bound;
 }
 
+static void add_item(struct lam_flag_list *list, const char *value)
+{
+    assert(list->n < list->max); /* counted by the first walk */
+    list->items[list->n++] = value;
+}
+
 static enum lam_status set_value(struct walk *walk, const struct lam_flag *flag, const char *value)
 {
     int64_t integer = 0;
@@ -114,6 +121,7 @@ static enum lam_status set_value(struct walk *walk, const struct lam_flag *flag,
     case LAM_FLAG_BOOL:
         break;
     case LAM_FLAG_TEXT:
+    case LAM_FLAG_LIST:
         break;
     case LAM_FLAG_INT:
         if (!lam_int_parse(value, int_bound(flag->min), int_bound(flag->max), &integer))
@@ -141,6 +149,8 @@ static enum lam_status set_value(struct walk *walk, const struct lam_flag *flag,
         *(int64_t *)flag->target = integer;
     else if (flag->kind == LAM_FLAG_REAL)
         *(double *)flag->target = real;
+    else if (flag->kind == LAM_FLAG_LIST)
+        add_item(flag->target, value);
     else
         *(const char **)flag->target = value;
     if (flag->was_set)
@@ -160,6 +170,27 @@ static const struct lam_flag *find_flag(
     return NULL;
 }
 
+/* A flag may be given once; a list as often as it has room. */
+static enum lam_status note_flag(struct walk *walk, const struct lam_flag *flag)
+{
+    size_t index = (size_t)(flag - walk->program->flags);
+    uint64_t bit = 1ull << index;
+
+    if (flag->kind == LAM_FLAG_LIST) {
+        const struct lam_flag_list *list = flag->target;
+
+        if (++walk->n_items[index] > list->max)
+            return lam_fail(walk->err, LAM_INVALID_ARGUMENT,
+                "--%s is given more than %zu times; leave some out", flag->name, list->max);
+        return LAM_OK;
+    }
+    if (walk->seen & bit)
+        return lam_fail(
+            walk->err, LAM_INVALID_ARGUMENT, "--%s is given twice; keep one", flag->name);
+    walk->seen |= bit;
+    return LAM_OK;
+}
+
 /* argv[at] begins with '-' and is longer than that. */
 static enum lam_status take_flag(struct walk *walk, bool *ret_help)
 {
@@ -169,7 +200,7 @@ static enum lam_status take_flag(struct walk *walk, bool *ret_help)
     size_t length = is_long ? strcspn(name, "=") : 1;
     const char *value = name[length] == '=' ? name + length + 1 : NULL;
     const struct lam_flag *flag = NULL;
-    uint64_t bit;
+    enum lam_status status;
 
     if (is_long || !name[1])
         flag = find_flag(walk->program->flags, is_long ? '\0' : *name, name, length);
@@ -180,11 +211,9 @@ static enum lam_status take_flag(struct walk *walk, bool *ret_help)
     if (!flag)
         return lam_fail(walk->err, LAM_INVALID_ARGUMENT,
             "unknown flag %.64s; --help lists the flags, -- ends them", arg);
-    bit = 1ull << (flag - walk->program->flags);
-    if (walk->seen & bit)
-        return lam_fail(
-            walk->err, LAM_INVALID_ARGUMENT, "--%s is given twice; keep one", flag->name);
-    walk->seen |= bit;
+    status = note_flag(walk, flag);
+    if (status)
+        return status;
     if (flag->kind == LAM_FLAG_BOOL && value)
         return lam_fail(walk->err, LAM_INVALID_ARGUMENT,
             "--%s takes no value; write --%s alone or leave it out", flag->name, flag->name);
@@ -255,6 +284,7 @@ enum lam_status lam_flag_parse(const struct lam_flag_program *program, int argc,
     if (!help) {
         walk.at = 1;
         walk.seen = 0;
+        memset(walk.n_items, 0, sizeof walk.n_items);
         walk.store = true;
         status = walk_line(&walk, operands, max_operands, &n_operands, &help);
         assert(status == LAM_OK);
@@ -287,6 +317,9 @@ static void describe_value(const struct lam_flag *flag, char *buf, size_t buf_by
     buf[0] = '\0';
     switch (flag->kind) {
     case LAM_FLAG_BOOL:
+        break;
+    case LAM_FLAG_LIST:
+        snprintf(buf, buf_bytes, "[may be repeated]");
         break;
     case LAM_FLAG_INT:
         snprintf(buf, buf_bytes, "[%lld..%lld, default %lld]", (long long)int_bound(flag->min),

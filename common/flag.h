@@ -21,6 +21,14 @@ enum lam_flag_kind {
     LAM_FLAG_INT,    /* target: int64_t *; min..max inclusive */
     LAM_FLAG_REAL,   /* target: double *; min..max inclusive, never NaN */
     LAM_FLAG_CHOICE, /* target: const char **; one of `choices`, separated by '|' */
+    LAM_FLAG_LIST,   /* target: struct lam_flag_list *; may be given several times */
+};
+
+/* The values of a flag that may be repeated, in their order; they point into argv. */
+struct lam_flag_list {
+    const char **items; /* [max], the caller's */
+    size_t n;           /* 0 before parsing */
+    size_t max;
 };
 
 struct lam_flag {
@@ -44,7 +52,8 @@ struct lam_flag_program {
 
 /*
  * Parses argv[1..argc). Operands are moved, in order, to operands[0, *ret_n_operands);
- * `max_operands` of them at most. --help sets *ret_help and stops. A flag given twice is an error.
+ * `max_operands` of them at most. --help sets *ret_help and stops. A flag given twice is an
+ * error, but for lists.
  */
 LAM_MUST_USE enum lam_status lam_flag_parse(const struct lam_flag_program *program, int argc,
     char **argv, const char **operands, size_t max_operands, size_t *ret_n_operands, bool *ret_help,

@@ -111,6 +111,33 @@ static void test_forms(void **state)
     assert_false(line.help);
 }
 
+/* A list keeps its values in order; one too many is an error that stores nothing. */
+static void test_lists(void **state)
+{
+    const char *items[2] = {NULL, NULL};
+    struct lam_flag_list list = {.items = items, .max = 2};
+    struct lam_flag flags[] = {
+        {.name = "model", .kind = LAM_FLAG_LIST, .target = &list, .value = "PATH", .help = "It."},
+        {0},
+    };
+    struct lam_flag_program repeats = {.usage = "x", .summary = "x", .flags = flags};
+    char *good[] = {"x", "--model", "a", "--model=b"};
+    char *bad[] = {"x", "--model", "a", "--model=b", "--model", "c"};
+    struct lam_err err = {0};
+    size_t n_operands;
+    bool help;
+
+    (void)state;
+    assert_int_equal(
+        lam_flag_parse(&repeats, 6, bad, NULL, 0, &n_operands, &help, &err), LAM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.text, "--model is given more than 2 times"));
+    assert_int_equal(list.n, 0);
+    assert_int_equal(lam_flag_parse(&repeats, 4, good, NULL, 0, &n_operands, &help, &err), LAM_OK);
+    assert_int_equal(list.n, 2);
+    assert_string_equal(items[0], "a");
+    assert_string_equal(items[1], "b");
+}
+
 static void test_defaults_stay(void **state)
 {
     struct line line;
@@ -313,6 +340,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_lists),
         cmocka_unit_test(test_defaults_stay),
         cmocka_unit_test(test_ends_and_dashes),
         cmocka_unit_test(test_help_stops),
