@@ -85,7 +85,7 @@ enum lam_status lam_model_file_open(
     close(fd);
     if (status) {
         lam_model_file_close(&file);
-        return lam_err_wrap(err, "%.200s", path);
+        return lam_err_wrap(err, status, "%.200s", path);
     }
     *ret_file = file;
     return LAM_OK;

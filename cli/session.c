@@ -33,7 +33,7 @@ static enum lam_status check_model(const char *path, uint64_t *ret_pass_bytes, s
     if (!status)
         status = lam_tokenizer_create(file.gguf, &tokenizer, err);
     if (status)
-        lam_err_wrap(err, "%.200s", path);
+        lam_err_wrap(err, status, "%.200s", path);
     else
         *ret_pass_bytes = manifest.unit_bytes_total;
     lam_tokenizer_destroy(tokenizer);

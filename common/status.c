@@ -96,18 +96,20 @@ enum lam_status lam_fail_errno(struct lam_err *err, int native_errno, const char
     return status;
 }
 
-enum lam_status lam_err_wrap(struct lam_err *err, const char *fmt, ...)
+enum lam_status lam_err_wrap(struct lam_err *err, enum lam_status status, const char *fmt, ...)
 {
-    char inner[sizeof err->text];
-    va_list args;
-    int used;
-
-    memcpy(inner, err->text, sizeof inner);
-    va_start(args, fmt);
-    used = vsnprintf(err->text, sizeof err->text, fmt, args);
-    va_end(args);
-    if (used >= 0 && (size_t)used < sizeof err->text)
-        snprintf(err->text + used, sizeof err->text - (size_t)used, ": %.*s",
-            (int)sizeof inner - used, inner);
-    return err->status;
+    if (err) {
+        char inner[sizeof err->text];
+        va_list args;
+        int used;
+        memcpy(inner, err->text, sizeof inner);
+        err->status = status;
+        va_start(args, fmt);
+        used = vsnprintf(err->text, sizeof err->text, fmt, args);
+        va_end(args);
+        if (used >= 0 && (size_t)used < sizeof err->text)
+            snprintf(err->text + used, sizeof err->text - (size_t)used, ": %.*s",
+                (int)sizeof inner - used, inner);
+    }
+    return status;
 }

@@ -51,8 +51,12 @@ enum lam_status lam_fail(struct lam_err *err, enum lam_status status, const char
 enum lam_status lam_fail_errno(struct lam_err *err, int native_errno, const char *fmt, ...)
     LAM_PRINTF(3, 4);
 
-/* Puts "<prefix>: " before an existing text: context added on the way up. Returns err->status. */
-enum lam_status lam_err_wrap(struct lam_err *err, const char *fmt, ...) LAM_PRINTF(2, 3);
+/*
+ * Puts "<prefix>: " before the text of a failure: context added on the way up. status: that of the
+ * failure, returned as lam_fail does. err: may be NULL.
+ */
+enum lam_status lam_err_wrap(struct lam_err *err, enum lam_status status, const char *fmt, ...)
+    LAM_PRINTF(3, 4);
 
 /* The canonical name, for example "INVALID_ARGUMENT". Never NULL. */
 const char *lam_status_name(enum lam_status status);

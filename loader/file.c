@@ -107,7 +107,7 @@ static enum lam_status read_header(struct lam_file *file, struct lam_err *err)
         if (status == LAM_OK)
             break;
         if (status != LAM_OUT_OF_RANGE || have == file->bytes || have >= LAM_GGUF_HEADER_BYTES_MAX)
-            return lam_err_wrap(err, "%s", file->path);
+            return lam_err_wrap(err, status, "%s", file->path);
         want = 2 * have;
     }
     file->header_bytes = lam_gguf_header_bytes(file->gguf);
@@ -138,17 +138,19 @@ static enum lam_status settle_header(struct lam_file *file, struct lam_err *err)
         return status;
     status = lam_gguf_parse(file->header, file->header_bytes, file->bytes, &file->gguf, err);
     if (status != LAM_OK)
-        return lam_err_wrap(err, "%s", file->path);
+        return lam_err_wrap(err, status, "%s", file->path);
     file->digest = XXH3_64bits(file->header, file->header_bytes);
     return LAM_OK;
 }
 
 static enum lam_status describe(struct lam_file *file, struct lam_err *err)
 {
-    if (lam_spec_read(file->gguf, &file->spec, err) != LAM_OK)
-        return lam_err_wrap(err, "%s", file->path);
-    if (lam_manifest_build(file->gguf, &file->spec, &file->manifest, err) != LAM_OK)
-        return lam_err_wrap(err, "%s", file->path);
+    enum lam_status status = lam_spec_read(file->gguf, &file->spec, err);
+
+    if (status == LAM_OK)
+        status = lam_manifest_build(file->gguf, &file->spec, &file->manifest, err);
+    if (status != LAM_OK)
+        return lam_err_wrap(err, status, "%s", file->path);
     return LAM_OK;
 }
 

@@ -172,7 +172,7 @@ enum lam_status lam_memory_budget(const struct lam_memory *memory, const char *r
     if (strcmp(ram, "auto") != 0) {
         status = lam_size_parse(ram, memory->total_bytes, &bytes, err);
         if (status != LAM_OK)
-            return lam_err_wrap(err, "--ram");
+            return lam_err_wrap(err, status, "--ram");
     }
     bytes = bytes < full_bytes ? bytes : full_bytes;
     if (bytes > memory->available_bytes)

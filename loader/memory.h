@@ -21,7 +21,6 @@ LAM_MUST_USE enum lam_status lam_memory_read(struct lam_memory *ret_memory, stru
  * full_bytes, with which the whole model stays in memory. auto: as much as the model needs, up to
  * three quarters of what is available. Errors: LAM_INVALID_ARGUMENT for bad text;
  * LAM_RESOURCE_EXHAUSTED when more is asked for than available.
- * err: not NULL.
  */
 LAM_MUST_USE enum lam_status lam_memory_budget(const struct lam_memory *memory, const char *ram,
     uint64_t full_bytes, uint64_t *ret_bytes, struct lam_err *err);

@@ -53,7 +53,7 @@ static void test_long_text_is_cut(void **state)
     assert_int_equal(lam_fail_errno(&err, ENOENT, "%s", text), LAM_NOT_FOUND);
     assert_int_equal(strlen(err.text), sizeof err.text - 1);
     lam_fail(&err, LAM_INTERNAL, "inner");
-    assert_int_equal(lam_err_wrap(&err, "%s", text), LAM_INTERNAL);
+    assert_int_equal(lam_err_wrap(&err, LAM_INTERNAL, "%s", text), LAM_INTERNAL);
     assert_int_equal(strlen(err.text), sizeof err.text - 1);
     assert_int_equal(err.text[0], 'x');
 }
@@ -99,9 +99,10 @@ static void test_wrap(void **state)
 
     (void)state;
     lam_fail(&err, LAM_DATA_LOSS, "inner %d", 1);
-    assert_int_equal(lam_err_wrap(&err, "outer %d", 2), LAM_DATA_LOSS);
+    assert_int_equal(lam_err_wrap(&err, LAM_DATA_LOSS, "outer %d", 2), LAM_DATA_LOSS);
     assert_string_equal(err.text, "outer 2: inner 1");
     assert_int_equal(err.status, LAM_DATA_LOSS);
+    assert_int_equal(lam_err_wrap(NULL, LAM_ABORTED, "nobody listens"), LAM_ABORTED);
 }
 
 int main(void)
