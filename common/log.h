@@ -2,7 +2,8 @@
  * log: one line per event on stderr. Services log, library code does not: it returns a lam_err.
  *
  * On a terminal the line is "HH:MM:SS level component: message"; otherwise it is one JSON object
- * with ts, level, component, message. Prompts, generated text and secrets are never logged.
+ * with ts, level, component, message. A message is cut after 1,023 bytes; whatever bytes it holds,
+ * the line stays one line of UTF-8. Prompts, generated text and secrets are never logged.
  */
 #ifndef LAMINAR_COMMON_LOG_H
 #define LAMINAR_COMMON_LOG_H

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "common/log.h"
+#include "common/utf8.h"
 
 #define N_THREADS 4
 #define N_LINES 200
@@ -124,6 +125,52 @@ static void test_long_message(void **state)
     }
 }
 
+/* The cut falls between characters: at the message's end, and at that of the escaped text. */
+static void test_cut_characters(void **state)
+{
+    static const char *const characters[] = {"\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80"};
+    char message[2000];
+    char text[8192];
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        for (size_t n_escapes = 0; n_escapes < 300; n_escapes += 3) {
+            int fd = temporary_file();
+            size_t n = n_escapes;
+            memset(message, '\n', n);
+            for (; n + 5 < sizeof message; n += strlen(characters[i]))
+                memcpy(message + n, characters[i], strlen(characters[i]));
+            message[n] = '\0';
+            redirect(fd);
+            lam_log_init("t", LAM_LOG_INFO);
+            lam_info("%s", message);
+            restore();
+            read_back(fd, text, sizeof text);
+            assert_true(strlen(text) > 1000);
+            assert_true(lam_utf8_valid(text, strlen(text)));
+            assert_string_equal(text + strlen(text) - 3, "\"}\n");
+        }
+    }
+}
+
+/* A file's name can be any bytes; a line is text all the same. */
+static void test_no_utf8(void **state)
+{
+    char text[8192];
+    int fd = temporary_file();
+
+    (void)state;
+    redirect(fd);
+    lam_log_init("t", LAM_LOG_INFO);
+    lam_info("a\xff"
+             "b\xc3(\xc2\x9b"
+             "c\x7f");
+    restore();
+    read_back(fd, text, sizeof text);
+    assert_non_null(strstr(text, "\"message\":\"a\xef\xbf\xbd"
+                                 "b\xef\xbf\xbd(\\u009bc\\u007f\"}\n"));
+}
+
 static void *write_lines(void *argument)
 {
     for (int i = 0; i < N_LINES; i++)
@@ -179,7 +226,7 @@ static void test_terminal(void **state)
         skip();
     redirect(slave);
     lam_log_init("worker", LAM_LOG_INFO);
-    lam_error("no \"%s\"", "pool");
+    lam_error("no \"%s\"\x1b[2J\n", "pool");
     restore();
     n = read(master, text, sizeof text - 1);
     close(slave);
@@ -187,7 +234,8 @@ static void test_terminal(void **state)
     assert_true(n > 9);
     text[n] = '\0';
     assert_true(isdigit((unsigned char)text[0]) && text[2] == ':' && text[5] == ':');
-    assert_memory_equal(text + 8, " error worker: no \"pool\"", 24);
+    /* Quotes as they are; no command for the terminal, and no second line. */
+    assert_string_equal(text + 8, " error worker: no \"pool\"\\u001b[2J\\u000a\r\n");
 }
 
 static void test_level_names(void **state)
@@ -212,6 +260,8 @@ int main(void)
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_levels),
         cmocka_unit_test(test_long_message),
+        cmocka_unit_test(test_cut_characters),
+        cmocka_unit_test(test_no_utf8),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_terminal),
         cmocka_unit_test(test_level_names),
