@@ -18,6 +18,7 @@ MODEL = os.environ.get("LAMINAR_MODEL") or os.path.expanduser(
     "~/.cache/laminar/models/SmolLM2-135M-Instruct.Q4_1.gguf")
 SERVICES = ("loader", "gateway", "worker")
 TIMEOUT_S = 120
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def command(*arguments, binary=LAMINAR):
@@ -45,11 +46,18 @@ def run_json(runtime_dir, *arguments):
     return json.loads(done.stdout)
 
 
+def default_signals():
+    """The tests may run in a background job, whose children inherit that SIGINT is ignored."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def start(runtime_dir, *arguments, **options):
     """A process that goes on; killed at the end whatever happens."""
     options.setdefault("env", environment(runtime_dir))
     options.setdefault("stdin", subprocess.DEVNULL)
+    options.setdefault("preexec_fn", default_signals)
     process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                **options)
     try:
@@ -115,6 +123,3 @@ def assert_nothing_left(runtime_dir, seconds=0):
 
 def died_by(process, signal_number):
     return process.returncode == -signal_number or process.returncode == 128 + signal_number
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

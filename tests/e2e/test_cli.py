@@ -83,7 +83,10 @@ def test_stop_text_ends_and_is_not_printed(home):
 
 def test_terminal_conversation_remembers(home):
     """Lines at a terminal: answers on stdout, prompts on stderr, Ctrl-D ends."""
-    parent, child = os.openpty()
+    try:
+        parent, child = os.openpty()
+    except OSError as error:
+        pytest.skip(f"no pseudo-terminals here: {error}")
     with cli.start(home, "run", cli.MODEL, "-n", "24", stdin=child) as process:
         os.close(child)
         os.write(parent, b"My name is Alice. Say hi.\nWhat is my name?\n\x04")
@@ -452,7 +455,7 @@ def test_interrupt_while_nobody_reads_stdout(home):
         os.set_blocking(write_end, True)
     process = subprocess.Popen(cli.command("run", cli.MODEL, *ENDLESS), stdout=write_end,
                                stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-                               env=cli.environment(home))
+                               env=cli.environment(home), preexec_fn=cli.default_signals)
     cli.wait_for_services(home)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
@@ -497,6 +500,18 @@ def test_serve_ends(home, number):
         process.wait(timeout=30)
     assert process.returncode == (-9 if number == signal.SIGKILL else 0)
     cli.assert_nothing_left(home, seconds=10)
+
+
+def test_an_ignored_signal_stays_ignored(home):
+    """As nohup and background jobs of shells ask: the signal is somebody else's."""
+    with cli.start(home, "serve", cli.MODEL, "--listen", "127.0.0.1:0",
+                   preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as process:
+        address = process.stdout.readline().decode().strip()
+        process.send_signal(signal.SIGHUP)
+        done = cli.run(home, "generate", "--target", address, *PARIS)
+        assert done.returncode == 0 and process.poll() is None
+        process.terminate()
+        assert process.wait(timeout=30) == 0
 
 
 def test_logits_is_interrupted_cleanly(home):
