@@ -28,6 +28,7 @@ struct request {
 
 struct lam_extents {
     const struct lam_file *file;
+    struct lam_integrity *integrity; /* or NULL */
     const unsigned char *pool_base;
     struct lam_sessions *sessions;
     pthread_t thread;
@@ -35,6 +36,7 @@ struct lam_extents {
     pthread_cond_t work;
     struct request *first, **last;
     bool stopping;
+    unsigned char scratch[LAM_RECORD_SMALL_CHUNK_BYTES]; /* the thread's */
 };
 
 static void destroy_request(struct request *request)
@@ -66,6 +68,14 @@ static void answer(const struct request *request)
 
 /* ---- the thread: ranges from the disk ---- */
 
+static enum lam_status read_range(
+    struct lam_extents *extents, uint64_t offset, void *out, uint64_t bytes, struct lam_err *err)
+{
+    if (extents->integrity != NULL)
+        return lam_integrity_read(extents->integrity, offset, out, bytes, extents->scratch, err);
+    return lam_file_read(extents->file, offset, out, bytes, err);
+}
+
 static void read_missing(struct lam_extents *extents, const struct request *request)
 {
     int fd = extents->file->fd;
@@ -79,8 +89,8 @@ static void read_missing(struct lam_extents *extents, const struct request *requ
     for (size_t i = 0; i < request->n_missing && status == LAM_OK; i++) {
         size_t r = request->missing[i];
 
-        status = lam_file_read(extents->file, request->offsets[r],
-            request->data + r * request->bytes_each, request->bytes_each, &err);
+        status = read_range(extents, request->offsets[r], request->data + r * request->bytes_each,
+            request->bytes_each, &err);
     }
     if (status == LAM_OK) {
         answer(request);
@@ -139,7 +149,7 @@ static enum lam_status check_ranges(const struct lam_file *file, const uint64_t 
     return LAM_OK;
 }
 
-/* From the pool or the page cache, without waiting. */
+/* From the pool, or from the page cache if nobody wants it checked, without waiting. */
 static bool read_now(
     struct lam_extents *extents, uint64_t offset, uint64_t bytes, unsigned char *out)
 {
@@ -150,7 +160,8 @@ static bool read_now(
         memcpy(out, extents->pool_base + pool_offset, bytes);
         return true;
     }
-    return preadv2(extents->file->fd, &part, 1, (off_t)offset, RWF_NOWAIT) == (ssize_t)bytes;
+    return extents->integrity == NULL &&
+           preadv2(extents->file->fd, &part, 1, (off_t)offset, RWF_NOWAIT) == (ssize_t)bytes;
 }
 
 static struct request *create_request(
@@ -204,8 +215,9 @@ enum lam_status lam_extents_read(struct lam_extents *extents, struct lam_rpc_cal
     return LAM_OK;
 }
 
-enum lam_status lam_extents_create(const struct lam_file *file, const unsigned char *pool_base,
-    struct lam_sessions *sessions, struct lam_extents **ret_extents, struct lam_err *err)
+enum lam_status lam_extents_create(const struct lam_file *file, struct lam_integrity *integrity,
+    const unsigned char *pool_base, struct lam_sessions *sessions, struct lam_extents **ret_extents,
+    struct lam_err *err)
 {
     struct lam_extents *extents = lam_calloc(1, sizeof(*extents));
     int error;
@@ -213,6 +225,7 @@ enum lam_status lam_extents_create(const struct lam_file *file, const unsigned c
     if (extents == NULL)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory to serve rows");
     extents->file = file;
+    extents->integrity = integrity;
     extents->pool_base = pool_base;
     extents->sessions = sessions;
     extents->last = &extents->first;

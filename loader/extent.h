@@ -1,10 +1,11 @@
 /*
  * extent: small pieces of the model file for ReadExtent: rows of the embedding, mostly.
  *
- * A decode step asks for one row and waits for it, so three places are tried in order: a unit that
- * stays in the pool (in a tied model the head is the embedding), the page cache without blocking,
- * and then the disk, on a thread of its own, where all ranges of a request are asked for at once.
- * Rows come back often, so here, and only here, the page cache is of use.
+ * A decode step asks for one row and waits for it. Two places are tried in order: a unit that stays
+ * in the pool (in a tied model the head is the embedding), whose bytes were checked when they came;
+ * then the file, on a thread of its own, where all ranges of a request are asked for at once and
+ * each is checked. Rows come back often, so here, and only here, the page cache is of use. Without
+ * checksums a row that lies in the page cache is answered at once.
  */
 #ifndef LAMINAR_LOADER_EXTENT_H
 #define LAMINAR_LOADER_EXTENT_H
@@ -14,6 +15,7 @@
 
 #include "common/status.h"
 #include "loader/file.h"
+#include "loader/integrity.h"
 #include "loader/sessions.h"
 #include "rpc/server.h"
 
@@ -22,10 +24,10 @@
 
 struct lam_extents;
 
-/* All pointers outlive the extents. Starts the thread. */
+/* All pointers outlive the extents. integrity: NULL for reads without checks. Starts the thread. */
 LAM_MUST_USE enum lam_status lam_extents_create(const struct lam_file *file,
-    const unsigned char *pool_base, struct lam_sessions *sessions, struct lam_extents **ret_extents,
-    struct lam_err *err);
+    struct lam_integrity *integrity, const unsigned char *pool_base, struct lam_sessions *sessions,
+    struct lam_extents **ret_extents, struct lam_err *err);
 
 /* Drops what waits, joins the thread. Before the server is destroyed. NULL is allowed. */
 void lam_extents_destroy(struct lam_extents *extents);

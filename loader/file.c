@@ -203,17 +203,41 @@ static bool same_time(struct timespec a, struct timespec b)
     return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
 }
 
+/* What happened to the file since it was opened, or NULL. */
+static const char *find_change(const struct stat *was, const struct stat *now)
+{
+    if (now->st_size < was->st_size)
+        return "it was cut";
+    if (now->st_size != was->st_size || !same_time(now->st_mtim, was->st_mtim))
+        return "it was written to";
+    /* The one time that nobody can set: whoever put the others back is seen here. */
+    if (!same_time(now->st_ctim, was->st_ctim))
+        return "its inode was changed, by a write or by chmod, chown or ln";
+    return NULL;
+}
+
 enum lam_status lam_file_check(const struct lam_file *file, struct lam_err *err)
 {
+    const char *change = NULL;
     struct stat now;
+    int error = 0;
 
+    /* By name first: a rename changes the inode too, and this says more. Other errors than these
+     * are those of a directory that cannot be reached now; the file is open all the same. */
+    if (stat(file->path, &now) != 0)
+        error = errno;
+    if (error == ENOENT || error == ENOTDIR)
+        change = "it was removed or renamed";
+    else if (error == 0 &&
+             (now.st_ino != file->identity.st_ino || now.st_dev != file->identity.st_dev))
+        change = "another file has its name now";
     if (fstat(file->fd, &now) != 0)
         return lam_fail_errno(err, errno, "cannot look at the model file %s", file->path);
-    if (now.st_size != file->identity.st_size || !same_time(now.st_mtim, file->identity.st_mtim) ||
-        !same_time(now.st_ctim, file->identity.st_ctim))
-        return lam_fail(err, LAM_DATA_LOSS,
-            "%s was changed while it was in use: restore it, or restart the loader to use the new "
-            "file",
-            file->path);
-    return LAM_OK;
+    if (change == NULL)
+        change = find_change(&file->identity, &now);
+    if (change == NULL)
+        return LAM_OK;
+    return lam_fail(err, LAM_DATA_LOSS,
+        "%s was changed while it was in use: %s; restart the loader to use what is there now",
+        file->path, change);
 }

@@ -3,7 +3,7 @@
  *
  * The header is read through the page cache and kept; weights are read by the reader, through
  * `direct_fd` where the file system allows it. The identity (device, inode, size, times) pins what
- * was opened: another file under the same name is not seen, and a change of this one is noticed by
+ * was opened: another file under the same name is never read, and a change is noticed by
  * lam_file_check. Immutable after open, so any thread may read the fields.
  */
 #ifndef LAMINAR_LOADER_FILE_H
@@ -17,8 +17,7 @@
 #include "model/manifest.h"
 #include "model/spec.h"
 
-/* Alignment of direct reads where the file system does not say; also the least that we use: a page.
- */
+/* Alignment of direct reads where the file system does not say; also the least that we use. */
 #define LAM_FILE_ALIGN_DEFAULT 4096u
 
 struct lam_file {
@@ -44,10 +43,11 @@ struct lam_file {
 LAM_MUST_USE enum lam_status lam_file_open(
     const char *path, struct lam_file *ret_file, struct lam_err *err);
 
-void lam_file_close(
-    struct lam_file *file); /* a struct that lam_file_open did not fill is not allowed */
+/* Only what lam_file_open has filled. */
+void lam_file_close(struct lam_file *file);
 
-/* Errors: LAM_DATA_LOSS when the file is no longer what was opened. [any thread] */
+/* Errors: LAM_DATA_LOSS, with what happened, when the file is no longer what was opened: it was
+ * written to, cut, removed, renamed, or replaced under its name. [any thread] */
 LAM_MUST_USE enum lam_status lam_file_check(const struct lam_file *file, struct lam_err *err);
 
 /*

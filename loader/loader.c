@@ -13,9 +13,11 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/size.h"
+#include "loader/checker.h"
 #include "loader/extent.h"
 #include "loader/file.h"
 #include "loader/handover.h"
+#include "loader/integrity.h"
 #include "loader/memory.h"
 #include "loader/policy.h"
 #include "loader/pool.h"
@@ -32,7 +34,9 @@ struct lam_loader {
     bool file_open;
     struct lam_layout layout;
     struct lam_pool pool;
+    struct lam_integrity *integrity; /* NULL: checksums are off */
     struct lam_sessions *sessions;
+    struct lam_checker *checker;
     struct lam_reader *reader;
     struct lam_handover *handover;
     struct lam_extents *extents;
@@ -117,8 +121,15 @@ static enum lam_status make_parts(
         .regions = loader->layout.regions,
         .n_regions = loader->layout.n_regions,
         .choice = config->engine,
+        .on_done = lam_checker_on_load_end,
+        .on_issued = lam_checker_on_issued};
+    struct lam_checker_config checker = {.file = &loader->file,
+        .integrity = loader->integrity,
+        .layout = &loader->layout,
+        .pool_base = loader->pool.base,
         .on_done = lam_sessions_on_load_end,
-        .on_issued = lam_sessions_on_issued};
+        .on_issued = lam_sessions_on_issued,
+        .on_lost = lam_sessions_on_lost};
     struct lam_handover_config handover = {.path = config->pool_socket,
         .pool_fd = loader->pool.fd,
         .pool_bytes = loader->pool.bytes,
@@ -126,17 +137,21 @@ static enum lam_status make_parts(
     enum lam_status status =
         lam_sessions_create(&loader->file, &loader->layout, &loader->sessions, err);
 
-    reader.arg = loader->sessions;
+    checker.arg = loader->sessions;
     handover.arg = loader->sessions;
+    if (status == LAM_OK)
+        status = lam_checker_create(&checker, &loader->checker, err);
+    reader.arg = loader->checker;
     if (status == LAM_OK)
         status = lam_reader_create(&reader, &loader->reader, err);
     if (status == LAM_OK)
         status = lam_handover_start(&handover, &loader->handover, err);
     if (status != LAM_OK)
         return status;
-    lam_sessions_connect(loader->sessions, loader->reader, loader->handover);
-    return lam_extents_create(
-        &loader->file, loader->pool.base, loader->sessions, &loader->extents, err);
+    lam_checker_connect(loader->checker, loader->reader);
+    lam_sessions_connect(loader->sessions, loader->checker, loader->handover);
+    return lam_extents_create(&loader->file, loader->integrity, loader->pool.base, loader->sessions,
+        &loader->extents, err);
 }
 
 static enum lam_status make_server(
@@ -155,6 +170,8 @@ static enum lam_status make_server(
     loader->service.pool = &loader->pool;
     loader->service.reader = loader->reader;
     loader->service.sessions = loader->sessions;
+    loader->service.checker = loader->checker;
+    loader->service.integrity = loader->integrity;
     loader->service.extents = loader->extents;
     status = lam_service_init(&loader->service, err);
     if (status == LAM_OK)
@@ -167,6 +184,21 @@ static enum lam_status make_server(
         status = lam_rpc_server_start(loader->server, err);
     loader->server_started = status == LAM_OK;
     return status;
+}
+
+static void log_integrity(const struct lam_loader *loader)
+{
+    struct lam_integrity_counts counts;
+
+    if (loader->integrity == NULL) {
+        lam_warn("checksums are off: damaged weights would be computed on");
+        return;
+    }
+    lam_integrity_count(loader->integrity, &counts);
+    lam_info("checksums of %" PRIu64 " of %" PRIu64 " chunks are known from earlier runs",
+        counts.known, counts.chunks);
+    if (lam_integrity_note(loader->integrity)[0] != '\0')
+        lam_warn("%s", lam_integrity_note(loader->integrity));
 }
 
 /* Says once what was found and chosen. */
@@ -192,6 +224,7 @@ static void log_start(const struct lam_loader *loader)
             "of locked memory (ulimit -l)");
     if (loader->pool.note[0] != '\0')
         lam_debug("%s", loader->pool.note);
+    log_integrity(loader);
 }
 
 enum lam_status lam_loader_create(
@@ -211,6 +244,9 @@ enum lam_status lam_loader_create(
     }
     status = lam_file_open(config->model, &loader->file, err);
     loader->file_open = status == LAM_OK;
+    if (status == LAM_OK && !config->no_checksums)
+        status =
+            lam_integrity_open(&loader->file, config->integrity_cache, &loader->integrity, err);
     if (status == LAM_OK)
         status = make_pool(loader, config, err);
     if (status == LAM_OK)
@@ -266,12 +302,15 @@ void lam_loader_destroy(struct lam_loader *loader)
         lam_rpc_server_shutdown(loader->server, SHUTDOWN_GRACE_NS);
     lam_handover_stop(loader->handover);
     lam_extents_destroy(loader->extents);
+    lam_checker_stop(loader->checker);
     lam_reader_destroy(loader->reader);
+    lam_checker_destroy(loader->checker);
     lam_rpc_server_destroy(loader->server);
     lam_service_done(&loader->service);
     lam_sessions_destroy(loader->sessions);
     lam_pool_done(&loader->pool);
     lam_layout_done(&loader->layout);
+    lam_integrity_close(loader->integrity);
     if (loader->file_open)
         lam_file_close(&loader->file);
     if (loader->failure_fd >= 0)

@@ -8,6 +8,7 @@
 #ifndef LAMINAR_LOADER_LOADER_H
 #define LAMINAR_LOADER_LOADER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/status.h"
@@ -22,6 +23,8 @@ struct lam_loader_config {
     const char *pool_socket; /* path */
     const char *ram;         /* "auto", "75%", "3GiB" */
     enum lam_reader_choice engine;
+    bool no_checksums;           /* for measuring what they cost */
+    const char *integrity_cache; /* directory of the checksums of earlier runs; NULL: none */
 };
 
 /* Errors: those of the parts, each with the thing and the remedy. Logs what it found and chose. */

@@ -1,8 +1,10 @@
 /* laminar-loader: the process around loader.h: flags, limits, signals, exit codes. */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -22,6 +24,8 @@ struct flags {
     const char *pool_socket;
     const char *ram;
     const char *engine;
+    const char *checksum;
+    const char *integrity_cache;
     const char *run_dir;
     const char *log_level;
 };
@@ -57,6 +61,19 @@ static enum lam_status parse_flags(
             .value = "ENGINE",
             .help = "How to read; auto takes io_uring where the machine allows it.",
             .choices = "auto|io_uring|pread"},
+        {.name = "checksum",
+            .kind = LAM_FLAG_CHOICE,
+            .target = &flags->checksum,
+            .value = "STATE",
+            .help = "Compare everything that is read with what it was at first sight. off is for "
+                    "measuring the difference.",
+            .choices = "on|off"},
+        {.name = "integrity-cache",
+            .kind = LAM_FLAG_TEXT,
+            .target = &flags->integrity_cache,
+            .value = "DIR",
+            .help = "Where checksums are kept from run to run; default "
+                    "~/.cache/laminar/integrity."},
         {.name = "run-dir",
             .kind = LAM_FLAG_TEXT,
             .target = &flags->run_dir,
@@ -121,6 +138,18 @@ static void raise_limits(void)
     }
 }
 
+/* ~/.cache/laminar/integrity in text, or NULL without a home. */
+static const char *default_cache(char *text, size_t text_bytes)
+{
+    const char *home = getenv("HOME");
+    int length;
+
+    if (home == NULL || home[0] != '/')
+        return NULL;
+    length = snprintf(text, text_bytes, "%s/.cache/laminar/integrity", home);
+    return length > 0 && (size_t)length < text_bytes ? text : NULL;
+}
+
 /* Until a signal or a failure. */
 static enum lam_status wait_for_end(struct lam_loader *loader, int signal_fd, struct lam_err *err)
 {
@@ -149,8 +178,10 @@ int main(int argc, char **argv)
         .pool_socket = "/run/laminar/pool.sock",
         .ram = "auto",
         .engine = "auto",
+        .checksum = "on",
         .log_level = "info"};
     struct lam_loader_config config;
+    char cache[PATH_MAX];
     struct lam_loader *loader = NULL;
     struct lam_err err = {0};
     enum lam_log_level level;
@@ -182,7 +213,10 @@ int main(int argc, char **argv)
         .n_listen = 1,
         .pool_socket = flags.pool_socket,
         .ram = flags.ram,
-        .engine = engine_of(flags.engine)};
+        .engine = engine_of(flags.engine),
+        .no_checksums = strcmp(flags.checksum, "off") == 0,
+        .integrity_cache = flags.integrity_cache != NULL ? flags.integrity_cache
+                                                         : default_cache(cache, sizeof(cache))};
     status = lam_loader_create(&config, &loader, &err);
     if (status == LAM_OK)
         status = wait_for_end(loader, signal_fd, &err);

@@ -71,6 +71,10 @@ static void register_model(void *arg, struct lam_rpc_call *call, const void *byt
 
     if (request == NULL)
         return;
+    if (lam_checker_lost(service->checker, &err) != LAM_OK) {
+        finish_err(call, &err);
+        return;
+    }
     if (request->path[0] != '\0' && strcmp(request->path, file->path) != 0) {
         lam_ignore(
             lam_fail(&err, LAM_NOT_FOUND, "this loader serves %s: start another loader for %.200s",
@@ -153,6 +157,8 @@ static enum lam_status open_session(struct lam_service *service, struct lam_rpc_
 {
     enum lam_status status = check_model(service, open->model, err);
 
+    if (status == LAM_OK)
+        status = lam_checker_lost(service->checker, err);
     if (status != LAM_OK)
         return status;
     return lam_sessions_open(service->sessions, call, open->token.data, open->token.len, err);
@@ -214,6 +220,7 @@ static void get_stats(void *arg, struct lam_rpc_call *call, const void *bytes, s
     struct lam_service *service = arg;
     Laminar__V1__GetStatsResponse response = LAMINAR__V1__GET_STATS_RESPONSE__INIT;
     struct lam_slots_counts counts;
+    struct lam_integrity_counts checks = {0};
     struct lam_reader_info info;
     char engine[16], pages[16];
 
@@ -238,6 +245,11 @@ static void get_stats(void *arg, struct lam_rpc_call *call, const void *bytes, s
     response.units_kept_loaded = counts.kept_loaded;
     response.units_kept = service->layout->n_kept;
     response.leases = counts.leases;
+    if (service->integrity != NULL)
+        lam_integrity_count(service->integrity, &checks);
+    response.crc_failures = checks.crc_failures;
+    response.chunks_compared = checks.compared;
+    response.chunks_recorded = checks.recorded;
     reply(call, &response.base);
 }
 

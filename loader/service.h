@@ -8,8 +8,10 @@
 
 #include "common/mem.h"
 #include "common/status.h"
+#include "loader/checker.h"
 #include "loader/extent.h"
 #include "loader/file.h"
+#include "loader/integrity.h"
 #include "loader/policy.h"
 #include "loader/pool.h"
 #include "loader/reader.h"
@@ -27,6 +29,8 @@ struct lam_service {
     const struct lam_pool *pool;
     struct lam_reader *reader;
     struct lam_sessions *sessions;
+    struct lam_checker *checker;
+    struct lam_integrity *integrity; /* NULL: checksums are off */
     struct lam_extents *extents;
     struct lam_arena arena; /* of the message that is being handled */
 };

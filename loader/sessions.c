@@ -28,7 +28,7 @@ struct session {
 struct lam_sessions {
     const struct lam_file *file;
     const struct lam_layout *layout;
-    struct lam_reader *reader;
+    struct lam_checker *checker;
     struct lam_handover *handover;
 
     pthread_mutex_t lock; /* guards all below */
@@ -36,7 +36,7 @@ struct lam_sessions {
     struct session sessions[LAM_SLOTS_SESSIONS_MAX];
     struct lam_buf message;
     uint32_t fault_unit; /* what the text is about */
-    char fault_text[256];
+    char fault_text[sizeof(((struct lam_err *)NULL)->text)];
 };
 
 /* ---- actions; lock held ---- */
@@ -75,9 +75,10 @@ static void report_fault(struct lam_sessions *sessions, const struct lam_slots_a
 {
     Laminar__V1__StreamResponse response = LAMINAR__V1__STREAM_RESPONSE__INIT;
     Laminar__V1__UnitFault fault = LAMINAR__V1__UNIT_FAULT__INIT;
-    char text[64];
+    char text[sizeof(sessions->fault_text)];
 
-    snprintf(text, sizeof(text), "unit %" PRIu32 " cannot be read", action->unit);
+    snprintf(text, sizeof(text), "%.300s cannot be read: the loader's log says why",
+        sessions->file->path);
     fault.unit = action->unit;
     fault.status = (int32_t)action->status;
     fault.reason = action->unit == sessions->fault_unit ? sessions->fault_text : text;
@@ -95,7 +96,7 @@ static void load(struct lam_sessions *sessions, const struct lam_slots_action *a
         .pool_offset = sessions->layout->places[action->place].pool_offset};
 
     assert(it.window.bytes <= sessions->layout->places[action->place].bytes);
-    lam_reader_load(sessions->reader, &it);
+    lam_checker_load(sessions->checker, action->unit, &it);
 }
 
 static void settle(struct lam_sessions *sessions)
@@ -253,6 +254,21 @@ void lam_sessions_on_gone(void *arg, const unsigned char *token, int pid)
             "worker %d is gone: %" PRIu32 " leases dropped", pid, before.leases - after.leases);
 }
 
+void lam_sessions_on_lost(void *arg, const struct lam_err *why)
+{
+    struct lam_sessions *sessions = arg;
+
+    lam_error("%s", why->text);
+    pthread_mutex_lock(&sessions->lock);
+    for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
+        if (sessions->sessions[s].call == NULL)
+            continue;
+        lam_rpc_call_finish(sessions->sessions[s].call, why->status, why->text);
+        end_session(sessions, s);
+    }
+    pthread_mutex_unlock(&sessions->lock);
+}
+
 void lam_sessions_on_issued(void *arg, const struct lam_load *issued)
 {
     struct lam_sessions *sessions = arg;
@@ -274,7 +290,7 @@ void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end)
     unit = lam_slots_loaded(sessions->slots, end->place, end->generation, end->status);
     if (end->status != LAM_OK) {
         sessions->fault_unit = unit;
-        snprintf(sessions->fault_text, sizeof(sessions->fault_text), "%.255s", end->err.text);
+        memcpy(sessions->fault_text, end->err.text, sizeof(sessions->fault_text));
     }
     settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
@@ -361,9 +377,9 @@ fail:
 }
 
 void lam_sessions_connect(
-    struct lam_sessions *sessions, struct lam_reader *reader, struct lam_handover *handover)
+    struct lam_sessions *sessions, struct lam_checker *checker, struct lam_handover *handover)
 {
-    sessions->reader = reader;
+    sessions->checker = checker;
     sessions->handover = handover;
 }
 

@@ -1,6 +1,6 @@
 /*
  * sessions: the state machine of slots.h, connected to the world: streams of workers on one side,
- * the reader on the other, the pool socket watching both.
+ * reader and checker on the other, the pool socket watching both.
  *
  * One lock guards the machine. Whoever brings an event (a message, the end of a read, the end of a
  * worker) takes it, feeds the event, and carries out what follows: queueing a message on a stream
@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "common/status.h"
+#include "loader/checker.h"
 #include "loader/handover.h"
 #include "loader/policy.h"
 #include "loader/reader.h"
@@ -31,12 +32,12 @@ struct lam_sessions;
 LAM_MUST_USE enum lam_status lam_sessions_create(const struct lam_file *file,
     const struct lam_layout *layout, struct lam_sessions **ret_sessions, struct lam_err *err);
 
-/* After the reader, the handover and the server have stopped. NULL is allowed. */
+/* After the checker, the handover and the server have stopped. NULL is allowed. */
 void lam_sessions_destroy(struct lam_sessions *sessions);
 
 /* Before any event. */
 void lam_sessions_connect(
-    struct lam_sessions *sessions, struct lam_reader *reader, struct lam_handover *handover);
+    struct lam_sessions *sessions, struct lam_checker *checker, struct lam_handover *handover);
 
 /* ---- streams: on the server's I/O thread; errors end the stream with their status ---- */
 
@@ -61,10 +62,13 @@ void lam_sessions_tick(struct lam_sessions *sessions);
 /* The pool is populated up to here: the places below may be used. */
 void lam_sessions_back(struct lam_sessions *sessions, uint64_t pool_bytes);
 
-/* Callbacks of the reader and of the handover; arg: the sessions. */
+/* Callbacks of the checker and of the handover; arg: the sessions. */
 void lam_sessions_on_issued(void *arg, const struct lam_load *load);
 void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end);
 void lam_sessions_on_gone(void *arg, const unsigned char *token, int pid);
+
+/* The file is no longer what the sessions compute on: all of them end with this status and text. */
+void lam_sessions_on_lost(void *arg, const struct lam_err *why);
 
 /* Is [file_offset, file_offset + bytes) in the pool for good? Then *ret_pool_offset is where. */
 bool lam_sessions_find_kept(
