@@ -44,8 +44,7 @@ struct lam_answer_options {
 
 #define LAM_ANSWER_FLAGS 15
 
-/* Temperature 0: the same command prints the same text. Everything else is the service's default.
- */
+/* Temperature 0: the same command prints the same text. The rest is the service's default. */
 struct lam_answer_options lam_answer_defaults(void);
 
 /* Fills flags[0, LAM_ANSWER_FLAGS). */
@@ -62,8 +61,7 @@ LAM_MUST_USE enum lam_status lam_answer_read_prompt(struct lam_buf *prompt, stru
 /* Everything of the request but the prompt. It points into options. */
 struct lam_client_request lam_answer_request(const struct lam_answer_options *options);
 
-/* A lam_client_text_fn: writes to stdout at once. With --json: nothing. arg: struct
- * lam_answer_options. */
+/* A lam_client_text_fn: writes to stdout at once. --json: nothing. arg: lam_answer_options. */
 bool lam_answer_write_text(void *arg, const char *text, size_t n_bytes);
 
 /*

@@ -37,7 +37,7 @@ struct lam_child lam_child_none(const char *name);
 /*
  * Starts `path` with argv (NULL-terminated). Call from the main thread, before any gRPC object
  * exists: the child's life is tied to the calling thread. Errors: LAM_NOT_FOUND names the missing
- * binary, LAM_RESOURCE_...
+ * binary; LAM_RESOURCE_EXHAUSTED and others of pipe, fork and exec.
  */
 LAM_MUST_USE enum lam_status lam_child_spawn(
     struct lam_child *child, const char *path, char *const argv[], struct lam_err *err);

@@ -91,8 +91,7 @@ enum lam_status lam_stack_blame(struct lam_stack *stack, struct lam_err *err);
  */
 int lam_stack_stop(struct lam_stack *stack);
 
-/* Ends this process by the signal, as shells expect of an interrupted command. For after the
- * stop. */
+/* After the stop: ends this process by the signal, as shells expect of an interrupted command. */
 void lam_stack_die_by(int signal_number);
 
 #endif

@@ -1,5 +1,4 @@
-/* tokenize: `laminar tokenize`, text to the token ids that a generation would use. Starts nothing.
- */
+/* tokenize: `laminar tokenize`, text to the token ids that a generation uses. Starts nothing. */
 #include <stdio.h>
 #include <string.h>
 

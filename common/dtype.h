@@ -27,8 +27,7 @@ enum lam_dtype {
 };
 
 struct lam_dtype_info {
-    const char
-        *name; /* as GGUF writes it, for example "Q4_1"; NULL for a type that we do not know */
+    const char *name;     /* as GGUF writes it, for example "Q4_1"; NULL: a type unknown to us */
     uint32_t block_elems; /* weights in a block */
     uint32_t block_bytes;
 };

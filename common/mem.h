@@ -24,8 +24,7 @@ LAM_MUST_USE char *lam_strdup(const char *text);
 /* NULL is allowed. */
 void lam_free(void *block);
 
-/* Zeroed memory aligned to `align` (a power of two, multiple of sizeof(void *)). Free with
- * lam_free. */
+/* Zeroed bytes aligned to `align`, a power of two and multiple of sizeof(void *). lam_free. */
 LAM_MUST_USE void *lam_aligned_calloc(size_t align, size_t bytes);
 
 /*

@@ -1,5 +1,4 @@
-/* utf8: strict UTF-8 (no overlong forms, no surrogates, nothing above U+10FFFF), for text from
- * outside. */
+/* utf8: strict UTF-8, for text from outside: nothing overlong, no surrogates, at most U+10FFFF. */
 #ifndef LAMINAR_COMMON_UTF8_H
 #define LAMINAR_COMMON_UTF8_H
 
@@ -20,8 +19,7 @@ size_t lam_utf8_encode(uint32_t code, char out[4]);
 /* Is the whole of text[0, n) valid? */
 bool lam_utf8_valid(const char *text, size_t n);
 
-/* How many leading bytes of text[0, n) end on a complete sequence; invalid bytes count as complete.
- */
+/* How many bytes of text[0, n) end on a complete sequence; invalid bytes count as complete. */
 size_t lam_utf8_complete_prefix(const char *text, size_t n);
 
 #endif

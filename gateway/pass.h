@@ -59,8 +59,7 @@ struct lam_sched_worker {
 bool lam_pass_plan(struct lam_sched_worker *worker, uint64_t step_id, uint64_t now_ns,
     struct lam_sched_step *ret_step);
 
-/* Does the answer fit the open step? Errors as in lam_sched_result. Changes nothing but `answered`.
- */
+/* Does the answer fit the open step? Errors: as lam_sched_result. Changes only `answered`. */
 LAM_MUST_USE enum lam_status lam_pass_check(struct lam_sched_worker *worker, uint64_t step_id,
     const struct lam_sched_sample *samples, uint32_t n_samples, uint32_t n_vocab,
     struct lam_err *err);

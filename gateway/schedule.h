@@ -6,16 +6,16 @@
  *
  * The rules
  *  - Requests wait in one queue in order of arrival. The first one goes to the least loaded worker
- * that has a slot and all KV pages that the request can ever need: nothing fails half-way for lack
- * of memory.
+ *    that has a slot and all KV pages that the request can ever need: nothing fails half-way for
+ *    lack of memory.
  *  - A pass holds one row of every sequence on the worker, then prompt rows up to the worker's
- * max_rows, shared evenly by the sequences that have some. When there are more sequences than rows
- * they take turns.
+ *    max_rows, shared evenly by the sequences that have some. When there are more sequences than
+ *    rows they take turns.
  *  - A worker has at most one step without an answer. A slot that a sequence left is named in
- * `free` of the next step; its next user has another epoch.
+ *    `free` of the next step; its next user has another epoch.
  *  - When a worker is lost, its sequences go back to the queue at their old place and are replayed
- * elsewhere: prompt and emitted tokens are one longer prompt. Sampling is a function of (seed,
- * position), so the text goes on as if nothing had happened.
+ *    elsewhere: prompt and emitted tokens are one longer prompt. Sampling is a function of (seed,
+ *    position), so the text goes on as if nothing had happened.
  *
  * A request ends exactly once: by an action with `last`, by a FAILED action, or by
  * lam_sched_cancel. After that its pointer is dead. Owned by one thread.
@@ -36,8 +36,7 @@ struct lam_sched_worker;
 struct lam_sched_config {
     uint32_t waiting_max;     /* requests in the queue; one more is refused */
     uint64_t orphan_limit_ns; /* a request waits this long while no worker is attached */
-    uint32_t
-        deaths_max; /* a request whose worker is lost this often without a new token has failed */
+    uint32_t deaths_max;      /* workers lost under a request without a new token until it fails */
 };
 
 /* What a worker can hold. Everything is at least 1; pages * page_tokens >= context_tokens. */
@@ -51,8 +50,7 @@ struct lam_sched_caps {
 struct lam_sched_request {
     const int32_t *prompt; /* [n_prompt], n_prompt >= 1; copied */
     uint32_t n_prompt;
-    uint32_t max_tokens; /* at least 1. Every worker can hold n_prompt + max_tokens (the caller's
-                            duty) */
+    uint32_t max_tokens; /* at least 1; the caller sees to it that n_prompt + max_tokens fit */
     struct lam_sample_params sampling;
     void *user;
 };

@@ -23,8 +23,7 @@ struct lam_served {
     struct lam_spec spec;
     struct lam_tokenizer *tokenizer;
     enum lam_chat_template chat;
-    struct lam_err
-        chat_err; /* status LAM_OK, or why this model cannot chat: the text for the client */
+    struct lam_err chat_err; /* LAM_OK, or why this model cannot chat: the text for the client */
     uint32_t context_tokens; /* prompt and completion of one request */
 };
 

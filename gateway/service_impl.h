@@ -34,8 +34,9 @@ struct lam_generation {
     uint64_t seed;
     uint32_t n_prompt;
     uint32_t n_completion;
-    uint64_t arrived_ns, started_ns, first_ns,
-        last_ns;                    /* request, first pass, first and last token */
+    uint64_t arrived_ns;            /* the request */
+    uint64_t started_ns;            /* its first pass */
+    uint64_t first_ns, last_ns;     /* tokens */
     int32_t ids[LAM_CREDIT_TOKENS]; /* not yet sent */
     uint32_t n_ids;
     uint64_t paused_ns; /* since when the client does not read; 0: it does */
@@ -48,8 +49,7 @@ struct lam_service {
     struct lam_arena arena; /* the message that is being handled */
     struct lam_buf out;     /* the message that is being packed */
     struct lam_generation *generations;
-    atomic_bool
-        draining; /* set by shutdown: workers are let go when the last generation has ended */
+    atomic_bool draining; /* set by shutdown: after the last generation workers are let go */
 };
 
 /* service.c */

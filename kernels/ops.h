@@ -4,14 +4,15 @@
  *
  * Rules that every backend keeps and tests/kernels checks:
  *   - A row's result does not depend on the other rows of the call, on the number of threads or on
- * how a prompt was cut into chunks: bitwise. (Else a text would change with who shares the batch.)
+ *     how a prompt was cut into chunks: bitwise. (Else a text would change with who shares the
+ *     batch.)
  *   - Activations are f32, row-major, rows contiguous unless a stride is given. Weights are used as
- * they lie in the model file: any alignment of 2 bytes or more, packed blocks, never changed.
+ *     they lie in the model file: any alignment of 2 bytes or more, packed blocks, never changed.
  *   - Calls on one context come from one thread. A call returns when its result is complete.
  *   - After create, nothing allocates. Shapes beyond the config are asserted, not handled. A call
- * with no rows does nothing.
+ *     with no rows does nothing.
  *
- * Letters: T rows (tokens) of a call, D width, H/K query/key-value heads, d head size, N output
+ * Letters: T rows (tokens) of a call, D width, H/K query and key/value heads, d head size, N output
  * rows.
  */
 #ifndef LAMINAR_KERNELS_OPS_H
@@ -72,15 +73,14 @@ struct lam_matmul_args {
     struct lam_matmul_mat mats[3];
 };
 
-/* table[t, i] = {cos, sin} of position[t] / scale * base^(-2i / rope_dim) / (factors ? factors[i] :
- * 1). */
+/* table[t, i] = {cos, sin} of position[t] / scale * base^(-2i / rope_dim) / factors[i]. */
 struct lam_rope_table_args {
     const int32_t *positions; /* [T] */
     uint32_t n_rows;
     uint32_t rope_dim;
     float base;
     float scale;
-    const float *factors; /* [rope_dim / 2] or NULL */
+    const float *factors; /* [rope_dim / 2], or NULL: all 1 */
     float *table;         /* [T, rope_dim / 2, 2] */
 };
 

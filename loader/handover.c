@@ -99,8 +99,7 @@ static void accept_peer(struct lam_handover *handover)
 
     peer.fd = accept4(handover->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (peer.fd < 0) {
-        /* Out of descriptors, or the peer left: in the first case poll would return at once, again.
-         */
+        /* Out of descriptors, or the peer left. In the first case poll would return at once. */
         lam_sleep_ns(10 * LAM_NS_PER_MS);
         return;
     }

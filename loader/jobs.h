@@ -4,12 +4,16 @@
  * place.
  *
  * A job is the aligned window of a unit. Its requests are aligned, at most request_bytes long, and
- * never cross the edge of a region of the pool (a region is one fixed buffer). Answers: all bytes,
- * or up to the end of the file   done with this part fewer                                     the
- * rest is asked for, from the last aligned byte on EINTR, EAGAIN                             asked
- * again EIO and its kind                          asked again, three times anything else, or the
- * file ended early    the job fails A job ends when its last request under way has been answered,
- * never before: until then bytes may land.
+ * never cross the edge of a region of the pool (a region is one fixed buffer). Answers:
+ *
+ *     all bytes, or up to the end of the file   done with this part
+ *     fewer                                     the rest is asked for, from its last aligned byte
+ *     EINTR, EAGAIN                             asked again
+ *     EIO and its kind                          asked again, three times
+ *     anything else, or the file ended early    the job fails
+ *
+ * A job ends when its last request under way has been answered, never before: until then bytes may
+ * land.
  *
  * Not thread-safe: one thread, or the engine's lock.
  */

@@ -25,8 +25,7 @@ LAM_MUST_USE enum lam_status lam_memory_read(struct lam_memory *ret_memory, stru
 LAM_MUST_USE enum lam_status lam_memory_budget(const struct lam_memory *memory, const char *ram,
     uint64_t full_bytes, uint64_t *ret_bytes, struct lam_err *err);
 
-/* The number after "name" in text such as /proc/meminfo or memory.stat; false when it is not there.
- */
+/* The number after "name" in text such as /proc/meminfo or memory.stat; false: not there. */
 LAM_MUST_USE bool lam_memory_field(const char *text, const char *name, uint64_t *ret_value);
 
 #endif

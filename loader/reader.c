@@ -45,8 +45,7 @@ static void add_note(struct lam_reader *reader, const char *text)
     snprintf(reader->note + used, sizeof(reader->note) - used, "%s%s", used > 0 ? "; " : "", text);
 }
 
-/* Direct reads, if one works: some file systems accept O_DIRECT at open and fail at the first read.
- */
+/* Direct reads, if one works: some file systems take O_DIRECT at open and fail at a read. */
 static void choose_descriptor(struct lam_reader *reader)
 {
     const struct lam_file *file = reader->config.file;

@@ -29,8 +29,8 @@ enum lam_reader_choice { LAM_READER_AUTO, LAM_READER_IO_URING, LAM_READER_PREAD 
 struct lam_reader_config {
     const struct lam_file *file; /* outlives the reader, as do all pointers here */
     unsigned char *pool_base;
-    const struct lam_region
-        *regions; /* the first one is populated; its first bytes serve the probe */
+    /* [n_regions]. The first one is populated; its first bytes serve the probe. */
+    const struct lam_region *regions;
     uint32_t n_regions;
     enum lam_reader_choice choice;
     uint64_t request_bytes; /* 0: LAM_READER_REQUEST_BYTES */

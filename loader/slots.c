@@ -38,8 +38,7 @@ struct session {
     uint32_t credits;
     uint32_t held_slots;
     uint64_t last_load; /* when this session was last served a load: smaller is older */
-    uint64_t
-        *told; /* bitmap of units: kept ones that were granted, any that were reported failed */
+    uint64_t *told;     /* bitmap of units: kept ones granted, any that were reported failed */
 };
 
 struct lam_slots {
@@ -111,8 +110,7 @@ static bool may_take(const struct lam_slots *slots, const struct session *sessio
            (session->held_slots + 1 < slots->n_slots && (shared || count_unheld(slots) > 1));
 }
 
-/* How many units ahead of the session `unit` is, a pass more when the session cannot take it now.
- */
+/* How many units ahead of the session `unit` is; a pass more when it cannot be taken now. */
 static uint64_t need_of(const struct lam_slots *slots, const struct session *session, uint32_t unit)
 {
     uint32_t at = position(slots, session);

@@ -3,9 +3,8 @@
  * no clock, no thread. Events go in through the functions below; lam_slots_next gives out, one at a
  * time, the actions that follow from them, until there is none.
  *
- *     place:    FREE --load--> LOADING(g) --loaded--> READY(g) --load of another unit-->
- * LOADING(g') ...
- *                 ^---------------- failed ---------------'         only while nobody holds it
+ *     FREE --load--> LOADING(g) --loaded--> READY(g) --load of another unit--> LOADING(g') ...
+ *      ^--- failed ---'                                only while nobody holds it
  *
  * Places [0, n_slots) are transit slots, which hold any unit in turn; the places after them belong
  * to one kept unit each, in pass order, and are filled once. Each fill takes a new generation,
@@ -49,8 +48,8 @@ struct lam_slots_config {
     const bool *kept;           /* [n_units] */
     const uint64_t *unit_bytes; /* [n_units] */
     uint32_t n_slots;           /* > 0 unless all units are kept */
-    uint64_t
-        load_bytes_max; /* another load starts while fewer bytes than this are not asked for yet */
+    /* Another load starts while fewer bytes than this are not asked for yet. */
+    uint64_t load_bytes_max;
 };
 
 /* Copies the tables; no place may be used yet: see lam_slots_back. */

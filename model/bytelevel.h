@@ -44,8 +44,7 @@ LAM_MUST_USE enum lam_status lam_bytelevel_encode(const struct lam_bytelevel *by
     const char *text, size_t n, struct lam_merger *merger, struct lam_tokens *tokens,
     struct lam_err *err);
 
-/* Appends the bytes that a vocabulary text spells; a text outside the alphabet stands for itself.
- */
+/* Appends the bytes that a vocabulary text spells; a text outside the alphabet is its own. */
 LAM_MUST_USE bool lam_bytelevel_decode(struct lam_str piece, struct lam_buf *out);
 
 #endif

@@ -353,8 +353,7 @@ static void adjust(struct rendering *rendering, enum lam_chat_template chat, str
         family->strips_after_tokens && tokenizer->family == LAM_FAMILY_SPM;
 }
 
-/* system: the default system message; used when it is not empty and the conversation brings none.
- */
+/* system: the default system message, for conversations that bring none; empty: no message. */
 static enum lam_status encode(struct rendering *rendering, const struct lam_buf *system,
     const struct lam_tokenizer *tokenizer, const struct lam_chat_message *messages,
     size_t n_messages, struct lam_tokens *tokens, struct lam_err *err)

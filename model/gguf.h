@@ -1,6 +1,5 @@
 /*
- * gguf: reader for GGUF v2/v3 headers. A pure function over bytes: no file, no global, hostile
- * input.
+ * gguf: reader for GGUF v2/v3 headers. A pure function over hostile bytes: no file, no global.
  *
  * The header (metadata and tensor table) is parsed from memory; tensor data is never touched.
  * Everything returned points into the caller's header bytes or into the parser's own tables, so the
@@ -81,8 +80,7 @@ struct lam_gguf_strings {
 LAM_MUST_USE enum lam_status lam_gguf_strings(const struct lam_gguf *gguf, const char *key,
     struct lam_gguf_strings *ret, struct lam_err *err);
 
-/* An array of i32/u32 or f32. items may be unaligned in the file: these are copies owned by the
- * gguf. */
+/* An array of i32/u32 or f32. In the file it may be unaligned: these are copies of the gguf's. */
 struct lam_gguf_i32s {
     const int32_t *items;
     uint64_t n;

@@ -21,8 +21,7 @@ struct lam_layout_tensor {
     bool is_vector; /* stored as f32, one row */
 };
 
-/* The tensor of a role; layer counts for the roles of a layer only. LAM_T_OUTPUT: the untied head.
- */
+/* The tensor of a role; `layer` is read for a layer's roles only. LAM_T_OUTPUT: the untied head. */
 struct lam_layout_tensor lam_layout_tensor(
     const struct lam_spec *spec, enum lam_tensor_role role, uint32_t layer);
 

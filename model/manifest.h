@@ -9,8 +9,7 @@
  *
  * The head is cut into row tiles no larger than the largest layer (or 1 MiB), so that a pool of a
  * few layers can stream it. The embedding matrix is no unit: a pass needs a few of its rows, and
- * those are gathered
- * (`embedding`). In a tied model the head tiles are ranges of the same matrix.
+ * those are gathered (`embedding`). In a tied model the head tiles are ranges of the same matrix.
  *
  * A layer whose tensors do not lie together in the file (gaps above 64 KiB and 1/16 of its
  * size) is refused by name.

@@ -163,8 +163,7 @@ static enum lam_status compile(struct lam_pretok *pretok, const char *pattern, s
     if (!code)
         return lam_fail(err, LAM_INTERNAL, "PCRE2 error %d at byte %zu of a pre-tokenizer pattern",
             native, (size_t)offset);
-    /* Where pages cannot be made executable there is no JIT; the interpreter gives the same words.
-     */
+    /* Where pages cannot be executable there is no JIT; the interpreter gives the same words. */
     lam_ignore(pcre2_jit_compile(code, PCRE2_JIT_COMPLETE), "without JIT it is only slower");
     pretok->splits[pretok->n_splits++] = code;
     return LAM_OK;

@@ -17,18 +17,17 @@
 
 struct lam_pretok;
 
-/*
- * name: tokenizer.ggml.pre. Errors: LAM_UNIMPLEMENTED names an unknown one; LAM_RESOURCE_EXHAUSTED.
- */
+/* name: tokenizer.ggml.pre. Errors: LAM_UNIMPLEMENTED names it; LAM_RESOURCE_EXHAUSTED. */
 LAM_MUST_USE enum lam_status lam_pretok_create(
     struct lam_str name, struct lam_pretok **ret_pretok, struct lam_err *err);
 void lam_pretok_destroy(struct lam_pretok *pretok); /* NULL is allowed */
 
 /* What the family's own tokenizer does besides splitting. */
 bool lam_pretok_wants_nfc(const struct lam_pretok *pretok);
-bool lam_pretok_keeps_whole_words(
-    const struct lam_pretok *pretok);                      /* a word that is a token stays whole */
-bool lam_pretok_adds_bos(const struct lam_pretok *pretok); /* where the file does not say */
+/* A word that is a token stays whole. */
+bool lam_pretok_keeps_whole_words(const struct lam_pretok *pretok);
+/* Where the file does not say. */
+bool lam_pretok_adds_bos(const struct lam_pretok *pretok);
 
 /* Takes one word, text[0, n), n > 0. A failure ends the split and is its result. */
 typedef enum lam_status (*lam_word_fn)(

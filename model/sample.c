@@ -80,8 +80,7 @@ static uint64_t mix(uint64_t x)
 
 double lam_sample_uniform(uint64_t seed, uint64_t position)
 {
-    /* The seed is mixed by itself first, so that neighbouring seeds do not draw shifted sequences.
-     */
+    /* The seed is mixed by itself first: neighbouring seeds must not draw shifted sequences. */
     uint64_t bits = mix(mix(seed + 0x9e3779b97f4a7c15ull) + (position + 1) * 0xd1342543de82ef95ull);
 
     return (double)(mix(bits) >> 11) * 0x1p-53;

@@ -3,8 +3,8 @@
  * against itself and against the tensors. Everything after this (planner, worker, gateway) trusts
  * these fields.
  *
- * Glossary (STYLE.md): T tokens, D model width, H query heads, K key/value heads, d head size, F
- * feed-forward width, V vocabulary, L layers.
+ * Glossary (STYLE.md): T tokens, D model width, H query heads, K key/value heads, d head size,
+ * F feed-forward width, V vocabulary, L layers.
  */
 #ifndef LAMINAR_MODEL_SPEC_H
 #define LAMINAR_MODEL_SPEC_H

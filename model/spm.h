@@ -41,8 +41,7 @@ LAM_MUST_USE enum lam_status lam_spm_init(struct lam_spm *spm, const struct lam_
     const struct lam_vocab *vocab, struct lam_err *err);
 void lam_spm_done(struct lam_spm *spm); /* a zeroed struct is allowed */
 
-/* Appends the ids of text[0, n), UTF-8 without special tokens, n > 0. merger: the caller's scratch.
- */
+/* Appends the ids of text[0, n), UTF-8 without special tokens, n > 0. merger: scratch. */
 LAM_MUST_USE enum lam_status lam_spm_encode(const struct lam_spm *spm, const char *text, size_t n,
     struct lam_merger *merger, struct lam_tokens *tokens, struct lam_err *err);
 

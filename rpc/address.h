@@ -29,8 +29,7 @@ LAM_MUST_USE enum lam_status lam_address_check(
  */
 LAM_MUST_USE enum lam_status lam_address_claim(const char *address, struct lam_err *err);
 
-/* Which file is at a Unix address: remembered after the bind, so that only our own file is removed.
- */
+/* Which file is at a Unix address: remembered after the bind, so that only our own is removed. */
 struct lam_address_file {
     dev_t device;
     ino_t inode;

@@ -4,8 +4,8 @@
  *
  * Who may touch what:
  * - marked [io]: the I/O thread alone, from start to the end of shutdown;
- * - marked [lock]: whoever holds the object's lock. Lock order: health_lock, then a call's lock.
- * `lock` of the server is a leaf;
+ * - marked [lock]: whoever holds the object's lock. Lock order: health_lock, then a call's lock;
+ *   `lock` of the server is a leaf;
  * - unmarked: constant after lam_rpc_server_start, or after the call was opened.
  */
 #ifndef LAMINAR_RPC_INTERNAL_H

@@ -41,8 +41,7 @@ static struct text field_text(struct text message, uint32_t number)
     return (struct text){"", 0};
 }
 
-/* Does `name` begin with the words of `prefix`? Then *ret_rest is what follows their dot, or empty.
- */
+/* Does `name` begin with the words of `prefix`? *ret_rest: what follows their dot, or empty. */
 static bool strip(struct text name, struct text prefix, struct text *ret_rest)
 {
     if (name.n_bytes < prefix.n_bytes || memcmp(name.bytes, prefix.bytes, prefix.n_bytes) != 0)
@@ -73,8 +72,7 @@ static enum kind child_kind(enum kind parent, uint32_t number)
     return number < sizeof children[0] ? (enum kind)children[parent][number] : NOTHING;
 }
 
-/* Does this descriptor define `name` (not empty), seen from inside it? Depth: the dots of the name.
- */
+/* Does this descriptor define `name` (not empty), seen from inside? Depth: the name's dots. */
 static bool defines(enum kind kind, struct text descriptor, struct text name)
 {
     struct lam_wire wire = {(const unsigned char *)descriptor.bytes,

@@ -302,8 +302,7 @@ static enum lam_status take_pages(
     return LAM_OK;
 }
 
-/* Writes what the pass reads: ids, positions, page tables; and the slots' parameters and history.
- */
+/* Writes what the pass reads: ids, positions, page tables; the slots' parameters, history. */
 static uint32_t fill_pass(struct lam_engine *engine, const struct lam_engine_rows *rows, uint32_t n)
 {
     int32_t *ids = lam_engine_at(engine, engine->layout.ids);

@@ -41,8 +41,7 @@ LAM_MUST_USE enum lam_status lam_loader_client_init(struct lam_loader_client *cl
     const char *address, uint64_t timeout_ns, struct lam_err *err);
 void lam_loader_client_done(struct lam_loader_client *client); /* a zeroed struct is allowed */
 
-/* path: of the model file as the loader sees it; "" for the one that the loader was started with.
- */
+/* path: of the model file as the loader sees it; "" for the one that it was started with. */
 LAM_MUST_USE enum lam_status lam_loader_client_register(struct lam_loader_client *client,
     const char *path, struct lam_loader_model *ret_model, struct lam_err *err);
 

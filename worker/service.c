@@ -334,8 +334,7 @@ static enum lam_status converse(
     return status;
 }
 
-/* A fresh channel for each attempt: an old one would wait by its own clock before it dials again.
- */
+/* A fresh channel for each attempt: an old one would wait by its own clock to dial again. */
 static enum lam_status attach(struct lam_service *service, struct lam_err *err)
 {
     struct lam_rpc_channel *channel = NULL;

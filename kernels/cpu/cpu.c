@@ -31,8 +31,7 @@ struct lam_kernels {
     uint32_t n_threads;
     uint32_t n_blocks_max;   /* KV blocks of the longest sequence */
     struct lam_q8_block *q8; /* [max_rows][max_cols / 32] */
-    /* Attention sums: per thread [LAM_ATTENTION_ROWS * n_heads][d], and per KV block for one row.
-     */
+    /* Attention sums: per thread [LAM_ATTENTION_ROWS * n_heads][d]; per KV block, of one row. */
     float *thread_values;
     struct lam_softmax *thread_states;
     struct lam_softmax *thread_totals;
@@ -41,8 +40,7 @@ struct lam_kernels {
     char description[64];
 };
 
-/* ---- chunks ------------------------------------------------------------------------------------
- */
+/* ---- chunks ---------------------------------------------------------------------------------- */
 
 typedef void (*range_fn)(
     struct lam_kernels *kernels, const void *args, uint64_t begin, uint64_t end);
@@ -75,8 +73,7 @@ static void run_range(
     lam_pool_run(kernels->pool, run_range_chunk, &job, job.n_chunks);
 }
 
-/* ---- life --------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void cpu_destroy(struct lam_kernels *kernels)
 {
@@ -188,8 +185,7 @@ static const char *cpu_describe(const struct lam_kernels *kernels)
     return kernels->description;
 }
 
-/* ---- rows --------------------------------------------------------------------------------------
- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 static void dequant_range(
     struct lam_kernels *kernels, const void *args, uint64_t begin, uint64_t end)
@@ -288,8 +284,7 @@ static void cpu_swiglu(struct lam_kernels *kernels, const struct lam_swiglu_args
     run_range(kernels, swiglu_range, args, args->n, args->n);
 }
 
-/* ---- matmul ------------------------------------------------------------------------------------
- */
+/* ---- matmul ---------------------------------------------------------------------------------- */
 
 struct quantise_args {
     const float *x;
@@ -335,8 +330,7 @@ static void cpu_matmul(struct lam_kernels *kernels, const struct lam_matmul_args
         n_elems * job.unit_begin[args->n_mats]);
 }
 
-/* ---- attention ---------------------------------------------------------------------------------
- */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 static uint32_t group_of(const struct lam_attention_args *args)
 {

@@ -87,8 +87,7 @@ static void wait_for_work(struct lam_pool *pool)
             return;
         _mm_pause();
     }
-    /* The order matters: announce, then look again. The caller publishes, then looks for sleepers.
-     */
+    /* The order matters: announce, look again. The caller publishes, then looks for sleepers. */
     atomic_fetch_add(&pool->n_sleepers, 1);
     for (;;) {
         uint32_t bell = atomic_load(&pool->bell);

@@ -33,8 +33,7 @@ void twin_free(float *floats);
 uint8_t *twin_weights(struct twin_rng *rng, enum lam_dtype dtype, uint32_t n_rows, uint32_t n_cols);
 void twin_weights_free(uint8_t *weights);
 
-/* x as a fast backend sees it when the weights are quantised: 8 bits per 32 numbers, back in f32.
- */
+/* x as a fast backend sees it with quantised weights: 8 bits per 32 numbers, back in f32. */
 void twin_quantise(const float *x, size_t n, float *out);
 
 /* A context of each kind under test: the reference, and the CPU backend at both levels. */

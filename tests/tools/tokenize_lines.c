@@ -81,8 +81,7 @@ static int filter(const struct lam_tokenizer *tokenizer)
     return 0;
 }
 
-/* Reads the front of the file, where the header is. Sets *ret_file_bytes to the size of the file.
- */
+/* Reads the front of the file, where the header is. *ret_file_bytes: the size of the file. */
 static char *read_front(const char *path, size_t *ret_bytes, uint64_t *ret_file_bytes)
 {
     FILE *file = fopen(path, "rb");

@@ -299,8 +299,7 @@ static void test_int_bounds_beyond_64_bits(void **state)
     assert_int_equal(line.ctx, INT64_MIN);
 }
 
-/* Every flag, range and default of the table is in the help text; no line is wider than the limit.
- */
+/* Every flag, range and default of the table is in the help text; no line is too wide. */
 static void test_help_text(void **state)
 {
     static const char *const wanted[] = {"usage: laminar run MODEL [flags]\n", "Runs a model.",

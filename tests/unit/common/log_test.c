@@ -190,8 +190,7 @@ static void test_threads(void **state)
 
     (void)state;
     redirect(fd);
-    /* Appending, as a service's stderr: else the offset is shared and one write may lie on another.
-     */
+    /* Appending, as a service's stderr: else one write may lie on another at a shared offset. */
     assert_int_equal(fcntl(STDERR_FILENO, F_SETFL, O_APPEND), 0);
     lam_log_init("t", LAM_LOG_INFO);
     for (int i = 0; i < N_THREADS; i++) {

@@ -44,8 +44,7 @@ static void test_worker_lost(void **state)
     world_stop(&world);
 }
 
-/* A worker whose answers do not fit is let go, and its requests fail only when nobody else comes.
- */
+/* A worker whose answers do not fit is let go; its requests fail only if nobody else comes. */
 static void test_worker_that_answers_nonsense(void **state)
 {
     struct world world;

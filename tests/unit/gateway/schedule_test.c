@@ -34,8 +34,7 @@ static void join_caps(struct sim *sim, uint32_t index, struct lam_sched_caps cap
     assert_int_equal(lam_sched_join(sim->sched, &caps, worker, &worker->handle, &err), LAM_OK);
 }
 
-/* A long prompt does not keep others waiting: prompts share the pass, decoders always have a row.
- */
+/* A long prompt keeps nobody waiting: prompts share the pass, decoders always have a row. */
 static void test_prompts_share_a_pass(void **state)
 {
     static struct sim sim;

@@ -395,8 +395,7 @@ static void long_random_runs_with_three_sessions(void **state)
     }
 }
 
-/* Loads in order, with all ends at once; returns the units that were loaded as digits of a number.
- */
+/* Loads in order, with all ends at once; returns the loaded units as digits of a number. */
 static void finish_loads(struct world *w)
 {
     for (uint32_t p = 0; p < w->n_slots + w->n_kept; p++) {

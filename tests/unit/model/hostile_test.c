@@ -532,8 +532,7 @@ static void test_prefixes(void **state)
     gguf_builder_done(&b);
 }
 
-/* Any byte of the header with any bit flipped: a status, never a crash; text that names something.
- */
+/* Any byte of the header with any bit flipped: a status, never a crash; and a text with it. */
 static void test_bit_flips(void **state)
 {
     struct lam_spec spec = gguf_builder_small_spec();

@@ -1,5 +1,4 @@
-/* spec: what is read from a good file, which defaults hold, and which features are refused by name.
- */
+/* spec: what is read from a good file, which defaults hold, what is refused by name. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,4 @@
-/* Hostile and odd vocabularies: each is a named error, or works. Codes T01.. are the test plan's.
- */
+/* Hostile and odd vocabularies: each is a named error, or works. T01..: the test plan's codes. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -66,8 +65,7 @@ static void empty_pretokenizer(struct gguf_builder *builder)
     gguf_builder_str(builder, "tokenizer.ggml.pre", "");
 }
 
-/* The table of names is one string per family: a piece of it that spans two names must not match.
- */
+/* The table of names is one string per family: a piece that spans two names must not match. */
 static void spanning_pretokenizer(struct gguf_builder *builder)
 {
     gguf_builder_str(builder, "tokenizer.ggml.pre", "gpt-2 phi-2");

@@ -144,8 +144,7 @@ static void destroy_without_reading_cancels(void **state)
     echo_stop(&echo);
 }
 
-/* One conversation with a server of its own. Everything may fail, nothing may crash, hang or leak.
- */
+/* One conversation with a server of its own. All may fail, nothing may crash, hang or leak. */
 static void converse(void)
 {
     static const struct lam_rpc_method none = {.path = "/test.None/None"};
