@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Writes dequant.bin: packed blocks of every weight format and their values by the `gguf` package.
 
-Run by hand when a format is added (pip install gguf); the result is committed, so the tests need no Python.
-Records of little-endian u32: GGUF type id, columns, packed bytes; then the packed bytes; then the f32 bits.
+Run by hand when a format is added (pip install gguf); the result is committed, so the tests need no
+Python. Records of little-endian u32: GGUF type id, columns, packed bytes; then the packed bytes;
+then the f32 bits.
 """
 import pathlib
 import struct
@@ -61,8 +62,10 @@ def main():
     out = bytearray()
     for kind in HALVES:
         out += record(kind, b"".join(blocks_of(kind, rng)))
-    specials = [0, 0x8000, INF, NEG_INF, NAN, NEG_NAN, SIGNALLING, LARGEST, LEAST, SUBNORMAL, 0x3C00]
-    halves = np.concatenate([np.array(specials, np.uint16), rng.integers(0, 65536, 117, dtype=np.uint16)])
+    specials = [0, 0x8000, INF, NEG_INF, NAN, NEG_NAN, SIGNALLING, LARGEST, LEAST, SUBNORMAL,
+                0x3C00]
+    random = rng.integers(0, 65536, 117, dtype=np.uint16)
+    halves = np.concatenate([np.array(specials, np.uint16), random])
     out += record(T.F16, halves.tobytes())
     out += record(T.BF16, halves.tobytes())
     out += record(T.F32, rng.integers(0, 2**32, 64, dtype=np.uint32).tobytes())

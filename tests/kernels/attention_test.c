@@ -1,9 +1,11 @@
 /*
- * attention and kv_write against their twins: head sizes with tails, grouped heads, small and large pages in
- * shuffled order, several sequences in one call, positions that nobody wrote (poisoned with NaN).
+ * attention and kv_write against their twins: head sizes with tails, grouped heads, small and large
+ * pages in shuffled order, several sequences in one call, positions that nobody wrote (poisoned
+ * with NaN).
  *
- * Bound: a result is a weighted mean of values, so |fast - ref| <= 2^-16 * max |v| (the scores' f32 error,
- * up to 2^-19 here, is amplified by exp). test_bound_has_teeth: seeing one position more breaks it.
+ * Bound: a result is a weighted mean of values, so |fast - ref| <= 2^-16 * max |v| (the scores' f32
+ * error, up to 2^-19 here, is amplified by exp). test_bound_has_teeth: seeing one position more
+ * breaks it.
  */
 #include <math.h>
 #include <setjmp.h>

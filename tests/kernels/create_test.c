@@ -1,4 +1,5 @@
-/* Creating backends: names, descriptions, the instruction set's choice, and every failing allocation. */
+/* Creating backends: names, descriptions, the instruction set's choice, and every failing
+ * allocation. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,9 +1,9 @@
 /*
  * rms_norm, rope and swiglu against their twins, over widths with tails.
  *
- * Bounds, relative to what the formula adds up: rms_norm 2^-20 * |result|; rope 2^-22 * (|x| + |y|) of the
- * pair; swiglu 2^-20 * |result| plus 1e-36 where exp underflows. Each test also shows a near miss
- * (another eps, the next position's angles, one result off by 2^-16) breaking its bound.
+ * Bounds, relative to what the formula adds up: rms_norm 2^-20 * |result|; rope 2^-22 * (|x| + |y|)
+ * of the pair; swiglu 2^-20 * |result| plus 1e-36 where exp underflows. Each test also shows a near
+ * miss (another eps, the next position's angles, one result off by 2^-16) breaking its bound.
  */
 #include <math.h>
 #include <setjmp.h>

@@ -1,7 +1,7 @@
 /*
- * The promise of ops.h that a row's bits depend on nothing but the row: matmul alone, among any number of
- * other rows, with 1, 2 or 3 threads, in every weight format. (attention_test.c has the same for attention.)
- * If it did not hold, a text would change with who shares the batch.
+ * The promise of ops.h that a row's bits depend on nothing but the row: matmul alone, among any
+ * number of other rows, with 1, 2 or 3 threads, in every weight format. (attention_test.c has the
+ * same for attention.) If it did not hold, a text would change with who shares the batch.
  */
 #include <setjmp.h>
 #include <stdarg.h>
