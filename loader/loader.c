@@ -13,13 +13,8 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/size.h"
-#include "loader/checker.h"
-#include "loader/extent.h"
-#include "loader/file.h"
 #include "loader/handover.h"
-#include "loader/integrity.h"
-#include "loader/memory.h"
-#include "loader/policy.h"
+#include "loader/models.h"
 #include "loader/pool.h"
 #include "loader/service.h"
 #include "loader/sessions.h"
@@ -30,16 +25,9 @@
 #define TICKS_PER_RETRY 10u /* of 100 ms */
 
 struct lam_loader {
-    struct lam_file file;
-    bool file_open;
-    struct lam_layout layout;
+    struct lam_models models;
     struct lam_pool pool;
-    struct lam_integrity *integrity; /* NULL: checksums are off */
-    struct lam_sessions *sessions;
-    struct lam_checker *checker;
-    struct lam_reader *reader;
     struct lam_handover *handover;
-    struct lam_extents *extents;
     struct lam_service service;
     struct lam_rpc_server *server;
     bool server_started;
@@ -64,22 +52,38 @@ static void fail_later(struct lam_loader *loader, const struct lam_err *err)
     lam_ignore(write(loader->failure_fd, &one, sizeof(one)) < 0, "an empty eventfd takes 1");
 }
 
-/* The regions after the first, in order, while units are read into those before. */
+static bool populate_region(struct lam_loader *loader, struct lam_share *share, uint32_t r)
+{
+    const struct lam_region *region = &share->layout.regions[r];
+    struct lam_err err = {0};
+
+    if (lam_pool_populate(&loader->pool, share->pool_offset + region->pool_offset, region->bytes,
+            &err) != LAM_OK) {
+        fail_later(loader, &err);
+        return false;
+    }
+    lam_share_back(share, r);
+    return true;
+}
+
+/* The regions after the first, in order and of all models in turn, while units are read into those
+ * before. */
 static void *populate(void *arg)
 {
     struct lam_loader *loader = arg;
-    const struct lam_layout *layout = &loader->layout;
+    bool more = true;
 
-    for (uint32_t r = 1; r < layout->n_regions && !atomic_load(&loader->stopping); r++) {
-        const struct lam_region *region = &layout->regions[r];
-        struct lam_err err = {0};
+    for (uint32_t r = 1; more; r++) {
+        more = false;
+        for (uint32_t i = 0; i < loader->models.n_shares; i++) {
+            struct lam_share *share = &loader->models.shares[i];
 
-        if (lam_pool_populate(&loader->pool, region->pool_offset, region->bytes, &err) != LAM_OK) {
-            fail_later(loader, &err);
-            return NULL;
+            if (r >= share->layout.n_regions)
+                continue;
+            if (atomic_load(&loader->stopping) || !populate_region(loader, share, r))
+                return NULL;
+            more = true;
         }
-        lam_reader_add_region(loader->reader, r);
-        lam_sessions_back(loader->sessions, region->pool_offset + region->bytes);
     }
     return NULL;
 }
@@ -88,70 +92,54 @@ static void on_tick(void *arg)
 {
     struct lam_loader *loader = arg;
 
-    if (++loader->n_ticks % TICKS_PER_RETRY == 0)
-        lam_sessions_tick(loader->sessions);
+    if (++loader->n_ticks % TICKS_PER_RETRY != 0)
+        return;
+    for (uint32_t i = 0; i < loader->models.n_shares; i++)
+        lam_sessions_tick(loader->models.shares[i].sessions);
 }
 
-static enum lam_status make_pool(
+/* On the handover's thread. A worker may have a session with each model. */
+static void on_gone(void *arg, const unsigned char *token, int pid)
+{
+    struct lam_loader *loader = arg;
+
+    for (uint32_t i = 0; i < loader->models.n_shares; i++)
+        lam_sessions_on_gone(loader->models.shares[i].sessions, token, pid);
+}
+
+static enum lam_status open_models(
     struct lam_loader *loader, const struct lam_loader_config *config, struct lam_err *err)
 {
-    const struct lam_manifest *manifest = &loader->file.manifest;
-    uint64_t full_bytes =
-        lam_policy_bytes_full(manifest->units, manifest->n_units, loader->file.align);
-    struct lam_memory memory;
-    uint64_t budget_bytes;
-    enum lam_status status = lam_memory_read(&memory, err);
+    enum lam_status status =
+        lam_models_open(&loader->models, config->models, config->n_models, err);
 
-    if (status == LAM_OK)
-        status = lam_memory_budget(&memory, config->ram, full_bytes, &budget_bytes, err);
-    if (status == LAM_OK)
-        status = lam_policy_layout(manifest->units, manifest->n_units, loader->file.align,
-            budget_bytes, &loader->layout, err);
-    if (status == LAM_OK)
-        status = lam_pool_init(
-            loader->layout.pool_bytes, loader->layout.regions[0].bytes, &loader->pool, err);
+    for (uint32_t i = 0; i < loader->models.n_shares && status == LAM_OK; i++) {
+        if (!config->no_checksums)
+            status = lam_share_open_record(&loader->models.shares[i], config->integrity_cache, err);
+    }
     return status;
 }
 
 static enum lam_status make_parts(
     struct lam_loader *loader, const struct lam_loader_config *config, struct lam_err *err)
 {
-    struct lam_reader_config reader = {.file = &loader->file,
-        .pool_base = loader->pool.base,
-        .regions = loader->layout.regions,
-        .n_regions = loader->layout.n_regions,
-        .choice = config->engine,
-        .on_done = lam_checker_on_load_end,
-        .on_issued = lam_checker_on_issued};
-    struct lam_checker_config checker = {.file = &loader->file,
-        .integrity = loader->integrity,
-        .layout = &loader->layout,
-        .pool_base = loader->pool.base,
-        .on_done = lam_sessions_on_load_end,
-        .on_issued = lam_sessions_on_issued,
-        .on_lost = lam_sessions_on_lost};
-    struct lam_handover_config handover = {.path = config->pool_socket,
-        .pool_fd = loader->pool.fd,
-        .pool_bytes = loader->pool.bytes,
-        .on_gone = lam_sessions_on_gone};
-    enum lam_status status =
-        lam_sessions_create(&loader->file, &loader->layout, &loader->sessions, err);
+    const struct lam_share *first = &loader->models.shares[0];
+    struct lam_handover_config handover = {
+        .path = config->pool_socket, .on_gone = on_gone, .arg = loader};
+    enum lam_status status = lam_models_lay_out(&loader->models, config->ram, err);
 
-    checker.arg = loader->sessions;
-    handover.arg = loader->sessions;
     if (status == LAM_OK)
-        status = lam_checker_create(&checker, &loader->checker, err);
-    reader.arg = loader->checker;
+        status = lam_pool_init(
+            loader->models.pool_bytes, first->layout.regions[0].bytes, &loader->pool, err);
     if (status == LAM_OK)
-        status = lam_reader_create(&reader, &loader->reader, err);
+        status = lam_models_start(&loader->models, &loader->pool, config->engine, err);
+    handover.pool_fd = loader->pool.fd;
+    handover.pool_bytes = loader->pool.bytes;
     if (status == LAM_OK)
         status = lam_handover_start(&handover, &loader->handover, err);
-    if (status != LAM_OK)
-        return status;
-    lam_checker_connect(loader->checker, loader->reader);
-    lam_sessions_connect(loader->sessions, loader->checker, loader->handover);
-    return lam_extents_create(&loader->file, loader->integrity, loader->pool.base, loader->sessions,
-        &loader->extents, err);
+    for (uint32_t i = 0; i < loader->models.n_shares && status == LAM_OK; i++)
+        lam_share_connect(&loader->models.shares[i], loader->handover);
+    return status;
 }
 
 static enum lam_status make_server(
@@ -165,14 +153,8 @@ static enum lam_status make_server(
         .tick_arg = loader};
     enum lam_status status;
 
-    loader->service.file = &loader->file;
-    loader->service.layout = &loader->layout;
+    loader->service.models = &loader->models;
     loader->service.pool = &loader->pool;
-    loader->service.reader = loader->reader;
-    loader->service.sessions = loader->sessions;
-    loader->service.checker = loader->checker;
-    loader->service.integrity = loader->integrity;
-    loader->service.extents = loader->extents;
     status = lam_service_init(&loader->service, err);
     if (status == LAM_OK)
         status = lam_rpc_server_create(&server, &loader->server, err);
@@ -186,33 +168,32 @@ static enum lam_status make_server(
     return status;
 }
 
-static void log_integrity(const struct lam_loader *loader)
+static void log_integrity(const struct lam_share *share)
 {
     struct lam_integrity_counts counts;
 
-    if (loader->integrity == NULL) {
+    if (share->integrity == NULL) {
         lam_warn("checksums are off: damaged weights would be computed on");
         return;
     }
-    lam_integrity_count(loader->integrity, &counts);
+    lam_integrity_count(share->integrity, &counts);
     lam_info("checksums of %" PRIu64 " of %" PRIu64 " chunks are known from earlier runs",
         counts.known, counts.chunks);
-    if (lam_integrity_note(loader->integrity)[0] != '\0')
-        lam_warn("%s", lam_integrity_note(loader->integrity));
+    if (lam_integrity_note(share->integrity)[0] != '\0')
+        lam_warn("%s", lam_integrity_note(share->integrity));
 }
 
-/* Says once what was found and chosen. */
-static void log_start(const struct lam_loader *loader)
+static void log_share(const struct lam_share *share, const struct lam_pool *pool)
 {
-    const struct lam_manifest *manifest = &loader->file.manifest;
+    const struct lam_manifest *manifest = &share->file.manifest;
     struct lam_reader_info info;
-    char total[24], pool[24];
+    char total[24], part[24];
 
-    lam_reader_info(loader->reader, &info);
+    lam_reader_info(share->reader, &info);
     lam_info("%s: %s in %" PRIu32 " units, %" PRIu32 " of them stay in a pool of %s (%s pages)",
-        loader->file.path, lam_size_format(manifest->unit_bytes_total, total, sizeof(total)),
-        manifest->n_units, loader->layout.n_kept,
-        lam_size_format(loader->pool.bytes, pool, sizeof(pool)), loader->pool.pages);
+        share->file.path, lam_size_format(manifest->unit_bytes_total, total, sizeof(total)),
+        manifest->n_units, share->layout.n_kept,
+        lam_size_format(share->layout.pool_bytes, part, sizeof(part)), pool->pages);
     lam_info("reading by %s, %s, %s buffers", info.engine,
         info.direct ? "direct" : "through the page cache",
         info.fixed_buffers ? "registered" : "plain");
@@ -222,9 +203,16 @@ static void log_start(const struct lam_loader *loader)
         lam_warn(
             "the kernel refused to register the pool, so reads cost more CPU time: raise the limit "
             "of locked memory (ulimit -l)");
+    log_integrity(share);
+}
+
+/* Says once what was found and chosen. */
+static void log_start(const struct lam_loader *loader)
+{
+    for (uint32_t i = 0; i < loader->models.n_shares; i++)
+        log_share(&loader->models.shares[i], &loader->pool);
     if (loader->pool.note[0] != '\0')
         lam_debug("%s", loader->pool.note);
-    log_integrity(loader);
 }
 
 enum lam_status lam_loader_create(
@@ -242,13 +230,7 @@ enum lam_status lam_loader_create(
         status = lam_fail_errno(err, errno, "cannot make an eventfd for the loader");
         goto fail;
     }
-    status = lam_file_open(config->model, &loader->file, err);
-    loader->file_open = status == LAM_OK;
-    if (status == LAM_OK && !config->no_checksums)
-        status =
-            lam_integrity_open(&loader->file, config->integrity_cache, &loader->integrity, err);
-    if (status == LAM_OK)
-        status = make_pool(loader, config, err);
+    status = open_models(loader, config, err);
     if (status == LAM_OK)
         status = make_parts(loader, config, err);
     if (status == LAM_OK)
@@ -256,7 +238,8 @@ enum lam_status lam_loader_create(
     if (status != LAM_OK)
         goto fail;
     log_start(loader);
-    lam_sessions_back(loader->sessions, loader->layout.regions[0].bytes);
+    for (uint32_t i = 0; i < loader->models.n_shares; i++)
+        lam_share_back(&loader->models.shares[i], 0);
     error = pthread_create(&loader->populate_thread, NULL, populate, loader);
     if (error != 0) {
         status = lam_fail_errno(err, error, "cannot start a thread to populate the pool");
@@ -301,18 +284,10 @@ void lam_loader_destroy(struct lam_loader *loader)
     if (loader->server_started)
         lam_rpc_server_shutdown(loader->server, SHUTDOWN_GRACE_NS);
     lam_handover_stop(loader->handover);
-    lam_extents_destroy(loader->extents);
-    lam_checker_stop(loader->checker);
-    lam_reader_destroy(loader->reader);
-    lam_checker_destroy(loader->checker);
+    lam_models_close(&loader->models);
     lam_rpc_server_destroy(loader->server);
     lam_service_done(&loader->service);
-    lam_sessions_destroy(loader->sessions);
     lam_pool_done(&loader->pool);
-    lam_layout_done(&loader->layout);
-    lam_integrity_close(loader->integrity);
-    if (loader->file_open)
-        lam_file_close(&loader->file);
     if (loader->failure_fd >= 0)
         close(loader->failure_fd);
     pthread_mutex_destroy(&loader->lock);

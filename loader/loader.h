@@ -1,9 +1,9 @@
 /*
- * loader: the whole service, put together: file, pool, reader, sessions, pool socket, gRPC server.
+ * loader: the whole service, put together: models, pool, pool socket, gRPC server.
  *
- * create returns when the first region of the pool is populated and workers can connect; a thread
- * populates the other regions, and units are read as their places come up. create and destroy: one
- * thread, the caller.
+ * create returns when the first region of each model's pool is populated and workers can connect; a
+ * thread populates the other regions, and units are read as their places come up. create and
+ * destroy: one thread, the caller.
  */
 #ifndef LAMINAR_LOADER_LOADER_H
 #define LAMINAR_LOADER_LOADER_H
@@ -12,12 +12,16 @@
 #include <stdint.h>
 
 #include "common/status.h"
+#include "loader/models.h"
 #include "loader/reader.h"
+
+#define LAM_LOADER_MODELS_MAX LAM_MODELS_MAX
 
 struct lam_loader;
 
 struct lam_loader_config {
-    const char *model;         /* path of a GGUF file */
+    const char *const *models; /* [n_models] paths of GGUF files; one given twice is there once */
+    size_t n_models;
     const char *const *listen; /* [n_listen] gRPC addresses: "unix:/run/laminar/loader.sock" */
     size_t n_listen;
     const char *pool_socket; /* path */

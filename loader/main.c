@@ -19,7 +19,7 @@
 #define EXIT_NO_ROOM 3
 
 struct flags {
-    const char *model;
+    struct lam_flag_list models;
     const char *listen;
     const char *pool_socket;
     const char *ram;
@@ -35,10 +35,11 @@ static enum lam_status parse_flags(
 {
     const struct lam_flag table[] = {
         {.name = "model",
-            .kind = LAM_FLAG_TEXT,
-            .target = &flags->model,
+            .kind = LAM_FLAG_LIST,
+            .target = &flags->models,
             .value = "PATH",
-            .help = "The model: a GGUF file. It is read in place, never changed or copied."},
+            .help = "A model: a GGUF file. It is read in place, never changed or copied. Several "
+                    "models divide the memory by their size."},
         {.name = "listen",
             .kind = LAM_FLAG_TEXT,
             .target = &flags->listen,
@@ -103,7 +104,7 @@ static enum lam_status parse_flags(
 
     if (status == LAM_OK && *ret_help)
         lam_flag_print_help(&program);
-    if (status == LAM_OK && !*ret_help && flags->model == NULL)
+    if (status == LAM_OK && !*ret_help && flags->models.n == 0)
         return lam_fail(err, LAM_INVALID_ARGUMENT,
             "--model is missing: give the path of a GGUF file, or --help");
     return status;
@@ -174,7 +175,9 @@ static int exit_code(enum lam_status status)
 
 int main(int argc, char **argv)
 {
-    struct flags flags = {.listen = "unix:/run/laminar/loader.sock",
+    const char *models[LAM_LOADER_MODELS_MAX];
+    struct flags flags = {.models = {.items = models, .max = LAM_LOADER_MODELS_MAX},
+        .listen = "unix:/run/laminar/loader.sock",
         .pool_socket = "/run/laminar/pool.sock",
         .ram = "auto",
         .engine = "auto",
@@ -208,7 +211,8 @@ int main(int argc, char **argv)
     signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
     raise_limits();
 
-    config = (struct lam_loader_config){.model = flags.model,
+    config = (struct lam_loader_config){.models = flags.models.items,
+        .n_models = flags.models.n,
         .listen = &flags.listen,
         .n_listen = 1,
         .pool_socket = flags.pool_socket,

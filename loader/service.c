@@ -9,9 +9,6 @@
 #include "proto/laminar/v1/loader.pb-c.h"
 #include "rpc/message.h"
 
-/* One loader serves one model: its handle. */
-#define MODEL 1u
-
 /* A ReadExtent of 4,096 offsets is the largest message. */
 #define ARENA_BYTES 262144u
 
@@ -48,49 +45,63 @@ static void reply(struct lam_rpc_call *call, const ProtobufCMessage *message)
     lam_buf_done(&packed);
 }
 
-static enum lam_status check_model(
+/* NULL: no such model, *err says so. */
+static struct lam_share *find_model(
     const struct lam_service *service, uint64_t model, struct lam_err *err)
 {
-    if (model == MODEL)
-        return LAM_OK;
-    return lam_fail(err, LAM_NOT_FOUND,
-        "no model %" PRIu64 " here: RegisterModel gives the handle of %s", model,
-        service->file->path);
+    struct lam_share *share = lam_models_at(service->models, model);
+
+    if (share == NULL)
+        lam_ignore(lam_fail(err, LAM_NOT_FOUND,
+                       "no model %" PRIu64 " here: RegisterModel gives the handles of the %" PRIu32
+                       " that this loader serves",
+                       model, service->models->n_shares),
+            "NULL says it");
+    return share;
 }
 
 /* ---- RegisterModel ---- */
 
+static struct lam_share *find_path(
+    const struct lam_service *service, const char *path, uint64_t *ret_model, struct lam_err *err)
+{
+    uint64_t model = lam_models_find(service->models, path);
+
+    if (model == 0) {
+        lam_ignore(lam_fail(err, LAM_NOT_FOUND,
+                       "this loader does not serve %.200s (its first model is %.200s): start it "
+                       "with --model for each model",
+                       path, service->models->names[0].given),
+            "NULL says it");
+        return NULL;
+    }
+    *ret_model = model;
+    return lam_models_at(service->models, model);
+}
+
 static void register_model(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
 {
     struct lam_service *service = arg;
-    const struct lam_file *file = service->file;
     Laminar__V1__RegisterModelResponse response = LAMINAR__V1__REGISTER_MODEL_RESPONSE__INIT;
     Laminar__V1__RegisterModelRequest *request =
         unpack(service, call, &laminar__v1__register_model_request__descriptor, bytes, n_bytes);
     struct lam_err err = {0};
+    const struct lam_share *share;
 
     if (request == NULL)
         return;
-    if (lam_checker_lost(service->checker, &err) != LAM_OK) {
+    share = find_path(service, request->path, &response.model, &err);
+    if (share == NULL || lam_checker_lost(share->checker, &err) != LAM_OK) {
         finish_err(call, &err);
         return;
     }
-    if (request->path[0] != '\0' && strcmp(request->path, file->path) != 0) {
-        lam_ignore(
-            lam_fail(&err, LAM_NOT_FOUND, "this loader serves %s: start another loader for %.200s",
-                file->path, request->path),
-            "it is handed on below");
-        finish_err(call, &err);
-        return;
-    }
-    response.model = MODEL;
-    response.digest = file->digest;
-    response.header_bytes = file->header_bytes;
-    response.file_bytes = file->bytes;
-    response.units = file->manifest.n_units;
-    response.unit_bytes_total = file->manifest.unit_bytes_total;
-    response.unit_bytes_max = file->manifest.unit_bytes_max;
-    response.units_kept = service->layout->n_kept;
+    response.digest = share->file.digest;
+    response.header_bytes = share->file.header_bytes;
+    response.file_bytes = share->file.bytes;
+    response.units = share->file.manifest.n_units;
+    response.unit_bytes_total = share->file.manifest.unit_bytes_total;
+    response.unit_bytes_max = share->file.manifest.unit_bytes_max;
+    response.units_kept = share->layout.n_kept;
     response.pool_bytes = service->pool->bytes;
     reply(call, &response.base);
 }
@@ -100,7 +111,8 @@ static void register_model(void *arg, struct lam_rpc_call *call, const void *byt
 static void read_header(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
 {
     struct lam_service *service = arg;
-    const struct lam_file *file = service->file;
+    const struct lam_share *share;
+    const struct lam_file *file;
     struct lam_buf packed = LAM_BUF(LAM_SERVICE_CHUNK_BYTES + 64);
     Laminar__V1__ReadHeaderRequest *request =
         unpack(service, call, &laminar__v1__read_header_request__descriptor, bytes, n_bytes);
@@ -109,10 +121,12 @@ static void read_header(void *arg, struct lam_rpc_call *call, const void *bytes,
 
     if (request == NULL)
         return;
-    if (check_model(service, request->model, &err) != LAM_OK) {
+    share = find_model(service, request->model, &err);
+    if (share == NULL) {
         finish_err(call, &err);
         return;
     }
+    file = &share->file;
     for (uint64_t at = 0; at < file->header_bytes && sent; at += LAM_SERVICE_CHUNK_BYTES) {
         Laminar__V1__ReadHeaderResponse response = LAMINAR__V1__READ_HEADER_RESPONSE__INIT;
         uint64_t left = file->header_bytes - at;
@@ -138,15 +152,16 @@ static void read_extent(void *arg, struct lam_rpc_call *call, const void *bytes,
     struct lam_service *service = arg;
     Laminar__V1__ReadExtentRequest *request =
         unpack(service, call, &laminar__v1__read_extent_request__descriptor, bytes, n_bytes);
+    struct lam_share *share;
     struct lam_err err = {0};
 
     /* One request a call: a second message would be answered into a call that has ended. */
     if (request == NULL || lam_rpc_call_user(call) != NULL)
         return;
     lam_rpc_call_set_user(call, service);
-    if (check_model(service, request->model, &err) != LAM_OK ||
-        lam_extents_read(service->extents, call, request->offsets, request->n_offsets,
-            request->bytes_each, &err) != LAM_OK)
+    share = find_model(service, request->model, &err);
+    if (share == NULL || lam_extents_read(share->extents, call, request->offsets,
+                             request->n_offsets, request->bytes_each, &err) != LAM_OK)
         finish_err(call, &err);
 }
 
@@ -155,13 +170,48 @@ static void read_extent(void *arg, struct lam_rpc_call *call, const void *bytes,
 static enum lam_status open_session(struct lam_service *service, struct lam_rpc_call *call,
     const Laminar__V1__OpenSession *open, struct lam_err *err)
 {
-    enum lam_status status = check_model(service, open->model, err);
+    struct lam_share *share = find_model(service, open->model, err);
+    enum lam_status status;
 
+    if (share == NULL)
+        return err->status;
+    status = lam_checker_lost(share->checker, err);
+    if (status == LAM_OK && lam_rpc_call_user(call) != NULL)
+        status = lam_fail(
+            err, LAM_FAILED_PRECONDITION, "this stream has a session already: open another stream");
     if (status == LAM_OK)
-        status = lam_checker_lost(service->checker, err);
-    if (status != LAM_OK)
-        return status;
-    return lam_sessions_open(service->sessions, call, open->token.data, open->token.len, err);
+        status = lam_sessions_open(share->sessions, call, open->token.data, open->token.len, err);
+    if (status == LAM_OK)
+        lam_rpc_call_set_user(call, share);
+    return status;
+}
+
+/* Ends the stream's session, if it has one. */
+static void close_session(struct lam_rpc_call *call)
+{
+    struct lam_share *share = lam_rpc_call_user(call);
+
+    if (share != NULL)
+        lam_sessions_close(share->sessions, call);
+}
+
+static enum lam_status take_message(struct lam_service *service, struct lam_rpc_call *call,
+    const Laminar__V1__StreamRequest *request, struct lam_err *err)
+{
+    struct lam_share *share = lam_rpc_call_user(call);
+
+    if (request->kind_case == LAMINAR__V1__STREAM_REQUEST__KIND_OPEN)
+        return open_session(service, call, request->open, err);
+    if (share == NULL)
+        return lam_fail(
+            err, LAM_FAILED_PRECONDITION, "the first message of a stream has to be an OpenSession");
+    if (request->kind_case == LAMINAR__V1__STREAM_REQUEST__KIND_CREDIT)
+        return lam_sessions_credit(share->sessions, call, request->credit->units, err);
+    if (request->kind_case == LAMINAR__V1__STREAM_REQUEST__KIND_RELEASE)
+        return lam_sessions_release(
+            share->sessions, call, request->release->unit, request->release->generation, err);
+    return lam_fail(err, LAM_INVALID_ARGUMENT,
+        "a message on the stream is neither open nor credit nor release");
 }
 
 static void stream_message(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
@@ -170,86 +220,92 @@ static void stream_message(void *arg, struct lam_rpc_call *call, const void *byt
     Laminar__V1__StreamRequest *request =
         unpack(service, call, &laminar__v1__stream_request__descriptor, bytes, n_bytes);
     struct lam_err err = {0};
-    enum lam_status status;
 
     if (request == NULL) {
-        lam_sessions_close(service->sessions, call);
+        close_session(call);
         return;
     }
-    switch (request->kind_case) {
-    case LAMINAR__V1__STREAM_REQUEST__KIND_OPEN:
-        status = open_session(service, call, request->open, &err);
-        break;
-    case LAMINAR__V1__STREAM_REQUEST__KIND_CREDIT:
-        status = lam_sessions_credit(service->sessions, call, request->credit->units, &err);
-        break;
-    case LAMINAR__V1__STREAM_REQUEST__KIND_RELEASE:
-        status = lam_sessions_release(
-            service->sessions, call, request->release->unit, request->release->generation, &err);
-        break;
-    default:
-        status = lam_fail(&err, LAM_INVALID_ARGUMENT,
-            "a message on the stream is neither open nor credit nor release");
-    }
-    if (status == LAM_OK)
+    if (take_message(service, call, request, &err) == LAM_OK)
         return;
-    lam_sessions_close(service->sessions, call);
+    close_session(call);
     finish_err(call, &err);
 }
 
 static void stream_half_close(void *arg, struct lam_rpc_call *call)
 {
-    struct lam_service *service = arg;
-
-    lam_sessions_close(service->sessions, call);
+    (void)arg;
+    close_session(call);
     lam_rpc_call_finish(call, LAM_OK, NULL);
 }
 
 static void stream_done(void *arg, struct lam_rpc_call *call, bool cancelled)
 {
-    struct lam_service *service = arg;
-
+    (void)arg;
     (void)cancelled;
-    lam_sessions_close(service->sessions, call);
+    close_session(call);
 }
 
 /* ---- GetStats ---- */
+
+/* Adds the counters of one model. */
+static void add_stats(const struct lam_share *share, Laminar__V1__GetStatsResponse *response)
+{
+    struct lam_slots_counts counts;
+    struct lam_integrity_counts checks = {0};
+    struct lam_reader_info info;
+
+    lam_reader_info(share->reader, &info);
+    lam_sessions_count(share->sessions, &counts);
+    if (share->integrity != NULL)
+        lam_integrity_count(share->integrity, &checks);
+    response->direct = response->direct && info.direct;
+    response->pool_used_bytes += counts.ready_bytes;
+    response->disk_bytes += info.bytes;
+    response->disk_reads += info.reads;
+    response->units_loaded += counts.loads;
+    response->units_hit += counts.hits;
+    response->units_granted += counts.grants;
+    response->sessions += counts.sessions;
+    response->units_kept_loaded += counts.kept_loaded;
+    response->units_kept += share->layout.n_kept;
+    response->leases += counts.leases;
+    response->crc_failures += checks.crc_failures;
+    response->chunks_compared += checks.compared;
+    response->chunks_recorded += checks.recorded;
+}
 
 static void get_stats(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
 {
     struct lam_service *service = arg;
     Laminar__V1__GetStatsResponse response = LAMINAR__V1__GET_STATS_RESPONSE__INIT;
-    struct lam_slots_counts counts;
-    struct lam_integrity_counts checks = {0};
+    Laminar__V1__GetStatsRequest *request =
+        unpack(service, call, &laminar__v1__get_stats_request__descriptor, bytes, n_bytes);
+    const struct lam_share *only = NULL;
     struct lam_reader_info info;
+    struct lam_err err = {0};
     char engine[16], pages[16];
 
-    if (unpack(service, call, &laminar__v1__get_stats_request__descriptor, bytes, n_bytes) == NULL)
+    if (request == NULL)
         return;
-    lam_reader_info(service->reader, &info);
-    lam_sessions_count(service->sessions, &counts);
+    if (request->model != 0) {
+        only = find_model(service, request->model, &err);
+        if (only == NULL) {
+            finish_err(call, &err);
+            return;
+        }
+    }
+    response.direct = true;
+    for (uint32_t i = 0; i < service->models->n_shares; i++) {
+        if (only == NULL || only == &service->models->shares[i])
+            add_stats(&service->models->shares[i], &response);
+    }
+    lam_reader_info((only != NULL ? only : &service->models->shares[0])->reader, &info);
     /* protobuf-c has no const for texts. */
     snprintf(engine, sizeof(engine), "%s", info.engine);
     snprintf(pages, sizeof(pages), "%s", service->pool->pages);
     response.engine = engine;
-    response.direct = info.direct;
     response.pages = pages;
-    response.pool_bytes = service->pool->bytes;
-    response.pool_used_bytes = counts.ready_bytes;
-    response.disk_bytes = info.bytes;
-    response.disk_reads = info.reads;
-    response.units_loaded = counts.loads;
-    response.units_hit = counts.hits;
-    response.units_granted = counts.grants;
-    response.sessions = counts.sessions;
-    response.units_kept_loaded = counts.kept_loaded;
-    response.units_kept = service->layout->n_kept;
-    response.leases = counts.leases;
-    if (service->integrity != NULL)
-        lam_integrity_count(service->integrity, &checks);
-    response.crc_failures = checks.crc_failures;
-    response.chunks_compared = checks.compared;
-    response.chunks_recorded = checks.recorded;
+    response.pool_bytes = only != NULL ? only->layout.pool_bytes : service->pool->bytes;
     reply(call, &response.base);
 }
 

@@ -1,37 +1,26 @@
 /*
  * service: the methods of laminar.v1.Loader. Takes messages apart, checks them, and hands them to
- * sessions and extents; holds no state of its own but a scratch arena. Every function here runs on
- * the server's I/O thread.
+ * the sessions and extents of their model; holds no state of its own but a scratch arena. A stream's
+ * user pointer is the share that its session was opened with. Every function here runs on the
+ * server's I/O thread.
  */
 #ifndef LAMINAR_LOADER_SERVICE_H
 #define LAMINAR_LOADER_SERVICE_H
 
 #include "common/mem.h"
 #include "common/status.h"
-#include "loader/checker.h"
-#include "loader/extent.h"
-#include "loader/file.h"
-#include "loader/integrity.h"
-#include "loader/policy.h"
+#include "loader/models.h"
 #include "loader/pool.h"
-#include "loader/reader.h"
-#include "loader/sessions.h"
 #include "rpc/server.h"
 
 #define LAM_SERVICE_NAME "laminar.v1.Loader"
 #define LAM_SERVICE_REQUEST_BYTES_MAX 65536u
 #define LAM_SERVICE_CHUNK_BYTES ((uint64_t)1 << 20)
 
-/* Fill all but the arena, then lam_service_init. */
+/* Fill the first two, then lam_service_init. */
 struct lam_service {
-    const struct lam_file *file;
-    const struct lam_layout *layout;
+    struct lam_models *models;
     const struct lam_pool *pool;
-    struct lam_reader *reader;
-    struct lam_sessions *sessions;
-    struct lam_checker *checker;
-    struct lam_integrity *integrity; /* NULL: checksums are off */
-    struct lam_extents *extents;
     struct lam_arena arena; /* of the message that is being handled */
 };
 

@@ -28,6 +28,7 @@ struct session {
 struct lam_sessions {
     const struct lam_file *file;
     const struct lam_layout *layout;
+    uint64_t pool_offset; /* of the layout */
     struct lam_checker *checker;
     struct lam_handover *handover;
 
@@ -51,6 +52,7 @@ static void send_response(
         lam_rpc_call_finish(call, LAM_RESOURCE_EXHAUSTED, "the loader has no memory for a message");
 }
 
+/* Within the layout. */
 static uint64_t unit_pool_offset(const struct lam_sessions *sessions, uint32_t unit, uint32_t place)
 {
     return sessions->layout->places[place].pool_offset +
@@ -64,7 +66,8 @@ static void grant(struct lam_sessions *sessions, const struct lam_slots_action *
 
     ready.unit = action->unit;
     ready.generation = action->generation;
-    ready.pool_offset = unit_pool_offset(sessions, action->unit, action->place);
+    ready.pool_offset =
+        sessions->pool_offset + unit_pool_offset(sessions, action->unit, action->place);
     ready.kept = action->kept;
     response.kind_case = LAMINAR__V1__STREAM_RESPONSE__KIND_UNIT_READY;
     response.unit_ready = &ready;
@@ -341,9 +344,10 @@ void lam_sessions_count(struct lam_sessions *sessions, struct lam_slots_counts *
 
 /* ---- life ---- */
 
-enum lam_status lam_sessions_create(const struct lam_file *file, const struct lam_layout *layout,
-    struct lam_sessions **ret_sessions, struct lam_err *err)
+enum lam_status lam_sessions_create(
+    const struct lam_sessions_config *from, struct lam_sessions **ret_sessions, struct lam_err *err)
 {
+    const struct lam_layout *layout = from->layout;
     struct lam_sessions *sessions = lam_calloc(1, sizeof(*sessions));
     uint64_t *unit_bytes = lam_calloc(layout->n_units, sizeof(*unit_bytes));
     struct lam_slots_config config = {.n_units = layout->n_units,
@@ -358,9 +362,10 @@ enum lam_status lam_sessions_create(const struct lam_file *file, const struct la
         goto fail;
     }
     for (uint32_t u = 0; u < layout->n_units; u++)
-        unit_bytes[u] = file->manifest.units[u].bytes;
-    sessions->file = file;
+        unit_bytes[u] = from->file->manifest.units[u].bytes;
+    sessions->file = from->file;
     sessions->layout = layout;
+    sessions->pool_offset = from->pool_offset;
     sessions->message = LAM_BUF(MESSAGE_BYTES_MAX);
     status = lam_slots_create(&config, &sessions->slots, err);
     if (status != LAM_OK)

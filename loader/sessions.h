@@ -28,9 +28,14 @@
 
 struct lam_sessions;
 
-/* file and layout outlive the sessions. */
-LAM_MUST_USE enum lam_status lam_sessions_create(const struct lam_file *file,
-    const struct lam_layout *layout, struct lam_sessions **ret_sessions, struct lam_err *err);
+struct lam_sessions_config {
+    const struct lam_file *file; /* both outlive the sessions */
+    const struct lam_layout *layout;
+    uint64_t pool_offset; /* where the layout begins in the pool that workers map */
+};
+
+LAM_MUST_USE enum lam_status lam_sessions_create(const struct lam_sessions_config *config,
+    struct lam_sessions **ret_sessions, struct lam_err *err);
 
 /* After the checker, the handover and the server have stopped. NULL is allowed. */
 void lam_sessions_destroy(struct lam_sessions *sessions);

@@ -13,6 +13,7 @@
 
 struct model_file live_model;
 struct lam_manifest live_manifest;
+const char *live_path = live_model.path;
 static struct lam_gguf *gguf;
 static struct lam_spec spec;
 
@@ -20,7 +21,8 @@ struct lam_loader *live_start(const char *ram, enum lam_reader_choice engine)
 {
     char listen[64], pool_socket[64];
     const char *addresses[1] = {listen};
-    struct lam_loader_config config = {.model = live_model.path,
+    struct lam_loader_config config = {.models = &live_path,
+        .n_models = 1,
         .listen = addresses,
         .n_listen = 1,
         .pool_socket = pool_socket,

@@ -15,6 +15,7 @@
 
 extern struct model_file live_model;
 extern struct lam_manifest live_manifest;
+extern const char *live_path; /* of the model, for configs */
 
 /* Group fixtures. */
 int live_set_up(void **state);

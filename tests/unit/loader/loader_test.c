@@ -176,7 +176,7 @@ static void a_file_that_changes_is_refused(void **state)
 static void a_pool_that_cannot_work_names_one_that_can(void **state)
 {
     struct lam_loader_config config = {
-        .model = live_model.path, .ram = "100KiB", .pool_socket = "/x"};
+        .models = &live_path, .n_models = 1, .ram = "100KiB", .pool_socket = "/x"};
     struct lam_loader *loader = NULL;
     struct lam_err err = {0};
 
@@ -186,7 +186,7 @@ static void a_pool_that_cannot_work_names_one_that_can(void **state)
     config.ram = "lots";
     assert_int_equal(lam_loader_create(&config, &loader, &err), LAM_INVALID_ARGUMENT);
     config.ram = "auto";
-    config.model = live_model.dir;
+    config.models = (const char *const[]){live_model.dir};
     assert_int_equal(lam_loader_create(&config, &loader, &err), LAM_INVALID_ARGUMENT);
     assert_non_null(strstr(err.text, "is a directory"));
 }
@@ -201,7 +201,8 @@ static void no_memory_is_a_status(void **state)
     do {
         char listen[64], pool_socket[64];
         const char *addresses[1] = {listen};
-        struct lam_loader_config config = {.model = live_model.path,
+        struct lam_loader_config config = {.models = &live_path,
+            .n_models = 1,
             .listen = addresses,
             .n_listen = 1,
             .pool_socket = pool_socket,
@@ -278,7 +279,8 @@ static void refused_engine_falls_back(void **state)
 {
     char listen[64], pool_socket[64], text[32];
     const char *addresses[1] = {listen};
-    struct lam_loader_config config = {.model = live_model.path,
+    struct lam_loader_config config = {.models = &live_path,
+        .n_models = 1,
         .listen = addresses,
         .n_listen = 1,
         .pool_socket = pool_socket,

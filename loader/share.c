@@ -1,0 +1,126 @@
+/* share: see the header. */
+#include "loader/share.h"
+
+#include <string.h>
+
+enum lam_status lam_share_open(struct lam_share *share, const char *path, struct lam_err *err)
+{
+    enum lam_status status = lam_file_open(path, &share->file, err);
+
+    share->file_open = status == LAM_OK;
+    return status;
+}
+
+enum lam_status lam_share_open_record(
+    struct lam_share *share, const char *cache_dir, struct lam_err *err)
+{
+    return lam_integrity_open(&share->file, cache_dir, &share->integrity, err);
+}
+
+/* ---- parts of the pool ---- */
+
+uint64_t lam_share_bytes_full(const struct lam_share *share)
+{
+    const struct lam_manifest *manifest = &share->file.manifest;
+
+    return lam_policy_bytes_full(manifest->units, manifest->n_units, share->file.align);
+}
+
+uint64_t lam_share_bytes_least(const struct lam_share *share)
+{
+    const struct lam_manifest *manifest = &share->file.manifest;
+    uint64_t full = lam_share_bytes_full(share);
+    uint64_t largest = 0;
+
+    for (uint32_t u = 0; u < manifest->n_units; u++) {
+        uint64_t bytes = lam_policy_window(&manifest->units[u], share->file.align).bytes;
+
+        largest = bytes > largest ? bytes : largest;
+    }
+    return LAM_POLICY_SLOTS_WANTED * largest < full ? LAM_POLICY_SLOTS_WANTED * largest : full;
+}
+
+enum lam_status lam_share_lay_out(
+    struct lam_share *share, uint64_t pool_offset, uint64_t budget_bytes, struct lam_err *err)
+{
+    const struct lam_manifest *manifest = &share->file.manifest;
+
+    share->pool_offset = pool_offset;
+    return lam_policy_layout(
+        manifest->units, manifest->n_units, share->file.align, budget_bytes, &share->layout, err);
+}
+
+/* ---- life ---- */
+
+static enum lam_status start_reading(struct lam_share *share, unsigned char *base,
+    enum lam_reader_choice engine, struct lam_err *err)
+{
+    struct lam_checker_config checker = {.file = &share->file,
+        .integrity = share->integrity,
+        .layout = &share->layout,
+        .pool_base = base,
+        .on_done = lam_sessions_on_load_end,
+        .on_issued = lam_sessions_on_issued,
+        .on_lost = lam_sessions_on_lost,
+        .arg = share->sessions};
+    struct lam_reader_config reader = {.file = &share->file,
+        .pool_base = base,
+        .regions = share->layout.regions,
+        .n_regions = share->layout.n_regions,
+        .choice = engine,
+        .on_done = lam_checker_on_load_end,
+        .on_issued = lam_checker_on_issued};
+    enum lam_status status = lam_checker_create(&checker, &share->checker, err);
+
+    if (status != LAM_OK)
+        return status;
+    reader.arg = share->checker;
+    status = lam_reader_create(&reader, &share->reader, err);
+    if (status == LAM_OK)
+        lam_checker_connect(share->checker, share->reader);
+    return status;
+}
+
+enum lam_status lam_share_start(struct lam_share *share, const struct lam_pool *pool,
+    enum lam_reader_choice engine, struct lam_err *err)
+{
+    unsigned char *base = pool->base + share->pool_offset;
+    struct lam_sessions_config sessions = {
+        .file = &share->file, .layout = &share->layout, .pool_offset = share->pool_offset};
+    enum lam_status status = lam_sessions_create(&sessions, &share->sessions, err);
+
+    if (status == LAM_OK)
+        status = start_reading(share, base, engine, err);
+    if (status != LAM_OK)
+        return status;
+    return lam_extents_create(
+        &share->file, share->integrity, base, share->sessions, &share->extents, err);
+}
+
+void lam_share_connect(struct lam_share *share, struct lam_handover *handover)
+{
+    lam_sessions_connect(share->sessions, share->checker, handover);
+}
+
+void lam_share_back(struct lam_share *share, uint32_t r)
+{
+    const struct lam_region *region = &share->layout.regions[r];
+
+    if (r > 0)
+        lam_reader_add_region(share->reader, r);
+    lam_sessions_back(share->sessions, region->pool_offset + region->bytes);
+}
+
+void lam_share_close(struct lam_share *share)
+{
+    lam_extents_destroy(share->extents);
+    lam_checker_stop(share->checker);
+    lam_reader_destroy(share->reader);
+    lam_checker_destroy(share->checker);
+    lam_sessions_destroy(share->sessions);
+    lam_layout_done(&share->layout);
+    lam_integrity_close(share->integrity);
+    if (share->file_open)
+        lam_file_close(&share->file);
+    memset(share, 0, sizeof(*share));
+}
