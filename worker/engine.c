@@ -12,7 +12,7 @@
 
 #include "common/mem.h"
 #include "common/size.h"
-#include "worker/engine_internal.h"
+#include "worker/forward.h"
 
 #define ENGINE_CTX_DEFAULT_MAX 8192u
 #define ENGINE_HEAD_DIM_MAX 256u /* kernels/ops.h */

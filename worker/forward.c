@@ -2,17 +2,19 @@
  * forward: one pass of a llama model through the table of operations.
  *
  *     x = embedding rows
- *     for each layer:  x += out(attention(rope(q, k), v of norm(x)));  x += down(silu(gate) * up of
- * norm(x)) logits = head(norm(wanted rows of x)), tile by tile
+ *     for each layer:
+ *         x += out(attention(rope(q), rope(k), v))     q, k, v of norm(x)
+ *         x += down(silu(gate) * up)                   gate, up of norm(x)
+ *     logits = head(norm(wanted rows of x)), tile by tile
  *
  * A layer's weights are used where the loader put them, between acquire and release of its unit;
  * nothing of them is copied or kept. Every acquired unit is released, also the head's when nobody
  * wants logits: units come in cyclic order.
  */
+#include "worker/forward.h"
+
 #include <assert.h>
 #include <math.h>
-
-#include "worker/engine_internal.h"
 
 /* A tensor of the unit under `base`. lam_manifest_build has checked that it is there. */
 static const void *weight_at(
@@ -53,34 +55,35 @@ static struct lam_matmul_mat mat_at(const struct lam_unit *unit, const unsigned 
 static void norm_rows(const struct lam_engine *engine, const float *x, const float *weight,
     float *out, uint32_t n_rows)
 {
-    engine->config.ops->rms_norm(engine->kernels, &(struct lam_rms_norm_args){
-                                                      .x = x,
-                                                      .weight = weight,
-                                                      .out = out,
-                                                      .n_rows = n_rows,
-                                                      .n_cols = engine->model->spec.n_embd,
-                                                      .eps = engine->model->spec.norm_eps,
-                                                  });
+    struct lam_rms_norm_args norm = {
+        .x = x,
+        .weight = weight,
+        .out = out,
+        .n_rows = n_rows,
+        .n_cols = engine->model->spec.n_embd,
+        .eps = engine->model->spec.norm_eps,
+    };
+
+    engine->config.ops->rms_norm(engine->kernels, &norm);
 }
 
 static enum lam_status embed(
     const struct lam_engine *engine, const struct lam_pass *pass, struct lam_err *err)
 {
     const void **rows = lam_engine_at(engine, engine->layout.rows);
+    struct lam_dequant_args dequant = {
+        .rows = rows,
+        .dtype = engine->model->manifest.embedding.dtype,
+        .n_rows = pass->n_rows,
+        .n_cols = engine->model->spec.n_embd,
+        .out = lam_engine_at(engine, engine->layout.x),
+    };
     enum lam_status status = lam_units_embedding_rows(
         engine->units, lam_engine_at(engine, engine->layout.ids), pass->n_rows, rows, err);
 
-    if (status != LAM_OK)
-        return status;
-    engine->config.ops->dequant(
-        engine->kernels, &(struct lam_dequant_args){
-                             .rows = rows,
-                             .dtype = engine->model->manifest.embedding.dtype,
-                             .n_rows = pass->n_rows,
-                             .n_cols = engine->model->spec.n_embd,
-                             .out = lam_engine_at(engine, engine->layout.x),
-                         });
-    return LAM_OK;
+    if (status == LAM_OK)
+        engine->config.ops->dequant(engine->kernels, &dequant);
+    return status;
 }
 
 /* The angles depend on positions alone: one table serves all layers of the pass. */
@@ -88,31 +91,32 @@ static void fill_rope_table(const struct lam_engine *engine, uint32_t n_rows)
 {
     const struct lam_spec *spec = &engine->model->spec;
     bool has_factors = engine->model->manifest.rope_freqs.bytes > 0;
+    struct lam_rope_table_args table = {
+        .positions = lam_engine_at(engine, engine->layout.positions),
+        .n_rows = n_rows,
+        .rope_dim = spec->rope_dim,
+        .base = spec->rope_base,
+        .scale = spec->rope_scale,
+        .factors = has_factors ? lam_engine_at(engine, engine->layout.rope_factors) : NULL,
+        .table = lam_engine_at(engine, engine->layout.rope_table),
+    };
 
-    engine->config.ops->rope_table(engine->kernels,
-        &(struct lam_rope_table_args){
-            .positions = lam_engine_at(engine, engine->layout.positions),
-            .n_rows = n_rows,
-            .rope_dim = spec->rope_dim,
-            .base = spec->rope_base,
-            .scale = spec->rope_scale,
-            .factors = has_factors ? lam_engine_at(engine, engine->layout.rope_factors) : NULL,
-            .table = lam_engine_at(engine, engine->layout.rope_table),
-        });
+    engine->config.ops->rope_table(engine->kernels, &table);
 }
 
 static void rotate(const struct lam_engine *engine, float *x, uint32_t n_rows, uint32_t n_heads)
 {
-    engine->config.ops->rope(
-        engine->kernels, &(struct lam_rope_args){
-                             .x = x,
-                             .table = lam_engine_at(engine, engine->layout.rope_table),
-                             .n_rows = n_rows,
-                             .n_heads = n_heads,
-                             .head_dim = engine->model->spec.head_dim,
-                             .rope_dim = engine->model->spec.rope_dim,
-                             .pairing = LAM_ROPE_ADJACENT,
-                         });
+    struct lam_rope_args rope = {
+        .x = x,
+        .table = lam_engine_at(engine, engine->layout.rope_table),
+        .n_rows = n_rows,
+        .n_heads = n_heads,
+        .head_dim = engine->model->spec.head_dim,
+        .rope_dim = engine->model->spec.rope_dim,
+        .pairing = LAM_ROPE_ADJACENT,
+    };
+
+    engine->config.ops->rope(engine->kernels, &rope);
 }
 
 static struct lam_kv_layer kv_of_layer(const struct lam_engine *engine, uint32_t layer)
@@ -134,33 +138,37 @@ static void attend(const struct lam_engine *engine, const struct lam_pass *pass,
 {
     const struct lam_spec *spec = &engine->model->spec;
     const struct lam_engine_layout *layout = &engine->layout;
+    float *q = lam_engine_at(engine, layout->q);
+    float *k = lam_engine_at(engine, layout->k);
     struct lam_kv_layer kv = kv_of_layer(engine, layer);
+    struct lam_kv_write_args write = {
+        .k = k,
+        .v = lam_engine_at(engine, layout->v),
+        .kv = kv,
+        .seqs = lam_engine_at(engine, layout->seqs),
+        .n_seqs = pass->n_seqs,
+    };
+    struct lam_attention_args attention = {
+        .q = q,
+        .out = lam_engine_at(engine, layout->attended),
+        .n_heads = spec->n_heads,
+        .scale = 1.0f / sqrtf((float)spec->head_dim),
+        .kv = kv,
+        .seqs = lam_engine_at(engine, layout->seqs),
+        .n_seqs = pass->n_seqs,
+    };
 
-    rotate(engine, lam_engine_at(engine, layout->q), pass->n_rows, spec->n_heads);
-    rotate(engine, lam_engine_at(engine, layout->k), pass->n_rows, spec->n_kv_heads);
-    engine->config.ops->kv_write(engine->kernels, &(struct lam_kv_write_args){
-                                                      .k = lam_engine_at(engine, layout->k),
-                                                      .v = lam_engine_at(engine, layout->v),
-                                                      .kv = kv,
-                                                      .seqs = lam_engine_at(engine, layout->seqs),
-                                                      .n_seqs = pass->n_seqs,
-                                                  });
-    engine->config.ops->attention(
-        engine->kernels, &(struct lam_attention_args){
-                             .q = lam_engine_at(engine, layout->q),
-                             .out = lam_engine_at(engine, layout->attended),
-                             .n_heads = spec->n_heads,
-                             .scale = 1.0f / sqrtf((float)spec->head_dim),
-                             .kv = kv,
-                             .seqs = lam_engine_at(engine, layout->seqs),
-                             .n_seqs = pass->n_seqs,
-                         });
+    rotate(engine, q, pass->n_rows, spec->n_heads);
+    rotate(engine, k, pass->n_rows, spec->n_kv_heads);
+    engine->config.ops->kv_write(engine->kernels, &write);
+    engine->config.ops->attention(engine->kernels, &attention);
 }
 
 /* x += out(attention(norm(x))) */
 static void attention_block(const struct lam_engine *engine, const struct lam_pass *pass,
     const struct lam_unit *unit, const unsigned char *base)
 {
+    const struct lam_kernel_ops *ops = engine->config.ops;
     const struct lam_spec *spec = &engine->model->spec;
     const struct lam_engine_layout *layout = &engine->layout;
     uint32_t q_cols = spec->n_heads * spec->head_dim;
@@ -170,62 +178,67 @@ static void attention_block(const struct lam_engine *engine, const struct lam_pa
     float *q = lam_engine_at(engine, layout->q);
     float *k = lam_engine_at(engine, layout->k);
     float *v = lam_engine_at(engine, layout->v);
+    struct lam_matmul_args qkv = {
+        .x = normed,
+        .n_rows = pass->n_rows,
+        .n_cols = spec->n_embd,
+        .n_mats = 3,
+        .mats = {mat_at(unit, base, LAM_T_ATTN_Q, q, q_cols),
+            mat_at(unit, base, LAM_T_ATTN_K, k, kv_cols),
+            mat_at(unit, base, LAM_T_ATTN_V, v, kv_cols)},
+    };
+    struct lam_matmul_args out = {
+        .x = lam_engine_at(engine, layout->attended),
+        .n_rows = pass->n_rows,
+        .n_cols = q_cols,
+        .accumulate = true,
+        .n_mats = 1,
+        .mats = {mat_at(unit, base, LAM_T_ATTN_OUT, x, spec->n_embd)},
+    };
 
     norm_rows(engine, x, floats_at(unit, base, LAM_T_ATTN_NORM), normed, pass->n_rows);
-    engine->config.ops->matmul(
-        engine->kernels, &(struct lam_matmul_args){
-                             .x = normed,
-                             .n_rows = pass->n_rows,
-                             .n_cols = spec->n_embd,
-                             .n_mats = 3,
-                             .mats = {mat_at(unit, base, LAM_T_ATTN_Q, q, q_cols),
-                                 mat_at(unit, base, LAM_T_ATTN_K, k, kv_cols),
-                                 mat_at(unit, base, LAM_T_ATTN_V, v, kv_cols)},
-                         });
+    ops->matmul(engine->kernels, &qkv);
     attend(engine, pass, unit->layer);
-    engine->config.ops->matmul(
-        engine->kernels, &(struct lam_matmul_args){
-                             .x = lam_engine_at(engine, layout->attended),
-                             .n_rows = pass->n_rows,
-                             .n_cols = q_cols,
-                             .accumulate = true,
-                             .n_mats = 1,
-                             .mats = {mat_at(unit, base, LAM_T_ATTN_OUT, x, spec->n_embd)},
-                         });
+    ops->matmul(engine->kernels, &out);
 }
 
 /* x += down(silu(gate(norm(x))) * up(norm(x))) */
 static void ffn_block(const struct lam_engine *engine, const struct lam_pass *pass,
     const struct lam_unit *unit, const unsigned char *base)
 {
+    const struct lam_kernel_ops *ops = engine->config.ops;
     const struct lam_spec *spec = &engine->model->spec;
     float *x = lam_engine_at(engine, engine->layout.x);
     float *normed = lam_engine_at(engine, engine->layout.normed);
     float *gate = lam_engine_at(engine, engine->layout.gate);
     float *up = lam_engine_at(engine, engine->layout.up);
+    struct lam_matmul_args gate_up = {
+        .x = normed,
+        .n_rows = pass->n_rows,
+        .n_cols = spec->n_embd,
+        .n_mats = 2,
+        .mats = {mat_at(unit, base, LAM_T_FFN_GATE, gate, spec->n_ff),
+            mat_at(unit, base, LAM_T_FFN_UP, up, spec->n_ff)},
+    };
+    struct lam_swiglu_args swiglu = {
+        .gate = gate,
+        .up = up,
+        .out = gate,
+        .n = (uint64_t)pass->n_rows * spec->n_ff,
+    };
+    struct lam_matmul_args down = {
+        .x = gate,
+        .n_rows = pass->n_rows,
+        .n_cols = spec->n_ff,
+        .accumulate = true,
+        .n_mats = 1,
+        .mats = {mat_at(unit, base, LAM_T_FFN_DOWN, x, spec->n_embd)},
+    };
 
     norm_rows(engine, x, floats_at(unit, base, LAM_T_FFN_NORM), normed, pass->n_rows);
-    engine->config.ops->matmul(
-        engine->kernels, &(struct lam_matmul_args){
-                             .x = normed,
-                             .n_rows = pass->n_rows,
-                             .n_cols = spec->n_embd,
-                             .n_mats = 2,
-                             .mats = {mat_at(unit, base, LAM_T_FFN_GATE, gate, spec->n_ff),
-                                 mat_at(unit, base, LAM_T_FFN_UP, up, spec->n_ff)},
-                         });
-    engine->config.ops->swiglu(engine->kernels,
-        &(struct lam_swiglu_args){
-            .gate = gate, .up = up, .out = gate, .n = (uint64_t)pass->n_rows * spec->n_ff});
-    engine->config.ops->matmul(
-        engine->kernels, &(struct lam_matmul_args){
-                             .x = gate,
-                             .n_rows = pass->n_rows,
-                             .n_cols = spec->n_ff,
-                             .accumulate = true,
-                             .n_mats = 1,
-                             .mats = {mat_at(unit, base, LAM_T_FFN_DOWN, x, spec->n_embd)},
-                         });
+    ops->matmul(engine->kernels, &gate_up);
+    ops->swiglu(engine->kernels, &swiglu);
+    ops->matmul(engine->kernels, &down);
 }
 
 /* Norms the wanted rows into head_in, back to back; returns their number. */
@@ -254,19 +267,19 @@ static uint32_t collect_wanted(const struct lam_engine *engine, const struct lam
 static void head_tile(const struct lam_engine *engine, const struct lam_unit *unit,
     const unsigned char *base, uint32_t n_rows)
 {
+    const struct lam_spec *spec = &engine->model->spec;
     const struct lam_unit_tensor *tile = lam_unit_find(unit, LAM_T_OUTPUT);
     float *logits = lam_engine_at(engine, engine->layout.logits);
+    struct lam_matmul_args head = {
+        .x = lam_engine_at(engine, engine->layout.head_in),
+        .n_rows = n_rows,
+        .n_cols = spec->n_embd,
+        .n_mats = 1,
+    };
 
-    assert(tile && tile->row_begin + tile->n_rows <= engine->model->spec.n_vocab);
-    engine->config.ops->matmul(
-        engine->kernels, &(struct lam_matmul_args){
-                             .x = lam_engine_at(engine, engine->layout.head_in),
-                             .n_rows = n_rows,
-                             .n_cols = engine->model->spec.n_embd,
-                             .n_mats = 1,
-                             .mats = {mat_at(unit, base, LAM_T_OUTPUT, logits + tile->row_begin,
-                                 engine->model->spec.n_vocab)},
-                         });
+    assert(tile && tile->row_begin + tile->n_rows <= spec->n_vocab);
+    head.mats[0] = mat_at(unit, base, LAM_T_OUTPUT, logits + tile->row_begin, spec->n_vocab);
+    engine->config.ops->matmul(engine->kernels, &head);
 }
 
 enum lam_status lam_forward(

@@ -1,9 +1,9 @@
 /*
- * engine_internal: what engine.c (sequences, checks, sampling) and forward.c (arithmetic) share.
- * Nothing else includes it.
+ * forward (private to worker/): one pass of the model, and the engine as a pass sees it. engine.c
+ * takes the memory, checks each step and fills the pass; forward.c computes it.
  */
-#ifndef LAMINAR_WORKER_ENGINE_INTERNAL_H
-#define LAMINAR_WORKER_ENGINE_INTERNAL_H
+#ifndef LAMINAR_WORKER_FORWARD_H
+#define LAMINAR_WORKER_FORWARD_H
 
 #include "worker/engine.h"
 #include "worker/kv.h"
