@@ -37,7 +37,7 @@ struct pool_event {
     uint64_t generation;
     uint64_t pool_offset;
     int32_t status;
-    char reason[256];
+    char reason[512];
 };
 
 /* Takes the pool at DIR/pool.sock and a channel to unix:DIR/loader.sock. */
