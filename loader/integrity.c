@@ -42,6 +42,8 @@ struct lam_integrity {
 /* mkdir -p. */
 static enum lam_status make_dir(char *path, struct lam_err *err)
 {
+    struct stat info;
+
     for (char *at = path + 1; *at != '\0'; at++) {
         if (*at != '/')
             continue;
@@ -49,9 +51,13 @@ static enum lam_status make_dir(char *path, struct lam_err *err)
         lam_ignore(mkdir(path, 0700), "the last one tells");
         *at = '/';
     }
-    if (mkdir(path, 0700) != 0 && errno != EEXIST)
-        return lam_fail_errno(err, errno, "cannot make the directory %s", path);
-    return LAM_OK;
+    if (mkdir(path, 0700) == 0)
+        return LAM_OK;
+    if (errno == EEXIST && stat(path, &info) == 0)
+        errno = S_ISDIR(info.st_mode) ? 0 : ENOTDIR;
+    if (errno == 0)
+        return LAM_OK;
+    return lam_fail_errno(err, errno, "cannot make the directory %s", path);
 }
 
 /* The whole file into bytes[n_bytes_max]; larger ones, links and devices are refused. */
