@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "loader/meter.h"
 #include "loader/reader.h"
 
 struct lam_reader;
@@ -43,6 +44,8 @@ struct lam_reader {
     uint32_t n_regions; /* populated, [0, n_regions) */
     bool stopping;
 
+    uint64_t issued_ns[LAM_JOBS_DEPTH_MAX]; /* by lam_io.index, of those under way */
+    struct lam_meter meter;
     atomic_bool fixed_buffers;
     atomic_uint_fast64_t bytes, reads;
 };
@@ -50,10 +53,14 @@ struct lam_reader {
 /* Checks the file once more, frees the page cache behind a buffered read, and calls on_done. */
 void lam_engine_report(struct lam_reader *reader, struct lam_load_end *end);
 
-/* After issuing `io`, which lam_jobs_next gave: tells whom it concerns if it was its job's last.
+/* After issuing `io`, which lam_jobs_next gave: starts its time, and tells whom it concerns if it was
+ * its job's last.
  * The job lives until `io` is answered. */
 void lam_engine_issued(
     struct lam_reader *reader, const struct lam_jobs *jobs, const struct lam_io *io);
+
+/* Before lam_jobs_answer: the request has ended, one way or another. */
+void lam_engine_answered(struct lam_reader *reader, const struct lam_io *io);
 
 /* Publishes the counters of the jobs. */
 void lam_engine_count(struct lam_reader *reader, const struct lam_jobs *jobs);

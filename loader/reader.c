@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/mem.h"
 #include "loader/engine.h"
 
@@ -28,8 +29,17 @@ void lam_engine_report(struct lam_reader *reader, struct lam_load_end *end)
 void lam_engine_issued(
     struct lam_reader *reader, const struct lam_jobs *jobs, const struct lam_io *io)
 {
+    uint64_t now_ns = lam_now_ns();
+
+    reader->issued_ns[io->index] = now_ns;
+    lam_meter_begin(&reader->meter, now_ns);
     if (io->last && reader->config.on_issued != NULL)
         reader->config.on_issued(reader->config.arg, &jobs->jobs[io->job].load);
+}
+
+void lam_engine_answered(struct lam_reader *reader, const struct lam_io *io)
+{
+    lam_meter_end(&reader->meter, reader->issued_ns[io->index], lam_now_ns());
 }
 
 void lam_engine_count(struct lam_reader *reader, const struct lam_jobs *jobs)
@@ -101,9 +111,11 @@ enum lam_status lam_reader_create(
         .regions = config->regions,
         .n_regions = config->n_regions};
     pthread_mutex_init(&reader->lock, NULL);
+    lam_meter_init(&reader->meter);
     choose_descriptor(reader);
     status = choose_engine(reader, err);
     if (status != LAM_OK) {
+        lam_meter_done(&reader->meter);
         pthread_mutex_destroy(&reader->lock);
         lam_free(reader);
         return status;
@@ -121,6 +133,7 @@ void lam_reader_destroy(struct lam_reader *reader)
     reader->engine->wake(reader);
     pthread_mutex_unlock(&reader->lock);
     reader->engine->stop(reader);
+    lam_meter_done(&reader->meter);
     pthread_mutex_destroy(&reader->lock);
     lam_free(reader);
 }
@@ -151,4 +164,9 @@ void lam_reader_info(const struct lam_reader *reader, struct lam_reader_info *re
         .bytes = atomic_load_explicit(&reader->bytes, memory_order_relaxed),
         .reads = atomic_load_explicit(&reader->reads, memory_order_relaxed)};
     memcpy(ret_info->note, reader->note, sizeof(reader->note));
+}
+
+struct lam_meter *lam_reader_meter(struct lam_reader *reader)
+{
+    return &reader->meter;
 }

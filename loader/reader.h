@@ -17,6 +17,7 @@
 #include "common/status.h"
 #include "loader/file.h"
 #include "loader/jobs.h"
+#include "loader/meter.h"
 #include "loader/policy.h"
 
 #define LAM_READER_REQUEST_BYTES ((uint64_t)1 << 20)
@@ -70,5 +71,8 @@ void lam_reader_load(struct lam_reader *reader, const struct lam_load *load);
 
 /* [any thread] */
 void lam_reader_info(const struct lam_reader *reader, struct lam_reader_info *ret_info);
+
+/* Of its requests; lives as long as the reader. */
+struct lam_meter *lam_reader_meter(struct lam_reader *reader);
 
 #endif

@@ -57,6 +57,7 @@ static void *run(void *arg)
                                         io->bytes, (off_t)io->file_offset);
         if (n == -1)
             n = -errno;
+        lam_engine_answered(reader, io);
         pthread_mutex_lock(&reader->lock);
         ended = lam_jobs_answer(&state->jobs, io, n, &end);
         lam_engine_count(reader, &state->jobs);

@@ -193,6 +193,7 @@ static void take_answers(struct lam_reader *reader)
         }
         if (lam_fault_hit("read"))
             result = -EIO;
+        lam_engine_answered(reader, &state->jobs.ios[tag]);
         ended = lam_jobs_answer(&state->jobs, &state->jobs.ios[tag], result, &end);
         lam_engine_count(reader, &state->jobs);
         if (ended)
