@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "model/tokenizer.h"
 
 /* More than the longest message can spell; the context is checked afterwards, so that the error has
  * numbers. */

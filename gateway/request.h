@@ -13,7 +13,7 @@
 #include "gateway/emit.h"
 #include "gateway/served.h"
 #include "model/sample.h"
-#include "model/tokenizer.h"
+#include "model/tokens.h"
 #include "proto/laminar/v1/generation.pb-c.h"
 
 struct lam_request {

@@ -17,7 +17,7 @@
 #include "model/gguf.h"
 #include "model/merge.h"
 #include "model/pretok.h"
-#include "model/tokenizer.h"
+#include "model/tokens.h"
 #include "model/vocab.h"
 
 struct lam_bytelevel {

@@ -14,6 +14,7 @@
 #include "common/status.h"
 #include "model/gguf.h"
 #include "model/tokenizer.h"
+#include "model/tokens.h"
 
 enum lam_chat_template {
     LAM_CHAT_NONE, /* the file has no template */

@@ -16,7 +16,7 @@
 #include "common/status.h"
 #include "model/gguf.h"
 #include "model/merge.h"
-#include "model/tokenizer.h"
+#include "model/tokens.h"
 #include "model/vocab.h"
 
 /* Longest text that merges can make: bounds the hashing per merge. */

@@ -18,6 +18,7 @@
 #include "common/buf.h"
 #include "common/status.h"
 #include "model/gguf.h"
+#include "model/tokens.h"
 
 struct lam_tokenizer;
 
@@ -40,19 +41,6 @@ bool lam_tokenizer_wants_bos(const struct lam_tokenizer *tokenizer);
 
 /* The raw vocabulary text of a token (for `laminar tokenize`); empty for an id out of range. */
 struct lam_str lam_tokenizer_piece(const struct lam_tokenizer *tokenizer, int32_t token);
-
-/* A growing list of ids. */
-struct lam_tokens {
-    int32_t *ids;
-    size_t n;
-    size_t cap;
-    size_t max; /* encoding stops with LAM_RESOURCE_EXHAUSTED beyond this many */
-};
-void lam_tokens_done(struct lam_tokens *tokens);
-
-/* Appends one id. Errors: LAM_RESOURCE_EXHAUSTED over tokens->max or without memory. */
-LAM_MUST_USE enum lam_status lam_tokens_push(
-    struct lam_tokens *tokens, int32_t id, struct lam_err *err);
 
 enum lam_encode_flags {
     LAM_ENCODE_PLAIN = 0,
