@@ -172,6 +172,8 @@ void lam_checker_on_load_end(void *arg, const struct lam_load_end *end)
         checker->config.on_done(checker->config.arg, end);
         return;
     }
+    if (checker->config.on_read != NULL)
+        checker->config.on_read(checker->config.arg, end);
     pthread_mutex_lock(&checker->lock);
     queue_job(checker, end);
     pthread_mutex_unlock(&checker->lock);

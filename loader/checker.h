@@ -34,6 +34,8 @@ struct lam_checker_config {
     /* As those of the reader's config: once for each load, from a thread of the reader or ours. */
     void (*on_done)(void *arg, const struct lam_load_end *end);
     void (*on_issued)(void *arg, const struct lam_load *load);
+    /* All bytes are there, and their sums are being compared. May be NULL. */
+    void (*on_read)(void *arg, const struct lam_load_end *end);
     void (*on_lost)(void *arg, const struct lam_err *err); /* from our thread */
     void *arg;
 };

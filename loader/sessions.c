@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/buf.h"
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/size.h"
@@ -34,6 +35,7 @@ struct lam_sessions {
 
     pthread_mutex_t lock; /* guards all below */
     struct lam_slots *slots;
+    struct lam_watch watch;
     struct session sessions[LAM_SLOTS_SESSIONS_MAX];
     struct lam_buf message;
     uint32_t fault_unit; /* what the text is about */
@@ -71,6 +73,8 @@ static void grant(struct lam_sessions *sessions, const struct lam_slots_action *
     ready.kept = action->kept;
     response.kind_case = LAMINAR__V1__STREAM_RESPONSE__KIND_UNIT_READY;
     response.unit_ready = &ready;
+    if (!action->kept)
+        lam_watch_grant(&sessions->watch, action->session, action->unit, lam_now_ns());
     send_response(sessions, action->session, &response);
 }
 
@@ -99,7 +103,26 @@ static void load(struct lam_sessions *sessions, const struct lam_slots_action *a
         .pool_offset = sessions->layout->places[action->place].pool_offset};
 
     assert(it.window.bytes <= sessions->layout->places[action->place].bytes);
+    lam_watch_load(&sessions->watch, action->place, lam_now_ns());
     lam_checker_load(sessions->checker, action->unit, &it);
+}
+
+/* After every event: what each session waits for from now on. */
+static void note_waits(struct lam_sessions *sessions)
+{
+    uint64_t now_ns = lam_now_ns();
+    uint32_t place;
+
+    for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
+        enum lam_slots_wait wait;
+
+        if (sessions->sessions[s].call == NULL)
+            continue;
+        wait = lam_slots_wait_of(sessions->slots, s, &place);
+        if (place != UINT32_MAX && sessions->watch.checking[place])
+            wait = LAM_SLOTS_WAIT_CRC;
+        lam_watch_wait(&sessions->watch, s, wait, now_ns);
+    }
 }
 
 static void settle(struct lam_sessions *sessions)
@@ -114,6 +137,7 @@ static void settle(struct lam_sessions *sessions)
         else
             report_fault(sessions, &action);
     }
+    note_waits(sessions);
 }
 
 /* ---- streams ---- */
@@ -201,6 +225,8 @@ enum lam_status lam_sessions_release(struct lam_sessions *sessions, struct lam_r
         status = fail_no_session(err);
     else
         status = lam_slots_release(sessions->slots, s, unit, generation, err);
+    if (status == LAM_OK)
+        lam_watch_release(&sessions->watch, s, unit);
     settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
     return status;
@@ -210,6 +236,7 @@ static void end_session(struct lam_sessions *sessions, uint32_t s)
 {
     sessions->sessions[s].call = NULL;
     lam_slots_close(sessions->slots, s);
+    lam_watch_close(&sessions->watch, s, lam_now_ns());
     settle(sessions);
 }
 
@@ -249,6 +276,7 @@ void lam_sessions_on_gone(void *arg, const unsigned char *token, int pid)
         lam_rpc_call_finish(
             sessions->sessions[s].call, LAM_UNAVAILABLE, "the pool connection was closed");
         end_session(sessions, s);
+        sessions->watch.deaths++;
     }
     lam_slots_count(sessions->slots, &after);
     pthread_mutex_unlock(&sessions->lock);
@@ -282,6 +310,16 @@ void lam_sessions_on_issued(void *arg, const struct lam_load *issued)
     pthread_mutex_unlock(&sessions->lock);
 }
 
+void lam_sessions_on_read(void *arg, const struct lam_load_end *end)
+{
+    struct lam_sessions *sessions = arg;
+
+    pthread_mutex_lock(&sessions->lock);
+    lam_watch_check(&sessions->watch, end->place);
+    note_waits(sessions);
+    pthread_mutex_unlock(&sessions->lock);
+}
+
 void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end)
 {
     struct lam_sessions *sessions = arg;
@@ -290,6 +328,7 @@ void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end)
     if (end->status != LAM_OK)
         lam_error("%s", end->err.text);
     pthread_mutex_lock(&sessions->lock);
+    lam_watch_loaded(&sessions->watch, end->place, lam_now_ns());
     unit = lam_slots_loaded(sessions->slots, end->place, end->generation, end->status);
     if (end->status != LAM_OK) {
         sessions->fault_unit = unit;
@@ -342,6 +381,25 @@ void lam_sessions_count(struct lam_sessions *sessions, struct lam_slots_counts *
     pthread_mutex_unlock(&sessions->lock);
 }
 
+void lam_sessions_time(struct lam_sessions *sessions, struct lam_sessions_times *ret_times)
+{
+    uint64_t now_ns;
+
+    pthread_mutex_lock(&sessions->lock);
+    now_ns = lam_now_ns();
+    for (int wait = 0; wait < LAM_SLOTS_WAITS; wait++)
+        ret_times->waited_ns[wait] =
+            lam_watch_waited_ns(&sessions->watch, (enum lam_slots_wait)wait, now_ns);
+    ret_times->lease_oldest_ns = lam_watch_oldest_ns(&sessions->watch, now_ns);
+    ret_times->deaths = sessions->watch.deaths;
+    pthread_mutex_unlock(&sessions->lock);
+}
+
+const struct lam_metric *lam_sessions_unit_seconds(const struct lam_sessions *sessions)
+{
+    return &sessions->watch.unit_seconds;
+}
+
 /* ---- life ---- */
 
 enum lam_status lam_sessions_create(
@@ -368,6 +426,9 @@ enum lam_status lam_sessions_create(
     sessions->pool_offset = from->pool_offset;
     sessions->message = LAM_BUF(MESSAGE_BYTES_MAX);
     status = lam_slots_create(&config, &sessions->slots, err);
+    if (status == LAM_OK)
+        status = lam_watch_init(
+            &sessions->watch, layout->n_slots, layout->n_slots + layout->n_kept, err);
     if (status != LAM_OK)
         goto fail;
     pthread_mutex_init(&sessions->lock, NULL);
@@ -376,6 +437,8 @@ enum lam_status lam_sessions_create(
     return LAM_OK;
 
 fail:
+    if (sessions != NULL)
+        lam_slots_destroy(sessions->slots);
     lam_free(unit_bytes);
     lam_free(sessions);
     return status;
@@ -393,6 +456,7 @@ void lam_sessions_destroy(struct lam_sessions *sessions)
     if (sessions == NULL)
         return;
     lam_slots_destroy(sessions->slots);
+    lam_watch_done(&sessions->watch);
     lam_buf_done(&sessions->message);
     pthread_mutex_destroy(&sessions->lock);
     lam_free(sessions);

@@ -24,6 +24,7 @@
 #include "loader/policy.h"
 #include "loader/reader.h"
 #include "loader/slots.h"
+#include "loader/watch.h"
 #include "rpc/server.h"
 
 struct lam_sessions;
@@ -69,6 +70,7 @@ void lam_sessions_back(struct lam_sessions *sessions, uint64_t pool_bytes);
 
 /* Callbacks of the checker and of the handover; arg: the sessions. */
 void lam_sessions_on_issued(void *arg, const struct lam_load *load);
+void lam_sessions_on_read(void *arg, const struct lam_load_end *end);
 void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end);
 void lam_sessions_on_gone(void *arg, const unsigned char *token, int pid);
 
@@ -80,5 +82,16 @@ bool lam_sessions_find_kept(
     struct lam_sessions *sessions, uint64_t file_offset, uint64_t bytes, uint64_t *ret_pool_offset);
 
 void lam_sessions_count(struct lam_sessions *sessions, struct lam_slots_counts *ret_counts);
+
+struct lam_sessions_times {
+    uint64_t waited_ns[LAM_SLOTS_WAITS]; /* of all sessions, since the start */
+    uint64_t lease_oldest_ns;            /* of a transit unit; 0: none is held */
+    uint64_t deaths;                     /* of workers with a session */
+};
+
+void lam_sessions_time(struct lam_sessions *sessions, struct lam_sessions_times *ret_times);
+
+/* Durations of loads; lives as long as the sessions. */
+const struct lam_metric *lam_sessions_unit_seconds(const struct lam_sessions *sessions);
 
 #endif

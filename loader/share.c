@@ -61,6 +61,7 @@ static enum lam_status start_reading(struct lam_share *share, unsigned char *bas
         .pool_base = base,
         .on_done = lam_sessions_on_load_end,
         .on_issued = lam_sessions_on_issued,
+        .on_read = lam_sessions_on_read,
         .on_lost = lam_sessions_on_lost,
         .arg = share->sessions};
     struct lam_reader_config reader = {.file = &share->file,

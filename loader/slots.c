@@ -469,9 +469,37 @@ void lam_slots_count(const struct lam_slots *slots, struct lam_slots_counts *ret
 {
     struct lam_slots_counts counts = slots->counts;
 
-    for (uint32_t p = 0; p < slots->n_places; p++)
-        counts.leases += (uint32_t)__builtin_popcountll(slots->places[p].holders);
+    for (uint32_t p = 0; p < slots->n_places; p++) {
+        const struct place *place = &slots->places[p];
+        bool is_slot = p < slots->n_slots;
+
+        counts.leases += (uint32_t)__builtin_popcountll(place->holders);
+        counts.slots_free += is_slot && place->state == FREE;
+        counts.slots_loading += is_slot && place->state == LOADING;
+        counts.slots_ready += is_slot && place->state == READY && place->holders == 0;
+        counts.slots_held += is_slot && place->holders != 0;
+    }
     *ret_counts = counts;
+}
+
+enum lam_slots_wait lam_slots_wait_of(
+    const struct lam_slots *slots, uint32_t s, uint32_t *ret_place)
+{
+    const struct session *session = session_at(slots, s);
+    const struct unit *unit;
+
+    *ret_place = NOWHERE;
+    if (slots->n_transit == 0)
+        return LAM_SLOTS_WAIT_NONE;
+    unit = &slots->units[slots->transit[session->cursor]];
+    if (unit->place != NOWHERE && slots->places[unit->place].state == READY)
+        return LAM_SLOTS_WAIT_WORKER; /* else it would have been granted */
+    if (session->credits == 0 || session->held_slots > 0)
+        return LAM_SLOTS_WAIT_NONE;
+    *ret_place = unit->place;
+    return unit->place != NOWHERE || unit->fault != LAM_OK || slots->n_loads > 0
+               ? LAM_SLOTS_WAIT_DISK
+               : LAM_SLOTS_WAIT_SLOT;
 }
 
 static void check_place(const struct lam_slots *slots, uint32_t p)

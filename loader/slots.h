@@ -117,9 +117,25 @@ struct lam_slots_counts {
     uint32_t leases; /* (session, unit) pairs */
     uint32_t kept_loaded;
     uint64_t ready_bytes; /* of units that are in the pool now */
+    /* Transit slots by what they are; held ones are no longer counted as ready. */
+    uint32_t slots_free, slots_loading, slots_ready, slots_held;
 };
 
 void lam_slots_count(const struct lam_slots *slots, struct lam_slots_counts *ret_counts);
+
+/* What a session waits for. */
+enum lam_slots_wait {
+    LAM_SLOTS_WAIT_NONE,   /* it computes on what it holds, or wants nothing */
+    LAM_SLOTS_WAIT_DISK,   /* its next unit is being read, or is behind others that are */
+    LAM_SLOTS_WAIT_SLOT,   /* others hold all places that it could be read to */
+    LAM_SLOTS_WAIT_WORKER, /* nothing: its next unit is ready, we wait for its credit or release */
+    LAM_SLOTS_WAIT_CRC, /* as DISK, but the bytes are there; for lam_watch, never answered here */
+    LAM_SLOTS_WAITS,
+};
+
+/* ret_place: where its next unit is being read to, UINT32_MAX if it is not. */
+enum lam_slots_wait lam_slots_wait_of(
+    const struct lam_slots *slots, uint32_t session, uint32_t *ret_place);
 
 /* Asserts the invariants. For tests; costs a walk over everything. */
 void lam_slots_check(const struct lam_slots *slots);

@@ -502,6 +502,37 @@ static void a_sleeping_holder_does_not_starve_another(void **state)
     world_done(&w);
 }
 
+/* What an observer is told about a session and the slots, from its first moment on. */
+static void what_a_session_waits_for_is_known(void **state)
+{
+    struct lam_slots_counts counts;
+    struct world w;
+    uint32_t place;
+
+    (void)state;
+    world_init(&w, 10, 0, 3, 100);
+    do_open(&w, 0);
+    settle(&w);
+    assert_int_equal(lam_slots_wait_of(w.slots, w.id[0], &place), LAM_SLOTS_WAIT_NONE);
+    assert_int_equal(lam_slots_credit(w.slots, w.id[0], 1, NULL), LAM_OK);
+    w.credits[0] = 1;
+    settle(&w);
+    assert_int_equal(lam_slots_wait_of(w.slots, w.id[0], &place), LAM_SLOTS_WAIT_DISK);
+    assert_int_equal(w.place_unit[place], 0);
+    lam_slots_count(w.slots, &counts);
+    assert_int_equal(counts.slots_loading, 1);
+    assert_int_equal(counts.slots_free, 2);
+    finish_loads(&w);
+    finish_loads(&w);
+    assert_int_equal(lam_slots_wait_of(w.slots, w.id[0], &place), LAM_SLOTS_WAIT_WORKER);
+    assert_int_equal(place, UINT32_MAX);
+    finish_loads(&w);
+    lam_slots_count(w.slots, &counts);
+    assert_int_equal(counts.slots_held, 1);
+    assert_int_equal(counts.slots_ready, 2);
+    world_done(&w);
+}
+
 static void credits_are_bounded(void **state)
 {
     struct world w;
@@ -542,6 +573,7 @@ int main(void)
         cmocka_unit_test(an_abandoned_pass_is_rewound_without_a_loop),
         cmocka_unit_test(two_sessions_in_phase_share_each_read),
         cmocka_unit_test(a_sleeping_holder_does_not_starve_another),
+        cmocka_unit_test(what_a_session_waits_for_is_known),
         cmocka_unit_test(credits_are_bounded),
         cmocka_unit_test(the_65th_session_is_refused),
         cmocka_unit_test(all_interleavings_of_one_session),
