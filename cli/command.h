@@ -33,6 +33,7 @@ int lam_command_generate(const struct lam_command_env *env, int argc, char **arg
 int lam_command_inspect(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_tokenize(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_logits(const struct lam_command_env *env, int argc, char **argv);
+int lam_command_verify(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_doctor(const struct lam_command_env *env, int argc, char **argv);
 
 /*

@@ -24,6 +24,7 @@ static const struct command commands[] = {
     {"inspect", "what a model file is", lam_command_inspect},
     {"tokenize", "text to token ids", lam_command_tokenize},
     {"logits", "the numbers behind the next token", lam_command_logits},
+    {"verify", "is a model file still what it was", lam_command_verify},
     {"doctor", "what this machine offers and lacks", lam_command_doctor},
 };
 

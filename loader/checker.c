@@ -66,8 +66,8 @@ static void finish(struct lam_checker *checker, struct place *place, const struc
     bool again = end->status == LAM_DATA_LOSS && !place->again;
     struct lam_load load = place->load;
 
-    if (end->status == LAM_DATA_LOSS)
-        lam_warn("%s%s", end->err.text, again ? "; reading them again" : "");
+    if (again)
+        lam_warn("%s; reading them again", end->err.text);
     pthread_mutex_lock(&checker->lock);
     place->again = again;
     pthread_mutex_unlock(&checker->lock);
