@@ -1,7 +1,8 @@
 """run_tests: the steps of tools/test, their counts and their table.
 
 Counts are real: test cases as cmocka and pytest report them, and one for each step that has none
-(a build, a fuzz target).
+(a build, a fuzz target). A test that cannot run on this machine (no /dev/fuse, say) is shown and
+counted as skipped, never as passed.
 """
 import argparse
 import concurrent.futures
@@ -20,7 +21,7 @@ FUZZ_JOBS = 2
 BAZEL_QUIET = ["--noshow_progress", "--ui_event_filters=-info", "--show_result=0"]
 
 Step = namedtuple("Step", "name what run quick")
-Outcome = namedtuple("Outcome", "passed failed")
+Outcome = namedtuple("Outcome", "passed failed skipped", defaults=(0,))
 
 
 def shell(command, **options):
@@ -63,7 +64,10 @@ def count_cases(path):
         return Outcome(0, 1)
     passed = sum(map(int, re.findall(r"^\[  PASSED  \] (\d+) test", log, re.M)))
     failed = sum(map(int, re.findall(r"^\[  FAILED  \] (\d+) test", log, re.M)))
-    return Outcome(passed, failed)
+    skipped = sum(map(int, re.findall(r"^\[  SKIPPED \] (\d+) test", log, re.M)))
+    for why in re.findall(r"^not run: .*", log, re.M):
+        print(f"{path}: {why}", flush=True)
+    return Outcome(passed, failed, skipped)
 
 
 def bazel_tests(config):
@@ -85,7 +89,7 @@ def bazel_tests(config):
         path = os.path.join(log_root, label[2:].replace(":", "/"), "test.log")
         outcome = count_cases(path) if verdict in ("PASSED", "FAILED", "TIMEOUT") else Outcome(0, 1)
         if verdict != "PASSED" and not outcome.failed:  # died without a summary
-            outcome = Outcome(outcome.passed, 1)
+            outcome = outcome._replace(failed=1)
         outcomes.append(outcome)
     if done.returncode and not any(outcome.failed for outcome in outcomes):
         outcomes.append(Outcome(0, 1))
@@ -154,23 +158,25 @@ def run_tokenizer():
 def run_e2e():
     """The real processes, driven from Python. Built here, so that the step also works alone."""
     if shell(["bazel", "build", *BAZEL_QUIET, "//cli:laminar", "//loader:laminar-loader",
-              "//worker:laminar-worker", "//gateway:laminar-gateway"]):
+              "//worker:laminar-worker", "//gateway:laminar-gateway", "//tests/tools:faultfs"]):
         return [Outcome(0, 1)]
     python = os.path.join(os.environ["LAMINAR_VENV"], "bin", "python")
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.xml")
-        code = shell([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/e2e",
+        code = shell([python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/e2e",
                       f"--junitxml={report}"])
         try:
             suites = ElementTree.parse(report).getroot().iter("testsuite")
         except (OSError, ElementTree.ParseError):
             return [Outcome(0, 1)]
-        passed = failed = 0
+        passed = failed = skipped = 0
         for suite in suites:
             bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
             failed += bad
-            passed += int(suite.get("tests", 0)) - bad - int(suite.get("skipped", 0))
-    return [Outcome(passed, failed if failed or code == 0 else 1)]
+            left_out = int(suite.get("skipped", 0))
+            skipped += left_out
+            passed += int(suite.get("tests", 0)) - bad - left_out
+    return [Outcome(passed, failed if failed or code == 0 else 1, skipped)]
 
 
 STEPS = [
@@ -208,14 +214,16 @@ def main():
         print(f"\n== {step.name}: {step.what}", flush=True)
         began = time.monotonic()
         outcomes = list(step.run())
-        total = Outcome(sum(o.passed for o in outcomes), sum(o.failed for o in outcomes))
+        total = Outcome(*map(sum, zip(*outcomes)))
         rows.append((step, total, time.monotonic() - began))
-    print("\nstep        passed  failed   seconds")
+    print("\nstep        passed  failed skipped   seconds")
     for step, total, seconds in rows:
-        print(f"{step.name:10} {total.passed:7} {total.failed:7} {seconds:9.1f}   {step.what}")
+        print(f"{step.name:10} {total.passed:7} {total.failed:7} {total.skipped:7} {seconds:9.1f}   "
+              f"{step.what}")
     passed = sum(total.passed for _, total, _ in rows)
     failed = sum(total.failed for _, total, _ in rows)
-    print(f"\n{passed} passed, {failed} failed")
+    skipped = sum(total.skipped for _, total, _ in rows)
+    print(f"\n{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     return 1 if failed else 0
 
 
