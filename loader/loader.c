@@ -14,10 +14,12 @@
 #include "common/mem.h"
 #include "common/size.h"
 #include "loader/handover.h"
+#include "loader/metrics.h"
 #include "loader/models.h"
 #include "loader/pool.h"
 #include "loader/service.h"
 #include "loader/sessions.h"
+#include "rpc/ops.h"
 #include "rpc/server.h"
 
 #define CALLS_MAX 256u
@@ -32,6 +34,7 @@ struct lam_loader {
     struct lam_rpc_server *server;
     bool server_started;
     uint32_t n_ticks; /* I/O thread */
+    struct lam_ops *ops;
 
     pthread_t populate_thread;
     bool populating;
@@ -94,8 +97,12 @@ static void on_tick(void *arg)
 
     if (++loader->n_ticks % TICKS_PER_RETRY != 0)
         return;
-    for (uint32_t i = 0; i < loader->models.n_shares; i++)
-        lam_sessions_tick(loader->models.shares[i].sessions);
+    for (uint32_t i = 0; i < loader->models.n_shares; i++) {
+        struct lam_share *share = &loader->models.shares[i];
+
+        lam_sessions_tick(share->sessions);
+        lam_meter_tick(lam_reader_meter(share->reader), lam_now_ns());
+    }
 }
 
 /* On the handover's thread. A worker may have a session with each model. */
@@ -168,6 +175,38 @@ static enum lam_status make_server(
     return status;
 }
 
+/* On the thread of the operations port. */
+static bool write_metrics(void *arg, struct lam_buf *out)
+{
+    struct lam_loader *loader = arg;
+
+    return lam_loader_metrics_write(&loader->models, &loader->pool, out);
+}
+
+static const char *unhealthy(void *arg)
+{
+    struct lam_loader *loader = arg;
+
+    if (lam_loader_failure(loader, NULL) != LAM_OK)
+        return "the machine refused a part of the pool: give a smaller --ram";
+    for (uint32_t i = 0; i < loader->models.n_shares; i++) {
+        if (lam_checker_lost(loader->models.shares[i].checker, NULL) != LAM_OK)
+            return "a model file has changed since it was opened: restart the loader";
+    }
+    return NULL;
+}
+
+static enum lam_status make_ops(
+    struct lam_loader *loader, const struct lam_loader_config *config, struct lam_err *err)
+{
+    struct lam_ops_config ops = {.listen = config->ops,
+        .arg = loader,
+        .write_metrics = write_metrics,
+        .unhealthy = unhealthy};
+
+    return config->ops == NULL ? LAM_OK : lam_ops_start(&ops, &loader->ops, err);
+}
+
 static void log_integrity(const struct lam_share *share)
 {
     struct lam_integrity_counts counts;
@@ -213,6 +252,8 @@ static void log_start(const struct lam_loader *loader)
         log_share(&loader->models.shares[i], &loader->pool);
     if (loader->pool.note[0] != '\0')
         lam_debug("%s", loader->pool.note);
+    if (loader->ops != NULL)
+        lam_info("metrics and health on port %d", lam_ops_port(loader->ops));
 }
 
 enum lam_status lam_loader_create(
@@ -235,6 +276,8 @@ enum lam_status lam_loader_create(
         status = make_parts(loader, config, err);
     if (status == LAM_OK)
         status = make_server(loader, config, err);
+    if (status == LAM_OK)
+        status = make_ops(loader, config, err);
     if (status != LAM_OK)
         goto fail;
     log_start(loader);
@@ -254,6 +297,11 @@ enum lam_status lam_loader_create(
 fail:
     lam_loader_destroy(loader);
     return status;
+}
+
+int lam_loader_ops_port(const struct lam_loader *loader)
+{
+    return loader->ops != NULL ? lam_ops_port(loader->ops) : 0;
 }
 
 int lam_loader_failure_fd(const struct lam_loader *loader)
@@ -281,6 +329,7 @@ void lam_loader_destroy(struct lam_loader *loader)
     if (loader->populating)
         pthread_join(loader->populate_thread, NULL);
     /* From the outside in: nobody calls a part that is gone. */
+    lam_ops_stop(loader->ops);
     if (loader->server_started)
         lam_rpc_server_shutdown(loader->server, SHUTDOWN_GRACE_NS);
     lam_handover_stop(loader->handover);

@@ -25,6 +25,7 @@ struct lam_loader_config {
     const char *const *listen; /* [n_listen] gRPC addresses: "unix:/run/laminar/loader.sock" */
     size_t n_listen;
     const char *pool_socket; /* path */
+    const char *ops;         /* "127.0.0.1:9464" for metrics and health over HTTP; NULL: none */
     const char *ram;         /* "auto", "75%", "3GiB" */
     enum lam_reader_choice engine;
     bool no_checksums;           /* for measuring what they cost */
@@ -34,6 +35,9 @@ struct lam_loader_config {
 /* Errors: those of the parts, each with the thing and the remedy. Logs what it found and chose. */
 LAM_MUST_USE enum lam_status lam_loader_create(
     const struct lam_loader_config *config, struct lam_loader **ret_loader, struct lam_err *err);
+
+/* Of the operations port; 0 without one. */
+int lam_loader_ops_port(const struct lam_loader *loader);
 
 /* Becomes readable when the loader cannot go on, for example because the machine refused the rest
  * of the pool; lam_loader_failure then says why. The descriptor is the loader's. */

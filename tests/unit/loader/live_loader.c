@@ -14,6 +14,7 @@
 struct model_file live_model;
 struct lam_manifest live_manifest;
 const char *live_path = live_model.path;
+const char *live_ops;
 static struct lam_gguf *gguf;
 static struct lam_spec spec;
 
@@ -26,6 +27,7 @@ struct lam_loader *live_start(const char *ram, enum lam_reader_choice engine)
         .listen = addresses,
         .n_listen = 1,
         .pool_socket = pool_socket,
+        .ops = live_ops,
         .ram = ram,
         .engine = engine};
     struct lam_loader *loader = NULL;

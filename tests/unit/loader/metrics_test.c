@@ -1,0 +1,182 @@
+/* metrics: the operations port of a real loader. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <arpa/inet.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "tests/unit/loader/live_loader.h"
+
+#define DOCUMENT "docs/metrics.md"
+#define PREFIX "laminar_loader_"
+
+static char answer[1 << 18];
+
+/* The answer with its head, as text. */
+static const char *get(int port, const char *path)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET,
+        .sin_port = htons((uint16_t)port),
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    char request[128];
+    size_t have = 0;
+    ssize_t n;
+
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    n = snprintf(request, sizeof(request),
+        "GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", path);
+    assert_int_equal(write(fd, request, (size_t)n), n);
+    while ((n = read(fd, answer + have, sizeof(answer) - 1 - have)) > 0)
+        have += (size_t)n;
+    answer[have] = '\0';
+    close(fd);
+    return answer;
+}
+
+/* The value of a series, with its labels as they are written. Fails when it is not there. */
+static double value_of(const char *text, const char *series)
+{
+    char line[160];
+    const char *found;
+
+    snprintf(line, sizeof(line), "\n" PREFIX "%s ", series);
+    found = strstr(text, line);
+    if (found == NULL)
+        fail_msg("no %s in\n%s", series, text);
+    return strtod(found + strlen(line), NULL);
+}
+
+static struct lam_loader *start_with_ops(void)
+{
+    struct lam_loader *loader;
+    char text[32];
+
+    live_ops = "127.0.0.1:0";
+    loader = live_start(live_share(40, text), LAM_READER_AUTO);
+    live_ops = NULL;
+    return loader;
+}
+
+/* Calls back for each name in the document's tables. */
+static void for_each_listed(void (*fn)(const char *name, void *arg), void *arg)
+{
+    FILE *file = fopen(DOCUMENT, "r");
+    char line[512];
+
+    assert_non_null(file);
+    while (fgets(line, sizeof(line), file) != NULL) {
+        if (strncmp(line, "| `" PREFIX, strlen("| `" PREFIX)) != 0)
+            continue;
+        *strchr(line + 3, '`') = '\0';
+        fn(line + 3, arg);
+    }
+    fclose(file);
+}
+
+static void assert_exported(const char *name, void *arg)
+{
+    char type[128];
+
+    (*(uint32_t *)arg)++;
+    snprintf(type, sizeof(type), "\n# TYPE %s ", name);
+    if (strstr(answer, type) == NULL)
+        fail_msg("%s lists %s, which is not exported", DOCUMENT, name);
+}
+
+static void every_metric_is_listed_and_every_listed_one_exported(void **state)
+{
+    struct lam_loader *loader = start_with_ops();
+    uint32_t n_listed = 0, n_exported = 0;
+
+    (void)state;
+    assert_non_null(strstr(get(lam_loader_ops_port(loader), "/metrics"), "200 OK"));
+    for_each_listed(assert_exported, &n_listed);
+    for (const char *at = answer; (at = strstr(at, "# TYPE " PREFIX)) != NULL; at++)
+        n_exported++;
+    assert_true(n_listed > 20);
+    assert_int_equal(n_listed, n_exported);
+    lam_loader_destroy(loader);
+}
+
+static void values_are_those_of_what_happened(void **state)
+{
+    struct lam_loader *loader = start_with_ops();
+    int port = lam_loader_ops_port(loader);
+    Laminar__V1__GetStatsResponse *stats;
+    struct pool_event event = {.kept = true};
+    struct pool_worker worker;
+    const char *text;
+
+    (void)state;
+    pool_worker_connect(&worker, live_model.dir);
+    pool_worker_open(&worker);
+    live_walk(&worker, 3);
+    while (event.kept)
+        assert_int_equal(pool_worker_next(&worker, &event, NULL), LAM_OK);
+    lam_sleep_ns(50 * LAM_NS_PER_MS); /* look-ahead comes to its end */
+    stats = pool_worker_stats(&worker);
+    text = get(port, "/metrics");
+    assert_true(value_of(text, "disk_bytes_total{model=\"1\"}") == (double)stats->disk_bytes);
+    assert_true(value_of(text, "units_granted_total{model=\"1\"}") == (double)stats->units_granted);
+    assert_true(value_of(text, "units_kept{model=\"1\"}") == stats->units_kept);
+    assert_true(value_of(text, "leases{model=\"1\"}") == stats->leases);
+    assert_true(value_of(text, "pool_bytes") == (double)stats->pool_bytes);
+    assert_true(value_of(text, "sessions{model=\"1\"}") == 1);
+    assert_true(value_of(text, "disk_queue_depth{model=\"1\"}") == 0);
+    assert_true(value_of(text, "read_seconds_count{model=\"1\"}") >= (double)stats->disk_reads);
+    assert_true(value_of(text, "unit_seconds_count{model=\"1\"}") == (double)stats->units_loaded);
+    assert_true(value_of(text, "disk_busy_seconds_total{model=\"1\"}") > 0);
+    assert_true(value_of(text, "stall_seconds_total{model=\"1\",cause=\"disk\"}") > 0);
+    assert_true(value_of(text, "stall_seconds_total{model=\"1\",cause=\"worker_slow\"}") > 0.03);
+    assert_true(value_of(text, "slots{model=\"1\",state=\"held\"}") >= 1);
+    assert_true(value_of(text, "lease_age_max_seconds{model=\"1\"}") >= 0.05);
+    assert_true(value_of(text, "worker_deaths_total{model=\"1\"}") == 0);
+
+    close(worker.connection); /* as when it is killed */
+    worker.connection = -1;
+    assert_int_equal(live_leases_after(&worker, LAM_NS_PER_S), 0);
+    text = get(port, "/metrics");
+    assert_true(value_of(text, "worker_deaths_total{model=\"1\"}") == 1);
+    assert_true(value_of(text, "lease_age_max_seconds{model=\"1\"}") == 0);
+    pool_worker_disconnect(&worker);
+    lam_loader_destroy(loader);
+}
+
+static void health_ends_with_the_file(void **state)
+{
+    struct lam_loader *loader = start_with_ops();
+    int port = lam_loader_ops_port(loader);
+    uint64_t until_ns = lam_now_ns() + 5 * LAM_NS_PER_S;
+
+    (void)state;
+    assert_non_null(strstr(get(port, "/healthz"), "200 OK"));
+    assert_int_equal(truncate(live_path, (off_t)live_model.n_bytes - 4096), 0);
+    while (strstr(get(port, "/healthz"), "503") == NULL)
+        assert_true(lam_now_ns() < until_ns);
+    assert_non_null(strstr(answer, "has changed"));
+    lam_loader_destroy(loader);
+    live_drop_model();
+    live_use_model(96);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_metric_is_listed_and_every_listed_one_exported),
+        cmocka_unit_test(values_are_those_of_what_happened),
+        cmocka_unit_test(health_ends_with_the_file),
+    };
+
+    lam_log_init("metrics_test", LAM_LOG_OFF);
+    return cmocka_run_group_tests(tests, live_set_up, live_tear_down);
+}
