@@ -51,8 +51,8 @@ def run_build():
 
 def run_layering():
     """clang, with every header required to come from a direct dependency. Writes no bazel-bin."""
-    return [one(shell(["bazel", "build", *BAZEL_QUIET, "--symlink_prefix=/", "--config=layering",
-                       "//..."]))]
+    return [one(shell(["bazel", "build", *BAZEL_QUIET, "--keep_going", "--symlink_prefix=/",
+                       "--config=layering", "//..."]))]
 
 
 def count_cases(path):
