@@ -11,14 +11,8 @@
 #include <stddef.h>
 
 #include "common/flag.h"
+#include "common/program.h"
 #include "common/status.h"
-
-enum lam_exit {
-    LAM_EXIT_OK = 0,
-    LAM_EXIT_FAILED = 1,
-    LAM_EXIT_USAGE = 2,  /* a bad flag or operand; nothing was started */
-    LAM_EXIT_NO_FIT = 3, /* the model does not fit into the memory that it was given */
-};
 
 /* What main reads from the environment; each may be NULL. */
 struct lam_command_env {

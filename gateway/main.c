@@ -1,15 +1,14 @@
 /* laminar-gateway: the process around service.h: flags, signals, exit codes. */
-#include <errno.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/flag.h"
 #include "common/log.h"
+#include "common/program.h"
 #include "gateway/service.h"
 
+#define PROGRAM_NAME "laminar-gateway"
 #define LISTEN_MAX 8u
 #define LISTEN_BYTES_MAX 1024u
 
@@ -23,8 +22,8 @@ struct flags {
     int64_t grace_s;
 };
 
-static enum lam_status parse_flags(
-    int argc, char **argv, struct flags *flags, bool *ret_help, struct lam_err *err)
+/* False: *ret_exit is the exit code. */
+static bool parse_flags(int argc, char **argv, struct flags *flags, int *ret_exit)
 {
     const struct lam_flag table[] = {
         {.name = "listen",
@@ -51,11 +50,7 @@ static enum lam_status parse_flags(
             .target = &flags->chat_name,
             .value = "NAME",
             .help = "Chat template instead of the model's own: chatml, llama2, llama3, ..."},
-        {.name = "run-dir",
-            .kind = LAM_FLAG_TEXT,
-            .target = &flags->run_dir,
-            .value = "DIR",
-            .help = "Directory of the sockets, removed at the end if it is empty."},
+        LAM_PROGRAM_RUN_DIR(&flags->run_dir),
         {.name = "grace",
             .kind = LAM_FLAG_INT,
             .target = &flags->grace_s,
@@ -63,12 +58,7 @@ static enum lam_status parse_flags(
             .help = "How long generations may go on after SIGTERM.",
             .min = 0,
             .max = 3600},
-        {.name = "log-level",
-            .kind = LAM_FLAG_CHOICE,
-            .target = &flags->log_level,
-            .value = "LEVEL",
-            .help = "Least severe lines to write.",
-            .choices = "debug|info|warn|error|off"},
+        LAM_PROGRAM_LOG_LEVEL(&flags->log_level),
         {0},
     };
     const struct lam_flag_program program = {
@@ -78,21 +68,20 @@ static enum lam_status parse_flags(
             "tokens back. Workers dial in to the same address.",
         .flags = table,
     };
-    size_t n_operands;
-    enum lam_status status =
-        lam_flag_parse(&program, argc, argv, NULL, 0, &n_operands, ret_help, err);
 
-    if (status == LAM_OK && *ret_help)
-        lam_flag_print_help(&program);
-    return status;
+    return lam_program_begin(PROGRAM_NAME, &program, argc, argv, NULL, 0, ret_exit);
 }
 
-/* Cuts text at its commas, in place. */
-static enum lam_status split_listen(
-    char *text, const char *addresses[LISTEN_MAX], size_t *ret_n, struct lam_err *err)
+/* Copies `listen` into text and cuts it at its commas. */
+static enum lam_status split_listen(const char *listen, char text[LISTEN_BYTES_MAX],
+    const char *addresses[LISTEN_MAX], size_t *ret_n, struct lam_err *err)
 {
     size_t n = 0;
 
+    if (strlen(listen) >= LISTEN_BYTES_MAX)
+        return lam_fail(
+            err, LAM_INVALID_ARGUMENT, "--listen is longer than %u bytes", LISTEN_BYTES_MAX - 1);
+    memcpy(text, listen, strlen(listen) + 1);
     for (char *rest = text; rest;) {
         char *comma = strchr(rest, ',');
         if (comma)
@@ -121,9 +110,9 @@ static void log_addresses(const struct lam_service *service, const char *const *
     }
 }
 
-/* Serves until a signal. All threads inherit the mask, so that only sigwait meets the signals. */
+/* Serves until one of the signals `stop`. */
 static enum lam_status serve(const struct flags *flags, const char *const *addresses,
-    size_t n_addresses, struct lam_err *err)
+    size_t n_addresses, const sigset_t *stop, struct lam_err *err)
 {
     const struct lam_service_config config = {
         .listen = addresses,
@@ -133,21 +122,14 @@ static enum lam_status serve(const struct flags *flags, const char *const *addre
         .chat_name = flags->chat_name,
     };
     struct lam_service *service = NULL;
-    enum lam_status status;
-    sigset_t stop;
+    enum lam_status status = lam_service_create(&config, &service, err);
     int signal_number = 0;
 
-    signal(SIGPIPE, SIG_IGN);
-    sigemptyset(&stop);
-    sigaddset(&stop, SIGTERM);
-    sigaddset(&stop, SIGINT);
-    sigprocmask(SIG_BLOCK, &stop, NULL);
-    status = lam_service_create(&config, &service, err);
     if (status == LAM_OK)
         status = lam_service_start(service, err);
     if (status == LAM_OK) {
         log_addresses(service, addresses, n_addresses);
-        while (sigwait(&stop, &signal_number) != 0)
+        while (sigwait(stop, &signal_number) != 0)
             continue;
         lam_info("%s: letting generations end, at most %lld s", strsignal(signal_number),
             (long long)flags->grace_s);
@@ -167,32 +149,19 @@ int main(int argc, char **argv)
     char listen[LISTEN_BYTES_MAX];
     const char *addresses[LISTEN_MAX];
     size_t n_addresses = 0;
-    enum lam_log_level level = LAM_LOG_INFO;
     struct lam_err err = {0};
-    bool help = false;
-    enum lam_status status = parse_flags(argc, argv, &flags, &help, &err);
+    enum lam_status status;
+    int exit_code;
+    sigset_t stop;
 
-    if (help)
-        return 0;
-    if (status == LAM_OK && strlen(flags.listen) >= sizeof listen)
-        status = lam_fail(
-            &err, LAM_INVALID_ARGUMENT, "--listen is longer than %u bytes", LISTEN_BYTES_MAX - 1);
-    if (status == LAM_OK) {
-        memcpy(listen, flags.listen, strlen(flags.listen) + 1);
-        status = split_listen(listen, addresses, &n_addresses, &err);
-    }
-    if (status != LAM_OK) {
-        fprintf(stderr, "laminar-gateway: %s\n", err.text);
-        return 2;
-    }
-    if (lam_log_level_parse(flags.log_level, &level))
-        lam_log_init("gateway", level);
-    status = serve(&flags, addresses, n_addresses, &err);
-    if (flags.run_dir && rmdir(flags.run_dir) != 0 && errno != ENOTEMPTY && errno != ENOENT)
-        lam_warn("cannot remove %s: %s", flags.run_dir, strerror(errno));
-    if (status != LAM_OK) {
-        fprintf(stderr, "laminar-gateway: %s\n", err.text);
-        return status == LAM_INVALID_ARGUMENT ? 2 : 1;
-    }
-    return 0;
+    if (!parse_flags(argc, argv, &flags, &exit_code))
+        return exit_code;
+    if (split_listen(flags.listen, listen, addresses, &n_addresses, &err) != LAM_OK)
+        return lam_program_fail(PROGRAM_NAME, &err, LAM_EXIT_USAGE);
+    lam_program_start("gateway", flags.log_level, &stop);
+    status = serve(&flags, addresses, n_addresses, &stop, &err);
+    lam_program_end(flags.run_dir, status, &err);
+    if (status == LAM_OK)
+        return LAM_EXIT_OK;
+    return status == LAM_INVALID_ARGUMENT ? LAM_EXIT_USAGE : LAM_EXIT_FAILED;
 }

@@ -12,11 +12,10 @@
 
 #include "common/flag.h"
 #include "common/log.h"
+#include "common/program.h"
 #include "loader/loader.h"
 
-#define EXIT_FAILED 1
-#define EXIT_USAGE 2
-#define EXIT_NO_ROOM 3
+#define PROGRAM_NAME "laminar-loader"
 
 struct flags {
     struct lam_flag_list models;
@@ -30,8 +29,8 @@ struct flags {
     const char *log_level;
 };
 
-static enum lam_status parse_flags(
-    int argc, char **argv, struct flags *flags, bool *ret_help, struct lam_err *err)
+/* False: *ret_exit is the exit code. */
+static bool parse_flags(int argc, char **argv, struct flags *flags, int *ret_exit)
 {
     const struct lam_flag table[] = {
         {.name = "model",
@@ -75,17 +74,8 @@ static enum lam_status parse_flags(
             .value = "DIR",
             .help = "Where checksums are kept from run to run; default "
                     "~/.cache/laminar/integrity."},
-        {.name = "run-dir",
-            .kind = LAM_FLAG_TEXT,
-            .target = &flags->run_dir,
-            .value = "DIR",
-            .help = "Directory of the sockets, removed at the end if it is empty."},
-        {.name = "log-level",
-            .kind = LAM_FLAG_CHOICE,
-            .target = &flags->log_level,
-            .value = "LEVEL",
-            .help = "Least severe lines to write.",
-            .choices = "debug|info|warn|error|off"},
+        LAM_PROGRAM_RUN_DIR(&flags->run_dir),
+        LAM_PROGRAM_LOG_LEVEL(&flags->log_level),
         {0},
     };
     const struct lam_flag_program program = {
@@ -98,16 +88,16 @@ static enum lam_status parse_flags(
         .epilog = "Example: laminar-loader --model llama-8b.gguf --ram 3GiB "
                   "--listen unix:/run/laminar/loader.sock --pool-socket /run/laminar/pool.sock\n",
     };
-    size_t n_operands;
-    enum lam_status status =
-        lam_flag_parse(&program, argc, argv, NULL, 0, &n_operands, ret_help, err);
+    struct lam_err err = {0};
 
-    if (status == LAM_OK && *ret_help)
-        lam_flag_print_help(&program);
-    if (status == LAM_OK && !*ret_help && flags->models.n == 0)
-        return lam_fail(err, LAM_INVALID_ARGUMENT,
+    if (!lam_program_begin(PROGRAM_NAME, &program, argc, argv, NULL, 0, ret_exit))
+        return false;
+    if (flags->models.n == 0) {
+        lam_fail(&err, LAM_INVALID_ARGUMENT,
             "--model is missing: give the path of a GGUF file, or --help");
-    return status;
+        *ret_exit = lam_program_fail(PROGRAM_NAME, &err, LAM_EXIT_USAGE);
+    }
+    return flags->models.n > 0;
 }
 
 static enum lam_reader_choice engine_of(const char *text)
@@ -123,8 +113,7 @@ static struct rlimit hard(struct rlimit limit)
     return limit;
 }
 
-/* The soft limits that matter go up to the hard ones; the parts that need more say so themselves.
- */
+/* The soft limits that matter go up to the hard ones; parts that need more say so themselves. */
 static void raise_limits(void)
 {
     struct rlimit limit;
@@ -166,13 +155,6 @@ static enum lam_status wait_for_end(struct lam_loader *loader, int signal_fd, st
     return lam_loader_failure(loader, err);
 }
 
-static int exit_code(enum lam_status status)
-{
-    if (status == LAM_OK)
-        return 0;
-    return status == LAM_RESOURCE_EXHAUSTED ? EXIT_NO_ROOM : EXIT_FAILED;
-}
-
 int main(int argc, char **argv)
 {
     const char *models[LAM_LOADER_MODELS_MAX];
@@ -187,28 +169,15 @@ int main(int argc, char **argv)
     char cache[PATH_MAX];
     struct lam_loader *loader = NULL;
     struct lam_err err = {0};
-    enum lam_log_level level;
     enum lam_status status;
-    sigset_t signals;
+    sigset_t stop;
     int signal_fd;
-    bool help;
+    int exit_code;
 
-    if (parse_flags(argc, argv, &flags, &help, &err) != LAM_OK) {
-        fprintf(stderr, "laminar-loader: %s\n", err.text);
-        return EXIT_USAGE;
-    }
-    if (help)
-        return 0;
-    lam_ignore(lam_log_level_parse(flags.log_level, &level), "the flag table allows levels only");
-    lam_log_init("loader", level);
-
-    /* Blocked before any thread exists, so that they all inherit it. */
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
+    if (!parse_flags(argc, argv, &flags, &exit_code))
+        return exit_code;
+    lam_program_start("loader", flags.log_level, &stop);
+    signal_fd = signalfd(-1, &stop, SFD_CLOEXEC);
     raise_limits();
 
     config = (struct lam_loader_config){.models = flags.models.items,
@@ -224,11 +193,10 @@ int main(int argc, char **argv)
     status = lam_loader_create(&config, &loader, &err);
     if (status == LAM_OK)
         status = wait_for_end(loader, signal_fd, &err);
-    if (status != LAM_OK)
-        lam_error("%s", err.text);
     lam_loader_destroy(loader);
     close(signal_fd);
-    if (flags.run_dir != NULL)
-        lam_ignore(rmdir(flags.run_dir), "the other services' sockets may still be in it");
-    return exit_code(status);
+    lam_program_end(flags.run_dir, status, &err);
+    if (status == LAM_OK)
+        return LAM_EXIT_OK;
+    return status == LAM_RESOURCE_EXHAUSTED ? LAM_EXIT_NO_FIT : LAM_EXIT_FAILED;
 }

@@ -10,6 +10,7 @@
 #include "common/clock.h"
 #include "common/flag.h"
 #include "common/log.h"
+#include "common/program.h"
 #include "common/size.h"
 #include "kernels/ops.h"
 #include "worker/engine.h"
@@ -19,8 +20,7 @@
 #define MAIN_TIMEOUT_NS (60 * LAM_NS_PER_S) /* for the loader to answer, or to bring one unit */
 #define MAIN_PAGE_TOKENS 64u
 #define MAIN_ID_BYTES 160
-
-enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DOES_NOT_FIT = 3 };
+#define PROGRAM_NAME "laminar-worker"
 
 struct options {
     const char *gateway;
@@ -76,8 +76,7 @@ static const struct lam_flag flags[] = {
         (double)(1ll << 34), NULL, NULL},
     {"credits", 0, LAM_FLAG_INT, &given.credits, "N",
         "Units that the loader may bring ahead of use; 0: 3.", 0, 1024, NULL, NULL},
-    {"log-level", 0, LAM_FLAG_CHOICE, &given.log_level, "LEVEL", "Least important line to log.", 0,
-        0, "debug|info|warn|error|off", NULL},
+    LAM_PROGRAM_LOG_LEVEL(&given.log_level),
     {.name = NULL},
 };
 static const struct lam_flag_program program = {
@@ -97,6 +96,7 @@ struct wakers {
     pthread_mutex_t lock;
     struct lam_service *service; /* NULL: not serving, under the lock */
     struct lam_units *units;
+    sigset_t stop;    /* the signals, constant */
     bool loader_lost; /* before there was a service to tell */
     bool ended;       /* the signal thread shall end */
 };
@@ -119,14 +119,10 @@ static void *signal_main(void *arg)
 {
     struct wakers *w = arg;
     bool asked = false;
-    sigset_t set;
     int signo;
 
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
     for (;;) {
-        if (sigwait(&set, &signo) != 0)
+        if (sigwait(&w->stop, &signo) != 0)
             continue;
         pthread_mutex_lock(&w->lock);
         if (w->ended) {
@@ -141,19 +137,6 @@ static void *signal_main(void *arg)
         asked = true;
         pthread_mutex_unlock(&w->lock);
     }
-}
-
-/* Before any other thread: threads inherit the mask, so only the signal thread sees these signals.
- */
-static bool start_signals(pthread_t *ret_thread)
-{
-    sigset_t set;
-
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    return pthread_sigmask(SIG_BLOCK, &set, NULL) == 0 &&
-           pthread_create(ret_thread, NULL, signal_main, &wakers) == 0;
 }
 
 static void end_signals(pthread_t thread)
@@ -246,7 +229,7 @@ static enum lam_status serve(const struct options *o, struct lam_units *units,
     return status;
 }
 
-static enum exit_code run(const struct options *o)
+static enum lam_exit run(const struct options *o)
 {
     struct lam_units *units = NULL;
     struct lam_engine *engine = NULL;
@@ -263,12 +246,12 @@ static enum exit_code run(const struct options *o)
     }
     lam_engine_destroy(engine);
     lam_units_destroy(units);
-    if (status == LAM_OK) {
+    if (status == LAM_OK)
         lam_info("stopped");
-        return EXIT_DONE;
-    }
-    lam_error("%s", err.text);
-    return starting && status == LAM_RESOURCE_EXHAUSTED ? EXIT_DOES_NOT_FIT : EXIT_FAILED;
+    lam_program_end(NULL, status, &err);
+    if (status == LAM_OK)
+        return LAM_EXIT_OK;
+    return starting && status == LAM_RESOURCE_EXHAUSTED ? LAM_EXIT_NO_FIT : LAM_EXIT_FAILED;
 }
 
 static void default_id(char *id)
@@ -282,49 +265,39 @@ static void default_id(char *id)
 }
 
 /* What the table of flags cannot say. */
-static enum lam_status check_options(
-    const struct options *o, enum lam_log_level *ret_level, struct lam_err *err)
+static enum lam_status check_options(const struct options *o, struct lam_err *err)
 {
     if (!o->gateway || !o->loader || !o->pool_socket)
-        return lam_fail(err, LAM_INVALID_ARGUMENT, "--%s is missing",
+        return lam_fail(err, LAM_INVALID_ARGUMENT, "--%s is missing; see --help",
             !o->gateway  ? "gateway"
             : !o->loader ? "loader"
                          : "pool-socket");
     if (strcmp(o->device, "cpu") != 0)
         return lam_fail(err, LAM_UNIMPLEMENTED,
             "--device %s: this build computes on \"cpu\" only; leave the flag out", o->device);
-    if (!lam_log_level_parse(o->log_level, ret_level))
-        return lam_fail(err, LAM_INVALID_ARGUMENT, "--log-level %s is unknown", o->log_level);
     return LAM_OK;
 }
 
 int main(int argc, char **argv)
 {
-    enum lam_log_level level = LAM_LOG_INFO;
     struct lam_err err = {0};
     char id[MAIN_ID_BYTES];
-    size_t n_operands;
-    bool help = false;
     pthread_t signals;
-    enum exit_code code;
+    int exit_code;
 
-    if (lam_flag_parse(&program, argc, argv, NULL, 0, &n_operands, &help, &err) == LAM_OK && help) {
-        lam_flag_print_help(&program);
-        return EXIT_DONE;
-    }
-    if (err.status != LAM_OK || check_options(&given, &level, &err) != LAM_OK) {
-        fprintf(stderr, "laminar-worker: %s; see --help\n", err.text);
-        return EXIT_USAGE;
-    }
-    lam_log_init("worker", level);
+    if (!lam_program_begin(PROGRAM_NAME, &program, argc, argv, NULL, 0, &exit_code))
+        return exit_code;
+    if (check_options(&given, &err) != LAM_OK)
+        return lam_program_fail(PROGRAM_NAME, &err, LAM_EXIT_USAGE);
+    lam_program_start("worker", given.log_level, &wakers.stop);
     default_id(id);
     if (!given.id)
         given.id = id;
-    if (!start_signals(&signals)) {
+    if (pthread_create(&signals, NULL, signal_main, &wakers) != 0) {
         lam_error("cannot start a thread: raise the limit of processes");
-        return EXIT_FAILED;
+        return LAM_EXIT_FAILED;
     }
-    code = run(&given);
+    exit_code = (int)run(&given);
     end_signals(signals);
-    return (int)code;
+    return exit_code;
 }

@@ -1,0 +1,71 @@
+/* program: see program.h. */
+#include "common/program.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/log.h"
+
+bool lam_program_begin(const char *name, const struct lam_flag_program *program, int argc,
+    char **argv, const char **operands, size_t n_operands, int *ret_exit)
+{
+    struct lam_err err = {0};
+    size_t n_given = 0;
+    bool help = false;
+    enum lam_status status =
+        lam_flag_parse(program, argc, argv, operands, n_operands, &n_given, &help, &err);
+
+    if (status == LAM_OK && help) {
+        lam_flag_print_help(program);
+        *ret_exit = LAM_EXIT_OK;
+        return false;
+    }
+    if (status == LAM_OK && n_given < n_operands)
+        status = lam_fail(
+            &err, LAM_INVALID_ARGUMENT, "an operand is missing; usage: %s", program->usage);
+    if (status != LAM_OK)
+        *ret_exit = lam_program_fail(name, &err, LAM_EXIT_USAGE);
+    return status == LAM_OK;
+}
+
+/* Errors quote names from files and arguments. */
+int lam_program_fail(const char *name, const struct lam_err *err, enum lam_exit code)
+{
+    char text[sizeof err->text];
+    size_t n = 0;
+
+    for (const char *p = err->text; *p; p++, n++)
+        text[n] = (unsigned char)*p < 0x20 || *p == 0x7f ? '?' : *p;
+    text[n] = '\0';
+    fflush(stdout);
+    fprintf(stderr, "%s: %s\n", name, text);
+    return (int)code;
+}
+
+void lam_program_start(const char *component, const char *log_level, sigset_t *ret_stop)
+{
+    enum lam_log_level level = LAM_LOG_INFO;
+    bool known = lam_log_level_parse(log_level, &level);
+    int failed;
+
+    assert(known);
+    lam_log_init(component, level);
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(ret_stop);
+    sigaddset(ret_stop, SIGTERM);
+    sigaddset(ret_stop, SIGINT);
+    failed = pthread_sigmask(SIG_BLOCK, ret_stop, NULL);
+    assert(!failed);
+}
+
+void lam_program_end(const char *run_dir, enum lam_status status, const struct lam_err *err)
+{
+    if (run_dir && rmdir(run_dir) != 0 && errno != ENOTEMPTY && errno != EEXIST && errno != ENOENT)
+        lam_warn("cannot remove %s: %s", run_dir, strerror(errno));
+    if (status != LAM_OK)
+        lam_error("%s", err->text);
+}
