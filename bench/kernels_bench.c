@@ -226,8 +226,8 @@ static void run_pass(struct bench *bench, uint32_t n_rows, uint32_t pos_begin)
 }
 
 /*
- * Sums, over layers, the fastest time of each operation: what the machine does when left alone. The best
- * whole pass beside it shows how much it was.
+ * Sums, over layers, the fastest time of each operation: what the machine does when left alone. The
+ * best whole pass beside it shows how much it was.
  */
 static void measure(struct bench *bench, uint32_t n_rows, uint32_t pos_begin, int n_passes)
 {

@@ -51,7 +51,7 @@ static void quantise_block(const float *x, struct lam_q8_block *out)
 {
     vi max_bits = vi_zero();
     float scale, inverse;
-    uint32_t sums[2]; /* unsigned: the integers of a NaN are INT32_MIN, and their sum wraps */
+    int32_t sums[2];
 
     for (int i = 0; i < LAM_Q8_ELEMS; i += LANES)
         max_bits = vi_max_u32(max_bits, vi_bits(v_abs(v_load(x + i))));
@@ -66,17 +66,18 @@ static void quantise_block(const float *x, struct lam_q8_block *out)
     for (int half = 0; half < 2; half++) {
         vi sum = vi_zero();
         for (int i = half * 16; i < half * 16 + 16; i += LANES) {
-            vi q = v_to_int(v_mul(v_load(x + i), v_set(inverse)));
+            /* v_max turns a NaN into its second operand, so the sums stay small. */
+            vi q = v_to_int(v_max(v_mul(v_load(x + i), v_set(inverse)), v_set(-127)));
             sum = vi_add(sum, q);
             vi_store_i8(out->q + i, q);
         }
-        sums[half] = (uint32_t)vi_hsum(sum);
+        sums[half] = vi_hsum(sum);
     }
     out->scale = scale;
-    out->neg_half_sum[0] = (int32_t)(0 - sums[0]);
-    out->neg_half_sum[1] = (int32_t)(0 - sums[1]);
-    out->neg_sum = (int32_t)(0 - sums[0] - sums[1]);
-    out->scaled_sum = scale * (float)(int32_t)(sums[0] + sums[1]);
+    out->neg_half_sum[0] = -sums[0];
+    out->neg_half_sum[1] = -sums[1];
+    out->neg_sum = -(sums[0] + sums[1]);
+    out->scaled_sum = scale * (float)(sums[0] + sums[1]);
 }
 
 static void quantise(const float *x, size_t n_blocks, struct lam_q8_block *out)
