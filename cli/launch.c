@@ -158,6 +158,8 @@ static void add_worker(
     add(line, "%s", options->kernels);
     add(line, "--kv-type");
     add(line, "%s", options->kv_type);
+    add(line, "--layer-batch");
+    add(line, "%s", options->layer_batch);
     add(line, "--threads");
     add(line, "%lld", (long long)options->n_threads);
     add(line, "--batch");

@@ -48,7 +48,8 @@ struct lam_stack {
 
 struct lam_stack_options lam_stack_defaults(void)
 {
-    return (struct lam_stack_options){.device = "auto", .kernels = "cpu", .kv_type = "f16"};
+    return (struct lam_stack_options){
+        .device = "auto", .kernels = "cpu", .kv_type = "f16", .layer_batch = "auto"};
 }
 
 void lam_stack_add_flags(struct lam_stack_options *options, struct lam_flag *flags)
@@ -68,6 +69,8 @@ void lam_stack_add_flags(struct lam_stack_options *options, struct lam_flag *fla
             "cpu is fast; ref is slow and exact.", 0, 0, "cpu|ref", NULL},
         {"kv-type", 0, LAM_FLAG_CHOICE, &options->kv_type, "TYPE", "Number format of the KV cache.",
             0, 0, "f16|f32", NULL},
+        {"layer-batch", 0, LAM_FLAG_TEXT, &options->layer_batch, "N",
+            "Consecutive layers that one request to the loader covers, or auto.", 0, 0, NULL, NULL},
         {"verbose", 0, LAM_FLAG_BOOL, &options->verbose, NULL, "Show the services' logs on stderr.",
             0, 0, NULL, NULL},
     };

@@ -27,10 +27,11 @@ struct lam_stack_options {
     int64_t n_threads;
     const char *kernels;
     const char *kv_type;
+    const char *layer_batch;
     bool verbose;
 };
 
-#define LAM_STACK_FLAGS 7
+#define LAM_STACK_FLAGS 8
 
 struct lam_stack_options lam_stack_defaults(void);
 

@@ -17,10 +17,11 @@
 
 #define PROGRAM_NAME "laminar-loader"
 
-struct flags {
+struct options {
     struct lam_flag_list models;
     const char *listen;
     const char *pool_socket;
+    const char *ops;
     const char *ram;
     const char *engine;
     const char *checksum;
@@ -29,75 +30,91 @@ struct flags {
     const char *log_level;
 };
 
+static const char *models[LAM_LOADER_MODELS_MAX];
+
+/* The defaults; written by lam_flag_parse, read-only afterwards. */
+static struct options given = {.models = {.items = models, .max = LAM_LOADER_MODELS_MAX},
+    .listen = "unix:/run/laminar/loader.sock",
+    .pool_socket = "/run/laminar/pool.sock",
+    .ram = "auto",
+    .engine = "auto",
+    .checksum = "on",
+    .log_level = "info"};
+static const struct lam_flag flags[] = {
+    {.name = "model",
+        .kind = LAM_FLAG_LIST,
+        .target = &given.models,
+        .value = "PATH",
+        .help = "A model: a GGUF file. It is read in place, never changed or copied. Several "
+                "models divide the memory by their size."},
+    {.name = "listen",
+        .kind = LAM_FLAG_TEXT,
+        .target = &given.listen,
+        .value = "ADDRESS",
+        .help = "Where workers connect with gRPC: unix:PATH, or HOST:PORT."},
+    {.name = "pool-socket",
+        .kind = LAM_FLAG_TEXT,
+        .target = &given.pool_socket,
+        .value = "PATH",
+        .help = "Unix socket that hands the shared memory over to workers."},
+    {.name = "ops",
+        .kind = LAM_FLAG_TEXT,
+        .target = &given.ops,
+        .value = "HOST:PORT",
+        .help = "Where /metrics and /healthz answer over HTTP, for example 127.0.0.1:9464; without "
+                "it there is no such port."},
+    {.name = "ram",
+        .kind = LAM_FLAG_TEXT,
+        .target = &given.ram,
+        .value = "SIZE",
+        .help = "Size of the shared memory: 3GiB, 75% of all memory, or auto: what the model "
+                "needs, up to three quarters of what is available."},
+    {.name = "engine",
+        .kind = LAM_FLAG_CHOICE,
+        .target = &given.engine,
+        .value = "ENGINE",
+        .help = "How to read; auto takes io_uring where the machine allows it.",
+        .choices = "auto|io_uring|pread"},
+    {.name = "checksum",
+        .kind = LAM_FLAG_CHOICE,
+        .target = &given.checksum,
+        .value = "STATE",
+        .help = "Compare everything that is read with what it was at first sight. off is for "
+                "measuring the difference.",
+        .choices = "on|off"},
+    {.name = "integrity-cache",
+        .kind = LAM_FLAG_TEXT,
+        .target = &given.integrity_cache,
+        .value = "DIR",
+        .help = "Where checksums are kept from run to run; default "
+                "~/.cache/laminar/integrity."},
+    LAM_PROGRAM_RUN_DIR(&given.run_dir),
+    LAM_PROGRAM_LOG_LEVEL(&given.log_level),
+    {0},
+};
+static const struct lam_flag_program program = {
+    .usage = "laminar-loader --model PATH [flags]",
+    .summary = "Reads the layers of a model from disk into shared memory, ahead of the workers of "
+               "this machine, which compute straight out of it. The memory may be much smaller "
+               "than the model: as many layers as fit stay in it, the others stream through.",
+    .flags = flags,
+    .epilog = "Example: laminar-loader --model llama-8b.gguf --ram 3GiB "
+              "--listen unix:/run/laminar/loader.sock --pool-socket /run/laminar/pool.sock\n",
+};
+
 /* False: *ret_exit is the exit code. */
-static bool parse_flags(int argc, char **argv, struct flags *flags, int *ret_exit)
+static bool parse_flags(int argc, char **argv, int *ret_exit)
 {
-    const struct lam_flag table[] = {
-        {.name = "model",
-            .kind = LAM_FLAG_LIST,
-            .target = &flags->models,
-            .value = "PATH",
-            .help = "A model: a GGUF file. It is read in place, never changed or copied. Several "
-                    "models divide the memory by their size."},
-        {.name = "listen",
-            .kind = LAM_FLAG_TEXT,
-            .target = &flags->listen,
-            .value = "ADDRESS",
-            .help = "Where workers connect with gRPC: unix:PATH, or HOST:PORT."},
-        {.name = "pool-socket",
-            .kind = LAM_FLAG_TEXT,
-            .target = &flags->pool_socket,
-            .value = "PATH",
-            .help = "Unix socket that hands the shared memory over to workers."},
-        {.name = "ram",
-            .kind = LAM_FLAG_TEXT,
-            .target = &flags->ram,
-            .value = "SIZE",
-            .help = "Size of the shared memory: 3GiB, 75% of all memory, or auto: what the model "
-                    "needs, up to three quarters of what is available."},
-        {.name = "engine",
-            .kind = LAM_FLAG_CHOICE,
-            .target = &flags->engine,
-            .value = "ENGINE",
-            .help = "How to read; auto takes io_uring where the machine allows it.",
-            .choices = "auto|io_uring|pread"},
-        {.name = "checksum",
-            .kind = LAM_FLAG_CHOICE,
-            .target = &flags->checksum,
-            .value = "STATE",
-            .help = "Compare everything that is read with what it was at first sight. off is for "
-                    "measuring the difference.",
-            .choices = "on|off"},
-        {.name = "integrity-cache",
-            .kind = LAM_FLAG_TEXT,
-            .target = &flags->integrity_cache,
-            .value = "DIR",
-            .help = "Where checksums are kept from run to run; default "
-                    "~/.cache/laminar/integrity."},
-        LAM_PROGRAM_RUN_DIR(&flags->run_dir),
-        LAM_PROGRAM_LOG_LEVEL(&flags->log_level),
-        {0},
-    };
-    const struct lam_flag_program program = {
-        .usage = "laminar-loader --model PATH [flags]",
-        .summary =
-            "Reads the layers of a model from disk into shared memory, ahead of the workers of "
-            "this machine, which compute straight out of it. The memory may be much smaller "
-            "than the model: as many layers as fit stay in it, the others stream through.",
-        .flags = table,
-        .epilog = "Example: laminar-loader --model llama-8b.gguf --ram 3GiB "
-                  "--listen unix:/run/laminar/loader.sock --pool-socket /run/laminar/pool.sock\n",
-    };
     struct lam_err err = {0};
 
     if (!lam_program_begin(PROGRAM_NAME, &program, argc, argv, NULL, 0, ret_exit))
         return false;
-    if (flags->models.n == 0) {
+    if (given.models.n == 0) {
         lam_fail(&err, LAM_INVALID_ARGUMENT,
             "--model is missing: give the path of a GGUF file, or --help");
         *ret_exit = lam_program_fail(PROGRAM_NAME, &err, LAM_EXIT_USAGE);
     }
-    return flags->models.n > 0;
+    return given.models.n > 0;
 }
 
 static enum lam_reader_choice engine_of(const char *text)
@@ -157,14 +174,6 @@ static enum lam_status wait_for_end(struct lam_loader *loader, int signal_fd, st
 
 int main(int argc, char **argv)
 {
-    const char *models[LAM_LOADER_MODELS_MAX];
-    struct flags flags = {.models = {.items = models, .max = LAM_LOADER_MODELS_MAX},
-        .listen = "unix:/run/laminar/loader.sock",
-        .pool_socket = "/run/laminar/pool.sock",
-        .ram = "auto",
-        .engine = "auto",
-        .checksum = "on",
-        .log_level = "info"};
     struct lam_loader_config config;
     char cache[PATH_MAX];
     struct lam_loader *loader = NULL;
@@ -174,28 +183,29 @@ int main(int argc, char **argv)
     int signal_fd;
     int exit_code;
 
-    if (!parse_flags(argc, argv, &flags, &exit_code))
+    if (!parse_flags(argc, argv, &exit_code))
         return exit_code;
-    lam_program_start("loader", flags.log_level, &stop);
+    lam_program_start("loader", given.log_level, &stop);
     signal_fd = signalfd(-1, &stop, SFD_CLOEXEC);
     raise_limits();
 
-    config = (struct lam_loader_config){.models = flags.models.items,
-        .n_models = flags.models.n,
-        .listen = &flags.listen,
+    config = (struct lam_loader_config){.models = given.models.items,
+        .n_models = given.models.n,
+        .listen = &given.listen,
         .n_listen = 1,
-        .pool_socket = flags.pool_socket,
-        .ram = flags.ram,
-        .engine = engine_of(flags.engine),
-        .no_checksums = strcmp(flags.checksum, "off") == 0,
-        .integrity_cache = flags.integrity_cache != NULL ? flags.integrity_cache
+        .pool_socket = given.pool_socket,
+        .ops = given.ops,
+        .ram = given.ram,
+        .engine = engine_of(given.engine),
+        .no_checksums = strcmp(given.checksum, "off") == 0,
+        .integrity_cache = given.integrity_cache != NULL ? given.integrity_cache
                                                          : default_cache(cache, sizeof(cache))};
     status = lam_loader_create(&config, &loader, &err);
     if (status == LAM_OK)
         status = wait_for_end(loader, signal_fd, &err);
     lam_loader_destroy(loader);
     close(signal_fd);
-    lam_program_end(flags.run_dir, status, &err);
+    lam_program_end(given.run_dir, status, &err);
     if (status == LAM_OK)
         return LAM_EXIT_OK;
     return status == LAM_RESOURCE_EXHAUSTED ? LAM_EXIT_NO_FIT : LAM_EXIT_FAILED;

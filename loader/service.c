@@ -103,6 +103,8 @@ static void register_model(void *arg, struct lam_rpc_call *call, const void *byt
     response.unit_bytes_max = share->file.manifest.unit_bytes_max;
     response.units_kept = share->layout.n_kept;
     response.pool_bytes = service->pool->bytes;
+    response.slots = share->layout.n_slots;
+    response.ahead_bytes = LAM_READER_DEPTH * LAM_READER_REQUEST_BYTES;
     reply(call, &response.base);
 }
 
@@ -269,6 +271,10 @@ static void add_stats(const struct lam_share *share, Laminar__V1__GetStatsRespon
     response->units_kept_loaded += counts.kept_loaded;
     response->units_kept += share->layout.n_kept;
     response->leases += counts.leases;
+    response->slots_free += counts.slots_free;
+    response->slots_loading += counts.slots_loading;
+    response->slots_ready += counts.slots_ready;
+    response->slots_held += counts.slots_held;
     response->crc_failures += checks.crc_failures;
     response->chunks_compared += checks.compared;
     response->chunks_recorded += checks.recorded;

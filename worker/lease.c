@@ -46,6 +46,7 @@ struct lam_leases {
     struct lam_buf receiving;
     struct lam_arena arena; /* the receiver's */
     uint32_t next;          /* unit that acquire expects */
+    uint32_t owed;          /* credits of released units, not given back yet */
     uint64_t stall_ns;
     pthread_t receiver;
     bool receiver_started;
@@ -237,6 +238,7 @@ enum lam_status lam_leases_create(
     struct lam_leases *leases = lam_calloc(1, sizeof *leases);
     enum lam_status status;
 
+    assert(config->batch > 0 && config->batch <= config->credits);
     if (!leases || !init_lock(leases)) {
         lam_free(leases);
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the leases");
@@ -340,8 +342,13 @@ void lam_leases_release(struct lam_leases *leases, uint32_t index)
     if (give_back)
         leases->units[index].state = UNIT_AWAY;
     pthread_mutex_unlock(&leases->lock);
-    if (give_back && send_release(leases, index, generation, NULL) == LAM_OK)
-        lam_ignore(send_credit(leases, 1, NULL), "the receiver reports the end of the stream");
+    /* A stream that has ended refuses both; the receiver reports its end. */
+    if (!give_back || send_release(leases, index, generation, NULL) != LAM_OK)
+        return;
+    if (++leases->owed < leases->config.batch)
+        return;
+    lam_ignore(send_credit(leases, leases->owed, NULL), "as above");
+    leases->owed = 0;
 }
 
 enum lam_status lam_leases_check(struct lam_leases *leases, struct lam_err *err)

@@ -2,8 +2,8 @@
  * lease: which units of the model lie in the pool for us right now: the worker's end of
  * Loader.Stream (proto/laminar/v1/loader.proto).
  *
- * One background thread receives; acquire blocks on it. We begin with `credits`, and a released
- * unit gives its credit back. Kept units cost none: the loader grants each of them once, as soon as
+ * One background thread receives; acquire blocks on it. We begin with `credits`, and released
+ * units give them back, `batch` at a time. Kept units cost none: the loader grants each of them once, as soon as
  * it is there, and they stay ours; the others come ahead of use, in the order of a pass. A unit
  * that is here may be used even after the loader is gone.
  */
@@ -26,6 +26,7 @@ struct lam_lease_config {
     const struct lam_pool_map *pool;
     uint64_t model; /* the loader's handle */
     uint32_t credits;
+    uint32_t batch;      /* credits of one message; 1..credits */
     uint64_t timeout_ns; /* for one unit */
     /* Called once from the background thread when the loader ends the stream; may be NULL. */
     void (*on_lost)(void *arg);

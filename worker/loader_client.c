@@ -85,6 +85,8 @@ enum lam_status lam_loader_client_register(struct lam_loader_client *client, con
         .header_bytes = answer->header_bytes,
         .file_bytes = answer->file_bytes,
         .n_units = answer->units,
+        .n_slots = answer->slots,
+        .n_ahead_bytes = answer->ahead_bytes,
     };
     return LAM_OK;
 }

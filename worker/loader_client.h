@@ -34,6 +34,8 @@ struct lam_loader_model {
     uint64_t header_bytes;
     uint64_t file_bytes;
     uint32_t n_units;
+    uint32_t n_slots;       /* for streamed units; 0: all stay */
+    uint64_t n_ahead_bytes; /* that keep the drive busy */
 };
 
 /* Waits until the loader answers. Errors: LAM_UNAVAILABLE names the address. */

@@ -20,6 +20,7 @@
 #define MAIN_TIMEOUT_NS (60 * LAM_NS_PER_S) /* for the loader to answer, or to bring one unit */
 #define MAIN_PAGE_TOKENS 64u
 #define MAIN_ID_BYTES 160
+#define LAYER_BATCH_MAX 1024
 #define PROGRAM_NAME "laminar-worker"
 
 struct options {
@@ -30,6 +31,7 @@ struct options {
     const char *device;
     const char *kernels;
     const char *kv_type;
+    const char *layer_batch;
     const char *log_level;
     int64_t n_threads;
     int64_t n_ctx;
@@ -37,12 +39,14 @@ struct options {
     int64_t n_rows;
     int64_t kv_tokens;
     int64_t credits;
+    int64_t n_layer_batch; /* of layer_batch; 0: auto */
 };
 
 /* The defaults; written by lam_flag_parse, read-only afterwards. */
 static struct options given = {.device = "cpu",
     .kernels = "cpu",
     .kv_type = "f16",
+    .layer_batch = "auto",
     .log_level = "info",
     .n_seqs = 8,
     .n_rows = 256};
@@ -75,7 +79,13 @@ static const struct lam_flag flags[] = {
         "Positions of KV cache that all sequences share; 0: a whole context for each.", 0,
         (double)(1ll << 34), NULL, NULL},
     {"credits", 0, LAM_FLAG_INT, &given.credits, "N",
-        "Units that the loader may bring ahead of use; 0: 3.", 0, 1024, NULL, NULL},
+        "Units that the loader may bring ahead of use; 0: two requests of --layer-batch, at least "
+        "3.",
+        0, 1024, NULL, NULL},
+    {"layer-batch", 0, LAM_FLAG_TEXT, &given.layer_batch, "N",
+        "Consecutive layers that one request to the loader covers, 1 to 1024, or auto: as many as "
+        "keep its drive busy, as far as its memory holds two requests.",
+        0, 0, NULL, NULL},
     LAM_PROGRAM_LOG_LEVEL(&given.log_level),
     {.name = NULL},
 };
@@ -166,6 +176,7 @@ static enum lam_status connect_loader(
         .loader = o->loader,
         .pool_socket = o->pool_socket,
         .credits = (uint32_t)o->credits,
+        .layer_batch = (uint32_t)o->n_layer_batch,
         .max_rows = (uint32_t)o->n_rows,
         .timeout_ns = MAIN_TIMEOUT_NS,
         .on_lost = on_loader_lost,
@@ -242,6 +253,7 @@ static enum lam_exit run(const struct options *o)
     if (status == LAM_OK) {
         starting = false;
         log_start(engine, lam_units_model(units));
+        lam_info("%s", lam_units_batch(units));
         status = serve(o, units, engine, &err);
     }
     lam_engine_destroy(engine);
@@ -265,7 +277,7 @@ static void default_id(char *id)
 }
 
 /* What the table of flags cannot say. */
-static enum lam_status check_options(const struct options *o, struct lam_err *err)
+static enum lam_status check_options(struct options *o, struct lam_err *err)
 {
     if (!o->gateway || !o->loader || !o->pool_socket)
         return lam_fail(err, LAM_INVALID_ARGUMENT, "--%s is missing; see --help",
@@ -275,6 +287,11 @@ static enum lam_status check_options(const struct options *o, struct lam_err *er
     if (strcmp(o->device, "cpu") != 0)
         return lam_fail(err, LAM_UNIMPLEMENTED,
             "--device %s: this build computes on \"cpu\" only; leave the flag out", o->device);
+    if (strcmp(o->layer_batch, "auto") != 0 &&
+        !lam_int_parse(o->layer_batch, 1, LAYER_BATCH_MAX, &o->n_layer_batch))
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "--layer-batch: '%.64s' is neither auto nor a whole number from 1 to %d",
+            o->layer_batch, LAYER_BATCH_MAX);
     return LAM_OK;
 }
 

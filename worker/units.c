@@ -11,12 +11,12 @@
 #include "common/clock.h"
 #include "common/mem.h"
 #include "common/size.h"
+#include "worker/batch.h"
 #include "worker/lease.h"
 #include "worker/loader_client.h"
 #include "worker/pool_map.h"
 #include "worker/row_cache.h"
 
-#define UNITS_CREDITS_DEFAULT 3u
 #define UNITS_ROW_CACHE_BYTES (16 * LAM_MIB)
 
 struct lam_units {
@@ -26,6 +26,7 @@ struct lam_units {
     struct lam_pool_map pool;
     struct lam_model model;
     struct lam_row_cache rows;
+    struct lam_batch batch;
     struct lam_leases *leases;
     uint64_t gather_ns; /* that row gathers have taken */
 };
@@ -77,18 +78,26 @@ static enum lam_status open_rows(struct lam_units *units, uint32_t rows_max, str
 static enum lam_status open_leases(
     struct lam_units *units, const struct lam_units_config *config, struct lam_err *err)
 {
+    const struct lam_batch_facts facts = {
+        .n_units = units->model.manifest.n_units,
+        .unit_bytes_total = units->model.manifest.unit_bytes_total,
+        .n_slots = units->remote.n_slots,
+        .n_ahead_bytes = units->remote.n_ahead_bytes,
+    };
     struct lam_lease_config lease = {
         .channel = units->client.channel,
         .loader = units->address,
         .manifest = &units->model.manifest,
         .pool = &units->pool,
         .model = units->remote.handle,
-        .credits = config->credits ? config->credits : UNITS_CREDITS_DEFAULT,
         .timeout_ns = config->timeout_ns,
         .on_lost = config->on_lost,
         .lost_arg = config->lost_arg,
     };
 
+    units->batch = lam_batch_choose(&facts, config->layer_batch, config->credits);
+    lease.credits = units->batch.n_credits;
+    lease.batch = units->batch.n_units;
     return lam_leases_create(&lease, &units->leases, err);
 }
 
@@ -148,6 +157,11 @@ void lam_units_destroy(struct lam_units *units)
 const struct lam_model *lam_units_model(const struct lam_units *units)
 {
     return &units->model;
+}
+
+const char *lam_units_batch(const struct lam_units *units)
+{
+    return units->batch.why;
 }
 
 enum lam_status lam_units_check(struct lam_units *units, struct lam_err *err)

@@ -21,7 +21,8 @@ struct lam_units;
 struct lam_units_config {
     const char *loader;      /* gRPC address: "unix:/run/laminar/loader.sock" */
     const char *pool_socket; /* path */
-    uint32_t credits;        /* units in flight ahead; 0: 3 */
+    uint32_t credits;        /* units in flight ahead; 0: two batches, at least 3 */
+    uint32_t layer_batch;    /* consecutive units of one request; 0: auto (worker/batch.h) */
     uint32_t max_rows;       /* embedding rows of one gather */
     uint64_t timeout_ns;     /* to reach the loader at start, and for one unit or row */
     const char *model;       /* as the loader sees it; NULL: the one that it was started with */
@@ -54,6 +55,9 @@ void lam_units_stop(struct lam_units *units);
 void lam_units_destroy(struct lam_units *units); /* NULL is allowed */
 
 const struct lam_model *lam_units_model(const struct lam_units *units);
+
+/* How many units one request covers, and why: one sentence for the log. */
+const char *lam_units_batch(const struct lam_units *units);
 
 /* LAM_OK, or why the loader is lost. [any thread] */
 LAM_MUST_USE enum lam_status lam_units_check(struct lam_units *units, struct lam_err *err);

@@ -220,6 +220,7 @@ static void on_stream(void *arg, struct lam_rpc_call *call, const void *bytes, s
             if (is_kept(loader, i))
                 send_ready(loader, call, i);
     } else if (request->kind_case == LAMINAR__V1__STREAM_REQUEST__KIND_CREDIT) {
+        atomic_fetch_add(&loader->n_requests, 1);
         loader->credits += request->credit->units;
         grant(loader, call);
     } else if (request->kind_case == LAMINAR__V1__STREAM_REQUEST__KIND_RELEASE) {

@@ -62,8 +62,9 @@ struct fake_loader {
     atomic_uint n_held;
     atomic_uint n_held_most;
     atomic_uint n_released;
-    atomic_uint n_extents; /* ReadExtent calls */
-    atomic_uint n_wrong;   /* releases of what is not held, wrong tokens */
+    atomic_uint n_requests; /* messages with credit */
+    atomic_uint n_extents;  /* ReadExtent calls */
+    atomic_uint n_wrong;    /* releases of what is not held, wrong tokens */
 };
 
 void fake_loader_start(struct fake_loader *loader, const struct tiny_model *tiny,

@@ -91,6 +91,38 @@ static void test_model_arrives_whole(void **state)
     fake_loader_stop(&loader);
 }
 
+/* A request covers `layer_batch` units: one message after so many releases, whatever the length of a
+ * pass, and never a unit more than there is credit for. */
+static void test_requests_cover_batches(void **state)
+{
+    uint32_t n_units = tiny.model.manifest.n_units;
+
+    (void)state;
+    for (uint32_t batch = 1; batch <= n_units; batch++) {
+        struct fake_loader loader;
+        struct lam_units_config config;
+        struct lam_units *units;
+        struct lam_err err = {0};
+
+        fake_loader_start(&loader, &tiny, FAKE_OBEDIENT, 0, 0);
+        config = config_of(&loader);
+        config.layer_batch = batch;
+        config.credits = batch + 1;
+        units = must_connect(&config);
+        for (uint32_t i = 0; i < 6 * n_units; i++) {
+            if (use_unit(units, i % n_units, &err) != LAM_OK)
+                fail_msg("batch %u, unit %u: %s", batch, i, err.text);
+        }
+        for (uint32_t i = 0; i < 200 && atomic_load(&loader.n_released) < 6 * n_units; i++)
+            lam_sleep_ns(10 * LAM_NS_PER_MS);
+        lam_sleep_ns(10 * LAM_NS_PER_MS); /* the credit comes after its releases */
+        lam_units_destroy(units);
+        fake_loader_stop(&loader);
+        assert_int_equal(atomic_load(&loader.n_requests), 1 + 6 * n_units / batch);
+        assert_in_range(atomic_load(&loader.n_held_most), 1, batch + 1);
+    }
+}
+
 static void test_passes_in_credit(void **state)
 {
     uint32_t n_units = tiny.model.manifest.n_units;
@@ -370,6 +402,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_model_arrives_whole),
         cmocka_unit_test(test_passes_in_credit),
+        cmocka_unit_test(test_requests_cover_batches),
         cmocka_unit_test(test_embedding_rows),
         cmocka_unit_test(test_extents),
         cmocka_unit_test(test_refuses_a_wrong_loader),
