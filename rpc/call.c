@@ -130,6 +130,34 @@ static uint64_t monotonic_ns(gpr_timespec time)
     return (uint64_t)converted.tv_sec * LAM_NS_PER_S + (uint64_t)(unsigned)converted.tv_nsec;
 }
 
+/* Not for the services: health, reflection, or refused at the door. */
+static bool is_standard(const struct lam_rpc_call *call)
+{
+    return !call->route || call->route->standard;
+}
+
+/* Shutdown waits for both numbers to come down to zero. */
+static void count_opened(struct lam_rpc_call *call)
+{
+    struct lam_rpc_server *server = call->server;
+
+    pthread_mutex_lock(&server->lock);
+    server->n_calls++;
+    server->n_service_calls += is_standard(call) ? 0 : 1;
+    pthread_mutex_unlock(&server->lock);
+}
+
+static void count_closed(struct lam_rpc_call *call)
+{
+    struct lam_rpc_server *server = call->server;
+
+    pthread_mutex_lock(&server->lock);
+    server->n_calls--;
+    server->n_service_calls -= is_standard(call) ? 0 : 1;
+    pthread_cond_broadcast(&server->changed);
+    pthread_mutex_unlock(&server->lock);
+}
+
 void lam_call_open(struct lam_rpc_call *call, const struct lam_rpc_route *route,
     enum lam_status status, const char *text)
 {
@@ -138,7 +166,7 @@ void lam_call_open(struct lam_rpc_call *call, const struct lam_rpc_route *route,
     call->route = route;
     call->deadline_ns = monotonic_ns(call->details.deadline);
     call->peer = grpc_call_get_peer(call->core);
-    lam_server_call_opened(call->server, !route || route->standard);
+    count_opened(call);
     op.data.recv_close_on_server.cancelled = &call->cancelled;
     start_batch(call, &op, 1, LAM_EVENT_CLOSED);
     if (!route) {
@@ -244,7 +272,7 @@ void lam_call_handle(struct lam_rpc_call *call, enum lam_event event, bool ok)
     if (route && route->method->on_done)
         route->method->on_done(route->service, call, call->cancelled != 0);
     grpc_call_unref(call->core);
-    lam_server_call_closed(call->server, !route || route->standard);
+    count_closed(call);
     lam_rpc_call_unref(call);
 }
 

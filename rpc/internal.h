@@ -111,14 +111,10 @@ struct lam_rpc_server {
     struct lam_buf scratch;        /* [io] the message being delivered */
 
     pthread_mutex_t lock;
-    pthread_cond_t changed;
-    size_t n_calls;         /* [lock] open, of any kind */
+    pthread_cond_t changed; /* a call has ended */
+    size_t n_calls;         /* [lock] open, of any kind; call.c counts */
     size_t n_service_calls; /* [lock] those of the services */
 };
-
-/* server.c */
-void lam_server_call_opened(struct lam_rpc_server *server, bool standard);
-void lam_server_call_closed(struct lam_rpc_server *server, bool standard);
 
 /* call.c. All [io]. */
 

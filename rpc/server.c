@@ -167,23 +167,6 @@ enum lam_status lam_rpc_server_add_standard(struct lam_rpc_server *server, struc
     return status;
 }
 
-void lam_server_call_opened(struct lam_rpc_server *server, bool standard)
-{
-    pthread_mutex_lock(&server->lock);
-    server->n_calls++;
-    server->n_service_calls += standard ? 0 : 1;
-    pthread_mutex_unlock(&server->lock);
-}
-
-void lam_server_call_closed(struct lam_rpc_server *server, bool standard)
-{
-    pthread_mutex_lock(&server->lock);
-    server->n_calls--;
-    server->n_service_calls -= standard ? 0 : 1;
-    pthread_cond_broadcast(&server->changed);
-    pthread_mutex_unlock(&server->lock);
-}
-
 /* Is there room for one more call of this kind? */
 static bool has_room(struct lam_rpc_server *server, const struct lam_rpc_route *route)
 {
