@@ -11,7 +11,6 @@
 
 #include "common/flag.h"
 
-#define HOST_BYTES_MAX 256
 #define PORT_MAX 65535
 
 const char *lam_address_unix_path(const char *address)
@@ -19,22 +18,8 @@ const char *lam_address_unix_path(const char *address)
     return strncmp(address, "unix:", 5) == 0 ? address + 5 : NULL;
 }
 
-static enum lam_status check_unix_path(const char *path, struct lam_err *err)
-{
-    struct sockaddr_un native;
-
-    if (path[0] == '\0')
-        return lam_fail(
-            err, LAM_INVALID_ARGUMENT, "'unix:' needs a path: for example unix:/run/l.sock");
-    if (strlen(path) >= sizeof native.sun_path)
-        return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "the socket path '%.120s' has %zu bytes, the system takes %zu: choose a shorter folder",
-            path, strlen(path), sizeof native.sun_path - 1);
-    return LAM_OK;
-}
-
-/* "host:port" or "[v6]:port" to its parts. */
-static bool split(const char *address, char host[HOST_BYTES_MAX], const char **ret_port)
+bool lam_address_split(
+    const char *address, char host[LAM_ADDRESS_HOST_BYTES], const char **ret_port)
 {
     const char *colon = strrchr(address, ':');
     const char *begin = address;
@@ -51,7 +36,7 @@ static bool split(const char *address, char host[HOST_BYTES_MAX], const char **r
     } else if (memchr(begin, ':', (size_t)(end - begin))) {
         return false;
     }
-    if (end <= begin || end - begin >= HOST_BYTES_MAX)
+    if (end <= begin || end - begin >= LAM_ADDRESS_HOST_BYTES)
         return false;
     memcpy(host, begin, (size_t)(end - begin));
     host[end - begin] = '\0';
@@ -59,15 +44,30 @@ static bool split(const char *address, char host[HOST_BYTES_MAX], const char **r
     return strpbrk(host, "/ ,%") == NULL;
 }
 
+static enum lam_status check_unix_path(const char *path, struct lam_err *err)
+{
+    struct sockaddr_un native;
+
+    if (path[0] == '\0')
+        return lam_fail(
+            err, LAM_INVALID_ARGUMENT, "'unix:' needs a path: for example unix:/run/l.sock");
+    if (strlen(path) >= sizeof native.sun_path)
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "the socket path '%.120s' has %zu bytes, the system takes %zu: choose a shorter folder",
+            path, strlen(path), sizeof native.sun_path - 1);
+    return LAM_OK;
+}
+
 enum lam_status lam_address_check(const char *address, bool listening, struct lam_err *err)
 {
     const char *path = lam_address_unix_path(address);
-    char host[HOST_BYTES_MAX];
+    char host[LAM_ADDRESS_HOST_BYTES];
     const char *port;
 
     if (path)
         return check_unix_path(path, err);
-    if (!split(address, host, &port) || (!listening && strspn(port, "0") == strlen(port)))
+    if (!lam_address_split(address, host, &port) ||
+        (!listening && strspn(port, "0") == strlen(port)))
         return lam_fail(err, LAM_INVALID_ARGUMENT,
             "'%.200s' is no address: write for example 127.0.0.1:50051, [::1]:50051 or "
             "unix:/run/laminar.sock",
@@ -158,14 +158,14 @@ static enum lam_status claim_tcp(const char *address, struct lam_err *err)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *found = NULL;
-    char host[HOST_BYTES_MAX];
+    char host[LAM_ADDRESS_HOST_BYTES];
     const char *port;
     const int on = 1;
     int native_errno = 0;
     int fd;
     int code;
 
-    if (!split(address, host, &port))
+    if (!lam_address_split(address, host, &port))
         return lam_address_check(address, true, err);
     code = getaddrinfo(host, port, &hints, &found);
     if (code != 0)

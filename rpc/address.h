@@ -17,6 +17,11 @@
 /* "unix:/path" -> "/path"; NULL when it is no Unix address. */
 const char *lam_address_unix_path(const char *address);
 
+/* "host:port" or "[v6]:port" to its parts; the port is a number. False: it is neither. */
+#define LAM_ADDRESS_HOST_BYTES 256
+LAM_MUST_USE bool lam_address_split(
+    const char *address, char host[LAM_ADDRESS_HOST_BYTES], const char **ret_port);
+
 /* Is the form right? A port of 0 passes when `listening`. Errors: LAM_INVALID_ARGUMENT with
  * examples. */
 LAM_MUST_USE enum lam_status lam_address_check(

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/mem.h"
+#include "rpc/address.h"
 
 #define PAGE_BYTES_MAX ((size_t)4 << 20)
 
@@ -73,39 +74,16 @@ static enum MHD_Result answer(void *arg, struct MHD_Connection *connection, cons
                   : reply_text(connection, MHD_HTTP_OK, "ok\n");
 }
 
-/* Splits "host:port", with brackets around an IPv6 host. */
-static bool split_address(const char *listen, char *host, size_t host_bytes, const char **ret_port)
-{
-    const char *colon = strrchr(listen, ':');
-    const char *begin = listen;
-    size_t length;
-
-    if (!colon || colon == listen || colon[1] == '\0')
-        return false;
-    length = (size_t)(colon - listen);
-    if (*begin == '[' && colon[-1] == ']') {
-        begin++;
-        length -= 2;
-    }
-    if (length == 0 || length >= host_bytes)
-        return false;
-    memcpy(host, begin, length);
-    host[length] = '\0';
-    *ret_port = colon + 1;
-    return true;
-}
-
 static enum lam_status bind_socket(const char *listen_at, int *ret_fd, struct lam_err *err)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV | AI_PASSIVE};
     struct addrinfo *found = NULL;
-    char host[256];
+    char host[LAM_ADDRESS_HOST_BYTES];
     const char *port;
     int one = 1;
     int fd;
 
-    if (!split_address(listen_at, host, sizeof host, &port) ||
-        getaddrinfo(host, port, &hints, &found) != 0)
+    if (!lam_address_split(listen_at, host, &port) || getaddrinfo(host, port, &hints, &found) != 0)
         return lam_fail(err, LAM_INVALID_ARGUMENT,
             "'%.200s' is no address for the ops port; write for example 127.0.0.1:9464", listen_at);
     fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
