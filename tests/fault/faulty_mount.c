@@ -145,7 +145,9 @@ struct lam_loader *faulty_start(const char *ram, enum lam_reader_choice engine, 
 {
     char listen[64], pool_socket[64];
     const char *addresses[1] = {listen};
-    struct lam_loader_config config = {.model = faulty_path,
+    const char *const models[1] = {faulty_path};
+    struct lam_loader_config config = {.models = models,
+        .n_models = 1,
         .listen = addresses,
         .n_listen = 1,
         .pool_socket = pool_socket,
