@@ -1,7 +1,7 @@
 /*
  * loader: how sessions and the whole end, and what goes wrong on the way.
- * Started again as "hold DIR" or "seccomp ERRNO" this program is a worker that is going to be
- * killed, or a loader on a machine that refuses io_uring.
+ * Started again as "hold DIR", "seccomp ERRNO" or "memlock" this program is a worker that is going
+ * to be killed, or a loader on a machine that refuses io_uring or locked memory.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,12 +9,14 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -239,6 +241,29 @@ static void without_io_uring_the_bytes_are_the_same(void **state)
     }
 }
 
+/* The limit of a container's default profile: slower, said, and the same bytes. */
+static void without_locked_memory_the_bytes_are_the_same(void **state)
+{
+    char *argv[] = {"loader_test", "memlock", NULL};
+    char log[8192] = "";
+    size_t n_log = 0;
+    ssize_t n = 1;
+    int fd, status = -1;
+    pid_t pid = start_self(argv, &fd);
+
+    (void)state;
+    while (n > 0 && n_log < sizeof(log) - 1) {
+        n = read(fd, log + n_log, sizeof(log) - 1 - n_log);
+        n_log += n > 0 ? (size_t)n : 0;
+    }
+    close(fd);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    /* Where io_uring is refused altogether there is nothing to lock. */
+    assert_true(strstr(log, "raise the limit of locked memory") != NULL ||
+                strstr(log, "io_uring cannot be used") != NULL);
+}
+
 /* ---- this program as somebody else ---- */
 
 static int hold(const char *dir)
@@ -306,6 +331,37 @@ static void refused_engine_falls_back(void **state)
     lam_loader_destroy(loader);
 }
 
+/* Root may lock what it likes, so that right goes too. */
+static void refuse_locked_memory(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct rights[2];
+    const struct rlimit limit = {.rlim_cur = 65536, .rlim_max = 65536};
+
+    assert_int_equal(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
+    assert_int_equal(syscall(SYS_capget, &header, rights), 0);
+    rights[0].effective &= ~(1u << CAP_IPC_LOCK);
+    assert_int_equal(syscall(SYS_capset, &header, rights), 0);
+}
+
+static void little_locked_memory_is_enough(void **state)
+{
+    char text[32];
+    struct lam_loader *loader;
+    struct pool_worker worker;
+
+    (void)state;
+    refuse_locked_memory();
+    dup2(STDOUT_FILENO, STDERR_FILENO); /* the log, for the parent */
+    lam_log_init("loader_test", LAM_LOG_WARN);
+    loader = live_start(live_share(50, text), LAM_READER_AUTO);
+    pool_worker_connect(&worker, live_model.dir);
+    pool_worker_open(&worker);
+    live_walk(&worker, 3);
+    pool_worker_disconnect(&worker);
+    lam_loader_destroy(loader);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -316,7 +372,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_pool_that_cannot_work_names_one_that_can),
         cmocka_unit_test(no_memory_is_a_status),
         cmocka_unit_test(without_io_uring_the_bytes_are_the_same),
+        cmocka_unit_test(without_locked_memory_the_bytes_are_the_same),
     };
+    const struct CMUnitTest unlocked[] = {cmocka_unit_test(little_locked_memory_is_enough)};
     const struct CMUnitTest refused[] = {cmocka_unit_test(refused_engine_falls_back)};
 
     lam_log_init("loader_test", LAM_LOG_OFF);
@@ -326,5 +384,7 @@ int main(int argc, char **argv)
         refusal = strcmp(argv[2], "EPERM") == 0 ? EPERM : ENOSYS;
         return cmocka_run_group_tests(refused, live_set_up, live_tear_down);
     }
+    if (argc == 2 && strcmp(argv[1], "memlock") == 0)
+        return cmocka_run_group_tests(unlocked, live_set_up, live_tear_down);
     return cmocka_run_group_tests(tests, live_set_up, live_tear_down);
 }
