@@ -10,10 +10,10 @@
  * pass.
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/flag.h"
 #include "common/mem.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/ops.h"
@@ -276,9 +276,9 @@ int main(int argc, char **argv)
 {
     static struct bench bench;
     const char *name = argc > 1 ? argv[1] : "cpu";
-    unsigned long context = argc > 3 ? strtoul(argv[3], NULL, 10) : 128;
+    int64_t n_threads = 0;
+    int64_t context = 128;
     struct lam_kernel_config config = {
-        .n_threads = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 0,
         .max_rows = ROWS_MAX,
         .max_cols = F,
         .max_seqs = 1,
@@ -289,10 +289,13 @@ int main(int argc, char **argv)
     struct lam_err err = {0};
     bool is_ref = strcmp(name, "ref") == 0;
 
-    if (context >= CONTEXT_MAX) {
-        (void)fprintf(stderr, "kernels_bench: the context is at most %d\n", CONTEXT_MAX - 1);
+    if ((argc > 2 && !lam_int_parse(argv[2], 0, 1024, &n_threads)) ||
+        (argc > 3 && !lam_int_parse(argv[3], 0, CONTEXT_MAX - 1, &context))) {
+        (void)fprintf(stderr, "kernels_bench: [KERNELS] [THREADS 0..1024] [CONTEXT 0..%d]\n",
+            CONTEXT_MAX - 1);
         return 2;
     }
+    config.n_threads = (uint32_t)n_threads;
     if (create(&bench, name, &config, &err) != LAM_OK) {
         (void)fprintf(stderr, "kernels_bench: %s\n", err.text);
         return 1;

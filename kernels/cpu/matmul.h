@@ -46,7 +46,7 @@ LAM_INLINE void store_sums(const struct unit_out *unit, uint32_t row, const vf *
     }
 }
 
-/* The same columns, TILE_PANELS * LANES rows on: in the order of addresses, a tile's worth per tile. */
+/* The same columns, one unit on: in the order of addresses, a tile's worth of lines per tile. */
 LAM_INLINE void prefetch_next_unit(const struct panel *panels, size_t at, size_t bytes)
 {
     uintptr_t row_bytes = (uintptr_t)(panels[0].rows[1] - panels[0].rows[0]);
@@ -175,10 +175,10 @@ LAM_INLINE void multiply_chunk(struct tile (*tiles)[CHUNK_TILES], uint32_t n_til
 }
 
 /*
- * One row of x: nothing to reuse a chunk for, so each block is multiplied as soon as it is unpacked
- * (formats with one tile per block never leave the registers) and the next unit is fetched meanwhile.
- * The order of additions is that of multiply_rows. All arguments from `unpack` on are constants after
- * inlining.
+ * One row of x: nothing to reuse a chunk for, so each block is multiplied as soon as it is
+ * unpacked (formats with one tile per block never leave the registers) and the next unit is
+ * fetched meanwhile. The order of additions is that of multiply_rows. All arguments from `unpack`
+ * on are constants after inlining.
  */
 LAM_INLINE void multiply_single(const struct lam_matmul_job *job, const struct panel *panels,
     const struct unit_out *unit, vi shift, unpack_fn unpack, size_t block_bytes, uint32_t n_tiles,
