@@ -8,7 +8,7 @@
  *
  * As a file, in words of 8 bytes, little-endian:
  *
- *     magic | version | identity [8] | layout | n_chunks | known bits [n/64] | sums [n] | XXH3 of all
+ *     magic | version | identity [8] | layout | n_chunks | known bits | sums [n_chunks] | own XXH3
  *
  * The file is believed only if it has exactly the size, layout and identity that we expect, so a
  * hostile one can make us allocate nothing. Not thread-safe.

@@ -1,6 +1,7 @@
 /*
- * flips: a bit that is not what it was, anywhere in what a worker computes on, is never let through.
- * The parts between the drive and the sessions, for a thousand flips; the whole loader, for a few.
+ * flips: a bit that is not what it was, anywhere in what a worker computes on, is never let
+ * through. The parts between the drive and the sessions, for a thousand flips; the whole loader,
+ * for a few.
  */
 #include <stdarg.h>
 #include <stddef.h>
