@@ -218,8 +218,8 @@ def main():
         rows.append((step, total, time.monotonic() - began))
     print("\nstep        passed  failed skipped   seconds")
     for step, total, seconds in rows:
-        print(f"{step.name:10} {total.passed:7} {total.failed:7} {total.skipped:7} {seconds:9.1f}   "
-              f"{step.what}")
+        counts = f"{total.passed:7} {total.failed:7} {total.skipped:7}"
+        print(f"{step.name:10} {counts} {seconds:9.1f}   {step.what}")
     passed = sum(total.passed for _, total, _ in rows)
     failed = sum(total.failed for _, total, _ in rows)
     skipped = sum(total.skipped for _, total, _ in rows)
