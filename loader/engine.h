@@ -53,9 +53,8 @@ struct lam_reader {
 /* Checks the file once more, frees the page cache behind a buffered read, and calls on_done. */
 void lam_engine_report(struct lam_reader *reader, struct lam_load_end *end);
 
-/* After issuing `io`, which lam_jobs_next gave: starts its time, and tells whom it concerns if it was
- * its job's last.
- * The job lives until `io` is answered. */
+/* After issuing `io`, which lam_jobs_next gave: starts its time, and tells whom it concerns if it
+ * was its job's last. The job lives until `io` is answered. */
 void lam_engine_issued(
     struct lam_reader *reader, const struct lam_jobs *jobs, const struct lam_io *io);
 

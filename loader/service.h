@@ -1,8 +1,8 @@
 /*
  * service: the methods of laminar.v1.Loader. Takes messages apart, checks them, and hands them to
- * the sessions and extents of their model; holds no state of its own but a scratch arena. A stream's
- * user pointer is the share that its session was opened with. Every function here runs on the
- * server's I/O thread.
+ * the sessions and extents of their model; holds no state of its own but a scratch arena. The user
+ * pointer of a stream is the share that its session was opened with. Every function here runs on
+ * the server's I/O thread.
  */
 #ifndef LAMINAR_LOADER_SERVICE_H
 #define LAMINAR_LOADER_SERVICE_H

@@ -2,10 +2,10 @@
  * lease: which units of the model lie in the pool for us right now: the worker's end of
  * Loader.Stream (proto/laminar/v1/loader.proto).
  *
- * One background thread receives; acquire blocks on it. We begin with `credits`, and released
- * units give them back, `batch` at a time. Kept units cost none: the loader grants each of them once, as soon as
- * it is there, and they stay ours; the others come ahead of use, in the order of a pass. A unit
- * that is here may be used even after the loader is gone.
+ * One background thread receives; acquire blocks on it. We begin with `credits`, and released units
+ * give them back, `batch` at a time. Kept units cost none: the loader grants each of them once, as
+ * soon as it is there, and they stay ours; the others come ahead of use, in the order of a pass. A
+ * unit that is here may be used even after the loader is gone.
  */
 #ifndef LAMINAR_WORKER_LEASE_H
 #define LAMINAR_WORKER_LEASE_H

@@ -91,8 +91,8 @@ static void test_model_arrives_whole(void **state)
     fake_loader_stop(&loader);
 }
 
-/* A request covers `layer_batch` units: one message after so many releases, whatever the length of a
- * pass, and never a unit more than there is credit for. */
+/* A request covers `layer_batch` units: one message after so many releases, whatever the length of
+ * a pass, and never a unit more than there is credit for. */
 static void test_requests_cover_batches(void **state)
 {
     uint32_t n_units = tiny.model.manifest.n_units;
