@@ -40,14 +40,25 @@ struct lam_loader *live_start(const char *ram, enum lam_reader_choice engine)
     return loader;
 }
 
-void live_use_model(uint64_t shift)
+static void parse_model(void)
 {
-    model_file_make(&live_model, shift);
     assert_int_equal(
         lam_gguf_parse(live_model.bytes, live_model.n_bytes, live_model.n_bytes, &gguf, NULL),
         LAM_OK);
     assert_int_equal(lam_spec_read(gguf, &spec, NULL), LAM_OK);
     assert_int_equal(lam_manifest_build(gguf, &spec, &live_manifest, NULL), LAM_OK);
+}
+
+void live_use_model(uint64_t shift)
+{
+    model_file_make(&live_model, shift);
+    parse_model();
+}
+
+void live_read_model(const char *dir)
+{
+    model_file_read(&live_model, dir);
+    parse_model();
 }
 
 void live_drop_model(void)

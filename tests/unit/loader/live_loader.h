@@ -26,6 +26,9 @@ int live_tear_down(void **state);
 void live_use_model(uint64_t shift);
 void live_drop_model(void);
 
+/* The model of another process, in its directory, which stays that one's. */
+void live_read_model(const char *dir);
+
 /* Its sockets are loader.sock and pool.sock in the model's directory. Fails the test on error. */
 struct lam_loader *live_start(const char *ram, enum lam_reader_choice engine);
 

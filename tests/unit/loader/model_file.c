@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/mem.h"
@@ -69,6 +70,24 @@ void model_file_make(struct model_file *file, uint64_t shift)
     assert(mkdtemp(file->dir) != NULL);
     snprintf(file->path, sizeof(file->path), "%s/model.gguf", file->dir);
     write_file(file);
+}
+
+void model_file_read(struct model_file *file, const char *dir)
+{
+    struct stat info;
+    ssize_t n;
+    int fd;
+
+    snprintf(file->dir, sizeof(file->dir), "%s", dir);
+    snprintf(file->path, sizeof(file->path), "%s/model.gguf", dir);
+    fd = open(file->path, O_RDONLY | O_CLOEXEC);
+    assert(fd >= 0 && fstat(fd, &info) == 0);
+    file->n_bytes = (uint64_t)info.st_size;
+    file->bytes = lam_calloc(file->n_bytes, 1);
+    assert(file->bytes != NULL);
+    n = read(fd, file->bytes, file->n_bytes);
+    assert(n == (ssize_t)file->n_bytes);
+    close(fd);
 }
 
 void model_file_remove(struct model_file *file)

@@ -15,7 +15,7 @@
 #define TIMEOUT_NS (20 * LAM_NS_PER_S)
 #define MESSAGE_BYTES_MAX ((size_t)2 << 20)
 
-/* The greeting and its one descriptor. */
+/* The greeting and its one descriptor, or -1. */
 static int receive_greeting(struct pool_worker *worker)
 {
     struct lam_pool_greeting greeting;
@@ -30,7 +30,8 @@ static int receive_greeting(struct pool_worker *worker)
         .msg_controllen = sizeof(control)};
     int fd;
 
-    assert(recvmsg(worker->connection, &message, 0) == (ssize_t)sizeof(greeting));
+    if (recvmsg(worker->connection, &message, 0) <= 0)
+        return -1;
     assert(greeting.magic == LAM_POOL_MAGIC);
     assert(CMSG_FIRSTHDR(&message) != NULL && CMSG_FIRSTHDR(&message)->cmsg_type == SCM_RIGHTS);
     memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
@@ -39,28 +40,40 @@ static int receive_greeting(struct pool_worker *worker)
     return fd;
 }
 
-void pool_worker_connect(struct pool_worker *worker, const char *dir)
+bool pool_worker_try_connect(struct pool_worker *worker, const char *dir)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     char target[64];
     void *pool;
-    int fd;
+    int fd = -1;
 
     memset(worker, 0, sizeof(*worker));
-    worker->received = LAM_BUF(MESSAGE_BYTES_MAX);
-    worker->sending = LAM_BUF(MESSAGE_BYTES_MAX);
-    assert(lam_arena_init(&worker->arena, MESSAGE_BYTES_MAX, NULL) == LAM_OK);
     snprintf(address.sun_path, sizeof(address.sun_path), "%s/pool.sock", dir);
     worker->connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    assert(connect(worker->connection, (struct sockaddr *)&address, sizeof(address)) == 0);
-    fd = receive_greeting(worker);
+    if (connect(worker->connection, (struct sockaddr *)&address, sizeof(address)) == 0)
+        fd = receive_greeting(worker);
+    if (fd < 0) {
+        close(worker->connection);
+        return false;
+    }
     pool = mmap(NULL, worker->pool_bytes, PROT_READ, MAP_SHARED, fd, 0);
     assert(pool != MAP_FAILED);
     worker->pool = pool;
     close(fd);
 
+    worker->received = LAM_BUF(MESSAGE_BYTES_MAX);
+    worker->sending = LAM_BUF(MESSAGE_BYTES_MAX);
+    assert(lam_arena_init(&worker->arena, MESSAGE_BYTES_MAX, NULL) == LAM_OK);
     snprintf(target, sizeof(target), "unix:%s/loader.sock", dir);
     assert(lam_rpc_channel_create(target, MESSAGE_BYTES_MAX, &worker->channel, NULL) == LAM_OK);
+    return true;
+}
+
+void pool_worker_connect(struct pool_worker *worker, const char *dir)
+{
+    bool connected = pool_worker_try_connect(worker, dir);
+
+    assert(connected);
 }
 
 void pool_worker_disconnect(struct pool_worker *worker)
@@ -84,19 +97,28 @@ static void send_request(struct pool_worker *worker, const Laminar__V1__StreamRe
         "seen by pool_worker_next");
 }
 
-void pool_worker_open(struct pool_worker *worker)
+bool pool_worker_try_open(struct pool_worker *worker)
 {
     Laminar__V1__StreamRequest request = LAMINAR__V1__STREAM_REQUEST__INIT;
     Laminar__V1__OpenSession open = LAMINAR__V1__OPEN_SESSION__INIT;
 
-    assert(lam_rpc_stream_open(worker->channel, "/laminar.v1.Loader/Stream", LAM_RPC_NO_TIMEOUT,
-               &worker->stream, NULL) == LAM_OK);
+    if (lam_rpc_stream_open(worker->channel, "/laminar.v1.Loader/Stream", LAM_RPC_NO_TIMEOUT,
+            &worker->stream, NULL) != LAM_OK)
+        return false;
     open.model = 1;
     open.token.data = worker->token;
     open.token.len = sizeof(worker->token);
     request.kind_case = LAMINAR__V1__STREAM_REQUEST__KIND_OPEN;
     request.open = &open;
     send_request(worker, &request);
+    return true;
+}
+
+void pool_worker_open(struct pool_worker *worker)
+{
+    bool opened = pool_worker_try_open(worker);
+
+    assert(opened);
 }
 
 void pool_worker_credit(struct pool_worker *worker, uint32_t n_units)

@@ -42,10 +42,13 @@ struct pool_event {
 
 /* Takes the pool at DIR/pool.sock and a channel to unix:DIR/loader.sock. */
 void pool_worker_connect(struct pool_worker *worker, const char *dir);
+/* False when there is no loader, or it dies meanwhile; then there is nothing to disconnect. */
+bool pool_worker_try_connect(struct pool_worker *worker, const char *dir);
 void pool_worker_disconnect(struct pool_worker *worker); /* whatever is still open */
 
-/* Opens the stream and the session. */
+/* Opens the stream and the session. False: there is no loader any more. */
 void pool_worker_open(struct pool_worker *worker);
+bool pool_worker_try_open(struct pool_worker *worker);
 void pool_worker_credit(struct pool_worker *worker, uint32_t n_units);
 void pool_worker_release(struct pool_worker *worker, uint32_t unit, uint64_t generation);
 

@@ -1,0 +1,465 @@
+/*
+ * crash: loaders and workers as processes of their own, killed in every state. Whatever dies, what
+ * it held is free at once, what others hold stays as it is, and in the end nothing is left.
+ *
+ * Started again with other arguments, this program is one of those processes:
+ *     serve DIR RAM       a loader, until it is killed
+ *     be STATE DIR        a worker that stays in one state, see `states`
+ *     walk DIR            a worker that walks passes for as long as there is a loader
+ * Each writes a byte when it is where it should be.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "loader/memory.h"
+#include "tests/unit/loader/live_loader.h"
+
+#define RECLAIM_NS (100 * LAM_NS_PER_MS) /* from a kill to free slots */
+#define N_KILLS 200
+#define N_WALKERS 2
+#define LEFT_BYTES_MAX ((uint64_t)64 << 20) /* less than a tenth of what all loaders had */
+
+struct process {
+    pid_t pid;
+    int out; /* its standard output */
+};
+
+/* ---- processes ---- */
+
+static struct process start(const char *a, const char *b, const char *c)
+{
+    char *const argv[] = {"crash_test", (char *)a, (char *)b, (char *)c, NULL};
+    struct process process;
+    int ends[2];
+
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    process.pid = fork();
+    assert_true(process.pid >= 0);
+    if (process.pid == 0) {
+        dup2(ends[1], STDOUT_FILENO);
+        execv("/proc/self/exe", argv);
+        _exit(127);
+    }
+    close(ends[1]);
+    process.out = ends[0];
+    return process;
+}
+
+static void wait_for_byte(const struct process *process)
+{
+    struct pollfd wait = {.fd = process->out, .events = POLLIN};
+    char byte;
+
+    assert_int_equal(poll(&wait, 1, 20000), 1);
+    assert_int_equal(read(process->out, &byte, 1), 1);
+}
+
+static void tell(void)
+{
+    lam_ignore(write(STDOUT_FILENO, "\n", 1) < 0, "the test waits in vain then, and fails");
+}
+
+/* It was killed, and had not ended by itself: with a failed check, for example. */
+static void finish(struct process *process)
+{
+    int status;
+
+    assert_int_equal(waitpid(process->pid, &status, 0), process->pid);
+    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
+        fail_msg("a process ended by itself, with status 0x%x", (unsigned)status);
+    close(process->out);
+}
+
+static void kill_now(struct process *process)
+{
+    kill(process->pid, SIGKILL);
+    finish(process);
+}
+
+static struct process start_loader(void)
+{
+    char ram[32];
+    struct process loader = start("serve", live_model.dir, live_share(60, ram));
+
+    wait_for_byte(&loader);
+    return loader;
+}
+
+/* ---- states of a worker ---- */
+
+static _Noreturn void hold_on(void)
+{
+    tell();
+    for (;;)
+        pause();
+}
+
+static struct pool_event take_one(struct pool_worker *worker)
+{
+    struct pool_event event = {.kept = true};
+
+    while (event.kept) {
+        if (pool_worker_next(worker, &event, NULL) != LAM_OK)
+            _exit(1);
+    }
+    return event;
+}
+
+/* Connected to the pool socket, and dead before it reads a word. */
+static void be_in_handshake(const char *dir)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s/pool.sock", dir);
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) != 0)
+        _exit(1);
+    hold_on();
+}
+
+static void be_connected(const char *dir)
+{
+    struct pool_worker worker;
+
+    pool_worker_connect(&worker, dir);
+    hold_on();
+}
+
+static void be_idle(const char *dir)
+{
+    struct pool_worker worker;
+
+    pool_worker_connect(&worker, dir);
+    pool_worker_open(&worker);
+    lam_ignore(pool_worker_stats(&worker) == NULL, "by then the session is open");
+    hold_on();
+}
+
+static void be_holding(const char *dir)
+{
+    struct pool_worker worker;
+
+    pool_worker_connect(&worker, dir);
+    pool_worker_open(&worker);
+    pool_worker_credit(&worker, 2);
+    lam_ignore(take_one(&worker).fault, "held");
+    hold_on();
+}
+
+static void be_waiting_for_credit(const char *dir)
+{
+    struct pool_worker worker;
+    struct pool_event event;
+
+    pool_worker_connect(&worker, dir);
+    pool_worker_open(&worker);
+    pool_worker_credit(&worker, 1);
+    event = take_one(&worker);
+    pool_worker_release(&worker, event.unit, event.generation);
+    lam_ignore(pool_worker_stats(&worker) == NULL, "by then the release is through");
+    hold_on();
+}
+
+/* Asked for more than it takes: units are on their way to it when it dies. */
+static void be_asking(const char *dir)
+{
+    struct pool_worker worker;
+
+    pool_worker_connect(&worker, dir);
+    pool_worker_open(&worker);
+    pool_worker_credit(&worker, 64);
+    hold_on();
+}
+
+static const struct {
+    const char *name;
+    void (*be)(const char *dir);
+} states[] = {
+    {"handshake", be_in_handshake},
+    {"connected", be_connected},
+    {"idle", be_idle},
+    {"holding", be_holding},
+    {"waiting", be_waiting_for_credit},
+    {"asking", be_asking},
+};
+
+#define N_STATES (sizeof(states) / sizeof(*states))
+
+/* ---- what the loader says ---- */
+
+/* Until nobody has anything: how long that took. */
+static uint64_t wait_until_free(struct pool_worker *observer, uint32_t n_sessions)
+{
+    uint64_t begin_ns = lam_now_ns();
+
+    for (;;) {
+        const Laminar__V1__GetStatsResponse *stats = pool_worker_stats(observer);
+
+        if (stats->sessions == n_sessions && stats->slots_held == 0)
+            return lam_now_ns() - begin_ns;
+        if (lam_now_ns() - begin_ns > 5 * LAM_NS_PER_S)
+            fail_msg("%u sessions and %u held slots are left", stats->sessions, stats->slots_held);
+    }
+}
+
+static void assert_all_slots_accounted(struct pool_worker *observer)
+{
+    const Laminar__V1__GetStatsResponse *stats = pool_worker_stats(observer);
+    uint32_t n_slots = pool_worker_register(observer, "", NULL)->slots;
+
+    stats = pool_worker_stats(observer);
+    assert_int_equal(stats->leases, 0);
+    assert_int_equal(stats->slots_held, 0);
+    assert_int_equal(stats->slots_free + stats->slots_loading + stats->slots_ready, n_slots);
+}
+
+/* ---- tests ---- */
+
+static void a_worker_killed_in_any_state_leaves_nothing(void **state)
+{
+    struct process loader = start_loader();
+    struct pool_worker observer;
+    uint64_t worst_ns = 0;
+
+    (void)state;
+    pool_worker_connect(&observer, live_model.dir);
+    for (uint32_t round = 0; round < 3; round++) {
+        for (size_t i = 0; i < N_STATES; i++) {
+            struct process worker = start("be", states[i].name, live_model.dir);
+            uint64_t took_ns;
+
+            wait_for_byte(&worker);
+            if (round == 2) /* stopped first: it cannot help with its own end */
+                kill(worker.pid, SIGSTOP);
+            kill(worker.pid, SIGKILL);
+            took_ns = wait_until_free(&observer, 0);
+            worst_ns = took_ns > worst_ns ? took_ns : worst_ns;
+            finish(&worker);
+        }
+    }
+    print_message("from a kill to free slots: at most %.1f ms\n", (double)worst_ns / 1e6);
+    assert_true(worst_ns < RECLAIM_NS);
+    assert_all_slots_accounted(&observer);
+    pool_worker_open(&observer);
+    live_walk(&observer, 2);
+    pool_worker_disconnect(&observer);
+    kill_now(&loader);
+}
+
+/* The pool of a process, as "device:inode" of the memory behind it; "" if it has none. */
+static void find_pool(const char *process, char *text, size_t text_bytes)
+{
+    char path[320];
+    FILE *maps;
+    char line[512];
+
+    text[0] = '\0';
+    snprintf(path, sizeof(path), "/proc/%s/maps", process);
+    maps = fopen(path, "r");
+    if (maps == NULL)
+        return; /* gone, or not ours to see */
+    while (text[0] == '\0' && fgets(line, sizeof(line), maps) != NULL) {
+        char *field = line;
+
+        if (strstr(line, "/memfd:laminar-pool") == NULL)
+            continue;
+        for (int i = 0; i < 3; i++)
+            field = strchr(field, ' ') + 1;
+        snprintf(text, text_bytes, "%.40s", field);
+        text[strcspn(text, "/")] = '\0';
+    }
+    fclose(maps);
+}
+
+/* How many processes have this pool mapped. */
+static uint32_t count_holders(const char *pool)
+{
+    DIR *dir = opendir("/proc");
+    struct dirent *entry;
+    uint32_t n = 0;
+
+    assert_non_null(dir);
+    while ((entry = readdir(dir)) != NULL) {
+        char have[64];
+
+        if (entry->d_name[0] < '0' || entry->d_name[0] > '9')
+            continue;
+        find_pool(entry->d_name, have, sizeof(have));
+        n += have[0] != '\0' && strcmp(have, pool) == 0;
+    }
+    closedir(dir);
+    return n;
+}
+
+static void a_killed_loader_takes_its_memory_with_it(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_STATES; i++) {
+        struct process loader = start_loader();
+        struct process worker = start("be", states[i].name, live_model.dir);
+        char pid[16], pool[64];
+
+        wait_for_byte(&worker);
+        snprintf(pid, sizeof(pid), "%d", loader.pid);
+        find_pool(pid, pool, sizeof(pool));
+        assert_true(pool[0] != '\0');
+        assert_in_range(count_holders(pool), 1, 2);
+        kill_now(&loader);
+        /* What the worker has mapped stays readable to it, and ends with it. */
+        kill_now(&worker);
+        assert_int_equal(count_holders(pool), 0);
+    }
+}
+
+static uint64_t shmem_bytes(void)
+{
+    char text[8192] = "";
+    FILE *file = fopen("/proc/meminfo", "r");
+    uint64_t kib = 0;
+
+    assert_non_null(file);
+    lam_ignore(fread(text, 1, sizeof(text) - 1, file) == 0, "found below, or not");
+    fclose(file);
+    assert_true(lam_memory_field(text, "Shmem:", &kib));
+    return kib * 1024;
+}
+
+/* Other programs of the machine have shared memory too, which comes and goes: the least counts. */
+static void assert_shmem_back(uint64_t before_bytes)
+{
+    uint64_t until_ns = lam_now_ns() + 20 * LAM_NS_PER_S;
+    uint64_t now_bytes;
+
+    do {
+        now_bytes = shmem_bytes();
+        if (now_bytes <= before_bytes + LEFT_BYTES_MAX)
+            return;
+        lam_sleep_ns(100 * LAM_NS_PER_MS);
+    } while (lam_now_ns() < until_ns);
+    fail_msg("%" PRIu64 " MiB of shared memory are left", (now_bytes - before_bytes) >> 20);
+}
+
+/* Two workers walk; one of them, or sometimes the loader, is killed at a random moment and started
+ * again. A lost slot would be missing in the end; a wrong byte ends the worker that saw it. */
+static void two_hundred_kills_lose_nothing(void **state)
+{
+    uint64_t before_bytes = shmem_bytes();
+    struct process loader = start_loader();
+    struct process walkers[N_WALKERS];
+    struct pool_worker observer;
+    uint64_t rng = 0x2545f4914f6cdd1dull;
+
+    (void)state;
+    for (int w = 0; w < N_WALKERS; w++)
+        walkers[w] = start("walk", live_model.dir, "");
+    for (uint32_t kills = 0; kills < N_KILLS; kills++) {
+        uint32_t w;
+
+        rng = rng * 6364136223846793005ull + 1442695040888963407ull;
+        w = (uint32_t)(rng >> 40) % N_WALKERS;
+        lam_sleep_ns((rng >> 33) % (60 * LAM_NS_PER_MS));
+        if (kills % 8 == 7) {
+            kill_now(&loader);
+            loader = start_loader(); /* over the sockets that the dead one left */
+        }
+        kill_now(&walkers[w]);
+        walkers[w] = start("walk", live_model.dir, "");
+    }
+    for (int w = 0; w < N_WALKERS; w++)
+        kill_now(&walkers[w]);
+    pool_worker_connect(&observer, live_model.dir);
+    wait_until_free(&observer, 0);
+    assert_all_slots_accounted(&observer);
+    pool_worker_open(&observer);
+    live_walk(&observer, 2);
+    pool_worker_disconnect(&observer);
+    kill_now(&loader);
+    assert_shmem_back(before_bytes);
+}
+
+/* ---- this program as somebody else ---- */
+
+static int serve(const char *dir, const char *ram)
+{
+    char model[64], listen[64], pool_socket[64];
+    const char *models[] = {model};
+    const char *addresses[] = {listen};
+    struct lam_loader_config config = {.models = models,
+        .n_models = 1,
+        .listen = addresses,
+        .n_listen = 1,
+        .pool_socket = pool_socket,
+        .ram = ram};
+    struct lam_loader *loader = NULL;
+
+    snprintf(model, sizeof(model), "%s/model.gguf", dir);
+    snprintf(listen, sizeof(listen), "unix:%s/loader.sock", dir);
+    snprintf(pool_socket, sizeof(pool_socket), "%s/pool.sock", dir);
+    if (lam_loader_create(&config, &loader, NULL) != LAM_OK)
+        return 1;
+    hold_on();
+}
+
+/* Begins again with the next loader when one is gone: it is the test that ends this. */
+static _Noreturn void walk(const char *dir)
+{
+    live_read_model(dir);
+    for (;;) {
+        struct pool_worker worker;
+        struct pool_event event;
+
+        if (!pool_worker_try_connect(&worker, dir)) {
+            lam_sleep_ns(LAM_NS_PER_MS);
+            continue;
+        }
+        if (pool_worker_try_open(&worker))
+            pool_worker_credit(&worker, 3);
+        while (worker.stream != NULL && pool_worker_next(&worker, &event, NULL) == LAM_OK) {
+            live_check_unit(&worker, &event);
+            if (event.kept)
+                continue;
+            pool_worker_release(&worker, event.unit, event.generation);
+            pool_worker_credit(&worker, 1);
+        }
+        pool_worker_disconnect(&worker);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_worker_killed_in_any_state_leaves_nothing),
+        cmocka_unit_test(a_killed_loader_takes_its_memory_with_it),
+        cmocka_unit_test(two_hundred_kills_lose_nothing),
+    };
+
+    lam_log_init("crash_test", LAM_LOG_OFF);
+    if (argc >= 4 && strcmp(argv[1], "serve") == 0)
+        return serve(argv[2], argv[3]);
+    if (argc >= 3 && strcmp(argv[1], "walk") == 0)
+        walk(argv[2]);
+    for (size_t i = 0; argc >= 4 && i < N_STATES; i++) {
+        if (strcmp(argv[2], states[i].name) == 0)
+            states[i].be(argv[3]);
+    }
+    return cmocka_run_group_tests(tests, live_set_up, live_tear_down);
+}
