@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/flag.h"
+#include "tests/unit/common/capture.h"
 
 #define OPERANDS_MAX 2u
 
@@ -305,29 +306,18 @@ static void test_help_text(void **state)
     static const char *const wanted[] = {"usage: laminar run MODEL [flags]\n", "Runs a model.",
         "  -p, --prompt TEXT", "      --json", "[-4..100, default 8]", "[0..2, default 0.5]",
         "[auto|cpu|cuda, default auto]", "  -h, --help", "example: laminar run"};
-    char text[4096];
+    char *text;
     char *rest;
     struct line line;
-    size_t n_bytes;
-    int saved = dup(STDOUT_FILENO);
-    FILE *file = tmpfile();
 
     (void)state;
-    assert_non_null(file);
     set_table(&line);
     table[0].help =
         "A sentence that is long enough to need a second line in the column of the help "
         "texts, and so has to be wrapped between two of its words.";
-    fflush(stdout);
-    assert_true(dup2(fileno(file), STDOUT_FILENO) >= 0);
+    capture_begin(STDOUT_FILENO);
     lam_flag_print_help(&program);
-    fflush(stdout);
-    assert_true(dup2(saved, STDOUT_FILENO) >= 0);
-    close(saved);
-    rewind(file);
-    n_bytes = fread(text, 1, sizeof text - 1, file);
-    text[n_bytes] = '\0';
-    fclose(file);
+    text = capture_end();
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
         if (!strstr(text, wanted[i]))
             fail_msg("no '%s' in:\n%s", wanted[i], text);

@@ -17,57 +17,21 @@
 
 #include "common/log.h"
 #include "common/utf8.h"
+#include "tests/unit/common/capture.h"
 
 #define N_THREADS 4
 #define N_LINES 200
 
-static int real_stderr;
-
-/* Sends stderr to `fd` until `restore`. */
-static void redirect(int fd)
-{
-    real_stderr = dup(STDERR_FILENO);
-    assert_true(dup2(fd, STDERR_FILENO) >= 0);
-}
-
-static void restore(void)
-{
-    assert_true(dup2(real_stderr, STDERR_FILENO) >= 0);
-    close(real_stderr);
-}
-
-/* An unnamed file and, after `read_back`, what was written to it. */
-static int temporary_file(void)
-{
-    char path[] = "/tmp/log_test.XXXXXX";
-    int fd = mkstemp(path);
-
-    assert_true(fd >= 0);
-    unlink(path);
-    return fd;
-}
-
-static void read_back(int fd, char *text, size_t text_bytes)
-{
-    ssize_t n = pread(fd, text, text_bytes - 1, 0);
-
-    assert_true(n >= 0);
-    text[n] = '\0';
-    close(fd);
-}
-
 static void test_json(void **state)
 {
-    char text[8192];
+    char *text;
     const char *message;
-    int fd = temporary_file();
 
     (void)state;
-    redirect(fd);
+    capture_begin(STDERR_FILENO);
     lam_log_init("loader", LAM_LOG_INFO);
     lam_warn("a \"quoted\\ thing\n\x01 of %d", 7);
-    restore();
-    read_back(fd, text, sizeof text);
+    text = capture_end();
     assert_memory_equal(text, "{\"ts\":\"2", 8);
     assert_int_equal(text[7 + 23], 'Z'); /* 2026-01-01T00:00:00.000Z */
     message = strstr(text, "\"level\"");
@@ -78,11 +42,10 @@ static void test_json(void **state)
 
 static void test_levels(void **state)
 {
-    char text[8192];
-    int fd = temporary_file();
+    char *text;
 
     (void)state;
-    redirect(fd);
+    capture_begin(STDERR_FILENO);
     lam_log_init("t", LAM_LOG_WARN);
     lam_debug("one");
     lam_info("two");
@@ -92,8 +55,7 @@ static void test_levels(void **state)
     lam_error("five");
     lam_log_init("t", LAM_LOG_DEBUG);
     lam_debug("six");
-    restore();
-    read_back(fd, text, sizeof text);
+    text = capture_end();
     assert_null(strstr(text, "\"one\""));
     assert_null(strstr(text, "\"two\""));
     assert_non_null(strstr(text, "\"three\""));
@@ -107,18 +69,16 @@ static void test_long_message(void **state)
 {
     static const char fillers[] = {'x', '\n', '"'};
     char message[5000];
-    char text[8192];
+    char *text;
 
     (void)state;
     for (size_t i = 0; i < sizeof fillers; i++) {
-        int fd = temporary_file();
         memset(message, fillers[i], sizeof message);
         message[sizeof message - 1] = '\0';
-        redirect(fd);
+        capture_begin(STDERR_FILENO);
         lam_log_init("t", LAM_LOG_INFO);
         lam_info("%s", message);
-        restore();
-        read_back(fd, text, sizeof text);
+        text = capture_end();
         assert_true(strlen(text) > 1000);
         assert_string_equal(text + strlen(text) - 3, "\"}\n");
         assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1);
@@ -130,22 +90,20 @@ static void test_cut_characters(void **state)
 {
     static const char *const characters[] = {"\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80"};
     char message[2000];
-    char text[8192];
+    char *text;
 
     (void)state;
     for (size_t i = 0; i < 3; i++) {
         for (size_t n_escapes = 0; n_escapes < 300; n_escapes += 3) {
-            int fd = temporary_file();
             size_t n = n_escapes;
             memset(message, '\n', n);
             for (; n + 5 < sizeof message; n += strlen(characters[i]))
                 memcpy(message + n, characters[i], strlen(characters[i]));
             message[n] = '\0';
-            redirect(fd);
+            capture_begin(STDERR_FILENO);
             lam_log_init("t", LAM_LOG_INFO);
             lam_info("%s", message);
-            restore();
-            read_back(fd, text, sizeof text);
+            text = capture_end();
             assert_true(strlen(text) > 1000);
             assert_true(lam_utf8_valid(text, strlen(text)));
             assert_string_equal(text + strlen(text) - 3, "\"}\n");
@@ -156,17 +114,15 @@ static void test_cut_characters(void **state)
 /* A file's name can be any bytes; a line is text all the same. */
 static void test_no_utf8(void **state)
 {
-    char text[8192];
-    int fd = temporary_file();
+    char *text;
 
     (void)state;
-    redirect(fd);
+    capture_begin(STDERR_FILENO);
     lam_log_init("t", LAM_LOG_INFO);
     lam_info("a\xff"
              "b\xc3(\xc2\x9b"
              "c\x7f");
-    restore();
-    read_back(fd, text, sizeof text);
+    text = capture_end();
     assert_non_null(strstr(text, "\"message\":\"a\xef\xbf\xbd"
                                  "b\xef\xbf\xbd(\\u009bc\\u007f\"}\n"));
 }
@@ -181,17 +137,14 @@ static void *write_lines(void *argument)
 /* Lines of several threads do not mix. */
 static void test_threads(void **state)
 {
-    static char text[N_THREADS * N_LINES * 200];
+    char *text;
     char names[N_THREADS];
     pthread_t threads[N_THREADS];
     char *rest;
-    int fd = temporary_file();
     int n_lines = 0;
 
     (void)state;
-    redirect(fd);
-    /* Appending, as a service's stderr: else one write may lie on another at a shared offset. */
-    assert_int_equal(fcntl(STDERR_FILENO, F_SETFL, O_APPEND), 0);
+    capture_begin(STDERR_FILENO);
     lam_log_init("t", LAM_LOG_INFO);
     for (int i = 0; i < N_THREADS; i++) {
         names[i] = (char)('a' + i);
@@ -199,8 +152,7 @@ static void test_threads(void **state)
     }
     for (int i = 0; i < N_THREADS; i++)
         pthread_join(threads[i], NULL);
-    restore();
-    read_back(fd, text, sizeof text);
+    text = capture_end();
     for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         n_lines++;
         assert_memory_equal(line, "{\"ts\":\"", 7);
@@ -223,10 +175,10 @@ static void test_terminal(void **state)
     slave = open(ptsname(master), O_RDWR | O_NOCTTY);
     if (slave < 0)
         skip();
-    redirect(slave);
+    capture_to(STDERR_FILENO, slave);
     lam_log_init("worker", LAM_LOG_INFO);
     lam_error("no \"%s\"\x1b[2J\n", "pool");
-    restore();
+    capture_end();
     n = read(master, text, sizeof text - 1);
     close(slave);
     close(master);

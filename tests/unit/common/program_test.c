@@ -15,39 +15,14 @@
 
 #include "common/log.h"
 #include "common/program.h"
+#include "tests/unit/common/capture.h"
 
 struct flags {
     const char *log_level;
     const char *run_dir;
 };
 
-static char caught[4096]; /* what was written to stderr, or to stdout, between the two calls */
-static int real_fd;
-
-static void catch_fd(int fd)
-{
-    char path[] = "/tmp/program_test.XXXXXX";
-    int file = mkstemp(path);
-
-    assert_true(file >= 0);
-    unlink(path);
-    fflush(stdout);
-    real_fd = dup(fd);
-    assert_true(dup2(file, fd) >= 0);
-    close(file);
-}
-
-static void release_fd(int fd)
-{
-    ssize_t n;
-
-    fflush(stdout);
-    n = pread(fd, caught, sizeof caught - 1, 0);
-    assert_true(n >= 0);
-    caught[n] = '\0';
-    assert_true(dup2(real_fd, fd) >= 0);
-    close(real_fd);
-}
+static const char *caught; /* by the last capture */
 
 /* Parses "prog" and up to three more arguments. */
 static bool begin(struct flags *flags, size_t n_operands, const char **operands, int *ret_exit,
@@ -90,9 +65,9 @@ static void test_help(void **state)
     bool go_on;
 
     (void)state;
-    catch_fd(STDOUT_FILENO);
+    capture_begin(STDOUT_FILENO);
     go_on = begin(&flags, 0, NULL, &exit_code, "--help", NULL, NULL);
-    release_fd(STDOUT_FILENO);
+    caught = capture_end();
     assert_false(go_on);
     assert_int_equal(exit_code, LAM_EXIT_OK);
     assert_non_null(strstr(caught, "--log-level"));
@@ -117,9 +92,9 @@ static void test_bad_lines(void **state)
         int exit_code = -1;
         bool go_on;
 
-        catch_fd(STDERR_FILENO);
+        capture_begin(STDERR_FILENO);
         go_on = begin(&flags, 1, &operand, &exit_code, cases[i].argument, NULL, NULL);
-        release_fd(STDERR_FILENO);
+        caught = capture_end();
         assert_false(go_on);
         assert_int_equal(exit_code, LAM_EXIT_USAGE);
         assert_memory_equal(caught, "prog: ", 6);
@@ -137,9 +112,9 @@ static void test_error_line(void **state)
 
     (void)state;
     lam_fail(&err, LAM_NOT_FOUND, "no 'a\x1b[1m\nb\x7f' here");
-    catch_fd(STDERR_FILENO);
+    capture_begin(STDERR_FILENO);
     code = lam_program_fail("prog", &err, LAM_EXIT_NO_FIT);
-    release_fd(STDERR_FILENO);
+    caught = capture_end();
     assert_int_equal(code, 3);
     assert_string_equal(caught, "prog: no 'a?[1m?b?' here\n");
 }
@@ -160,11 +135,11 @@ static void test_start(void **state)
 
     (void)state;
     pthread_sigmask(SIG_SETMASK, NULL, &before);
-    catch_fd(STDERR_FILENO);
+    capture_begin(STDERR_FILENO);
     lam_program_start("tester", "warn", &stop);
     lam_info("quiet");
     lam_warn("loud");
-    release_fd(STDERR_FILENO);
+    caught = capture_end();
     assert_null(strstr(caught, "quiet"));
     assert_non_null(strstr(caught, "\"component\":\"tester\",\"message\":\"loud\""));
 
@@ -187,10 +162,10 @@ static void test_start(void **state)
 
 static void end(const char *run_dir, enum lam_status status, const struct lam_err *err)
 {
-    catch_fd(STDERR_FILENO);
+    capture_begin(STDERR_FILENO);
     lam_log_init("tester", LAM_LOG_INFO);
     lam_program_end(run_dir, status, err);
-    release_fd(STDERR_FILENO);
+    caught = capture_end();
 }
 
 static void test_end(void **state)
