@@ -25,7 +25,7 @@ static void fill_random(unsigned char *bytes, uint64_t n_bytes)
     }
 }
 
-static void write_file(const struct model_file *file)
+void model_file_write(const struct model_file *file)
 {
     int fd = open(file->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
@@ -69,7 +69,7 @@ void model_file_make(struct model_file *file, uint64_t shift)
     snprintf(file->dir, sizeof(file->dir), "/tmp/lam-loader-XXXXXX");
     assert(mkdtemp(file->dir) != NULL);
     snprintf(file->path, sizeof(file->path), "%s/model.gguf", file->dir);
-    write_file(file);
+    model_file_write(file);
 }
 
 void model_file_read(struct model_file *file, const char *dir)

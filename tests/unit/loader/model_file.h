@@ -18,6 +18,7 @@ struct model_file {
 
 /* shift: bytes before the first tensor, so that everything lies differently. Asserts. */
 void model_file_make(struct model_file *file, uint64_t shift);
+void model_file_write(const struct model_file *file);           /* its bytes, again */
 void model_file_read(struct model_file *file, const char *dir); /* one that is there already */
 void model_file_remove(struct model_file *file); /* and the directory with all in it */
 

@@ -48,6 +48,7 @@ bool pool_worker_try_connect(struct pool_worker *worker, const char *dir)
     int fd = -1;
 
     memset(worker, 0, sizeof(*worker));
+    worker->model = 1;
     snprintf(address.sun_path, sizeof(address.sun_path), "%s/pool.sock", dir);
     worker->connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (connect(worker->connection, (struct sockaddr *)&address, sizeof(address)) == 0)
@@ -105,7 +106,7 @@ bool pool_worker_try_open(struct pool_worker *worker)
     if (lam_rpc_stream_open(worker->channel, "/laminar.v1.Loader/Stream", LAM_RPC_NO_TIMEOUT,
             &worker->stream, NULL) != LAM_OK)
         return false;
-    open.model = 1;
+    open.model = worker->model;
     open.token.data = worker->token;
     open.token.len = sizeof(worker->token);
     request.kind_case = LAMINAR__V1__STREAM_REQUEST__KIND_OPEN;
@@ -200,12 +201,18 @@ Laminar__V1__RegisterModelResponse *pool_worker_register(
     return unpack(worker, &laminar__v1__register_model_response__descriptor);
 }
 
-Laminar__V1__GetStatsResponse *pool_worker_stats(struct pool_worker *worker)
+Laminar__V1__GetStatsResponse *pool_worker_stats_of(struct pool_worker *worker, uint64_t model)
 {
     Laminar__V1__GetStatsRequest request = LAMINAR__V1__GET_STATS_REQUEST__INIT;
 
+    request.model = model;
     assert(unary(worker, "/laminar.v1.Loader/GetStats", &request.base, NULL) == LAM_OK);
     return unpack(worker, &laminar__v1__get_stats_response__descriptor);
+}
+
+Laminar__V1__GetStatsResponse *pool_worker_stats(struct pool_worker *worker)
+{
+    return pool_worker_stats_of(worker, 0);
 }
 
 enum lam_status pool_worker_extent(struct pool_worker *worker, uint64_t *offsets, size_t n_offsets,
@@ -214,7 +221,7 @@ enum lam_status pool_worker_extent(struct pool_worker *worker, uint64_t *offsets
     Laminar__V1__ReadExtentRequest request = LAMINAR__V1__READ_EXTENT_REQUEST__INIT;
     enum lam_status status;
 
-    request.model = 1;
+    request.model = worker->model;
     request.offsets = offsets;
     request.n_offsets = n_offsets;
     request.bytes_each = bytes_each;

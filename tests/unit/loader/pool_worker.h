@@ -20,6 +20,7 @@
 struct pool_worker {
     struct lam_rpc_channel *channel;
     struct lam_rpc_stream *stream;
+    uint64_t model; /* handle for sessions and extents: 1 from pool_worker_connect on */
     int connection; /* to the pool socket; -1: none */
     const unsigned char *pool;
     uint64_t pool_bytes;
@@ -59,7 +60,8 @@ enum lam_status pool_worker_next(
 /* Unary calls. The answer lives until the next one. */
 Laminar__V1__RegisterModelResponse *pool_worker_register(
     struct pool_worker *worker, const char *path, struct lam_err *err);
-Laminar__V1__GetStatsResponse *pool_worker_stats(struct pool_worker *worker);
+Laminar__V1__GetStatsResponse *pool_worker_stats(struct pool_worker *worker); /* of all models */
+Laminar__V1__GetStatsResponse *pool_worker_stats_of(struct pool_worker *worker, uint64_t model);
 enum lam_status pool_worker_extent(struct pool_worker *worker, uint64_t *offsets, size_t n_offsets,
     uint64_t bytes_each, Laminar__V1__ReadExtentResponse **ret_response, struct lam_err *err);
 
