@@ -3,10 +3,12 @@
 
     bench/vs_llamacpp.py MODEL [--threads N] [--prompt 512] [--gen 64] [--pairs 5] [--json]
 
-Needs the PyPI package llama-cpp-python in the Python that runs it (it builds llama.cpp from source; where its AMX
-code does not run, build it with CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VNNI=ON ...").
-The two take turns (A-B-A-B), medians are compared: machines are noisy, ratios within one run are not. Ours is the
-whole service, gRPC included, as `laminar serve` runs it; theirs is the library in this process.
+Needs the PyPI package llama-cpp-python in the Python that runs it; it builds llama.cpp from source.
+Where its AMX code does not run, build it with
+    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_VBMI=ON"
+The two take turns (A-B-A-B), medians are compared: machines are noisy, ratios within one run are
+not. Ours is the whole service, gRPC included, as `laminar serve` runs it; theirs is the library in
+this process.
 """
 import argparse
 import json
