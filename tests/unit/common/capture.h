@@ -1,6 +1,6 @@
 /*
- * capture: what this process writes to stdout or stderr, as text. One at a time; fails the test when
- * it cannot.
+ * capture: what this process writes to stdout or stderr, as text. One at a time; fails the test
+ * when it cannot.
  *
  *     capture_begin(STDERR_FILENO);
  *     ...
