@@ -29,8 +29,11 @@ class Ours:
     def __init__(self, model, threads):
         self.stack = subprocess.Popen(
             [CLI, "serve", model, "--listen", "127.0.0.1:0", "--threads", str(threads)],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self.target = self.stack.stdout.readline().split()[-1]
+            stdout=subprocess.PIPE, text=True)
+        words = self.stack.stdout.readline().split()
+        if not words:
+            sys.exit("laminar serve did not start; its reason stands above")
+        self.target = words[-1]
 
     def measure(self, prompt, gen):
         import grpc
