@@ -63,8 +63,9 @@ static const struct row rows[N_SERIES] = {
         LAM_UNIT_PLAIN},
     [UNITS_HIT] = {"units_hit_total", "Units given that had served before, hence cost no read.",
         NULL, LAM_COUNTER, LAM_UNIT_PLAIN},
-    [HIT_RATIO] = {"hit_ratio", "Units hit over units granted, since the start.", NULL, LAM_GAUGE,
-        LAM_UNIT_RATIO_PPM},
+    [HIT_RATIO] = {"hit_ratio",
+        "Share of the units that sessions use which cost no read; kept ones count in each pass.",
+        NULL, LAM_GAUGE, LAM_UNIT_RATIO_PPM},
     [UNITS_KEPT] = {"units_kept", "Units that stay in the pool between passes.", NULL, LAM_GAUGE,
         LAM_UNIT_PLAIN},
     [UNITS_KEPT_LOADED] = {"units_kept_loaded", "Of these, the ones that are there by now.", NULL,
@@ -114,6 +115,20 @@ static void collect_disk(const struct lam_share *share, uint64_t *values)
     values[DISK_BUSY_RATIO] = meter.busy_ppm;
 }
 
+/* A session uses each kept unit once a pass, though it is told of it once only. */
+static uint64_t hit_ppm(const struct lam_slots_counts *counts, const struct lam_layout *layout)
+{
+    uint64_t n_transit = layout->n_units - layout->n_kept;
+    uint64_t misses = counts->transit_grants - counts->transit_hits;
+
+    if (n_transit == 0)
+        return 1000000;
+    if (counts->transit_grants == 0)
+        return 0;
+    /* misses / (grants * units of a pass / units that are granted in a pass) */
+    return 1000000 - misses * n_transit * 1000000 / (counts->transit_grants * layout->n_units);
+}
+
 static void collect_sessions(const struct lam_share *share, uint64_t *values)
 {
     struct lam_slots_counts counts;
@@ -124,7 +139,7 @@ static void collect_sessions(const struct lam_share *share, uint64_t *values)
     values[UNITS_LOADED] = counts.loads;
     values[UNITS_GRANTED] = counts.grants;
     values[UNITS_HIT] = counts.hits;
-    values[HIT_RATIO] = counts.grants > 0 ? counts.hits * 1000000 / counts.grants : 0;
+    values[HIT_RATIO] = hit_ppm(&counts, &share->layout);
     values[UNITS_KEPT] = share->layout.n_kept;
     values[UNITS_KEPT_LOADED] = counts.kept_loaded;
     values[POOL_USED] = counts.ready_bytes;

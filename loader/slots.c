@@ -198,6 +198,8 @@ static bool next_transit(struct lam_slots *slots, uint32_t s, struct lam_slots_a
     ret->generation = place->generation;
     place->holders |= (uint64_t)1 << s;
     slots->counts.hits += place->served;
+    slots->counts.transit_grants++;
+    slots->counts.transit_hits += place->served;
     place->served = true;
     session->held_slots++;
     session->credits--;

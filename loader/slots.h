@@ -112,7 +112,8 @@ bool lam_slots_kept_ready(const struct lam_slots *slots, uint32_t unit, uint32_t
 struct lam_slots_counts {
     uint64_t loads; /* begun */
     uint64_t grants;
-    uint64_t hits; /* grants of a fill that had served before */
+    uint64_t hits;                         /* grants of a fill that had served before */
+    uint64_t transit_grants, transit_hits; /* of these, the ones of units that stream */
     uint32_t sessions;
     uint32_t leases; /* (session, unit) pairs */
     uint32_t kept_loaded;

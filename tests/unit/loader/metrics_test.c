@@ -6,6 +6,7 @@
 #include <cmocka.h>
 #include <arpa/inet.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,6 +131,9 @@ static void values_are_those_of_what_happened(void **state)
     assert_true(value_of(text, "units_granted_total{model=\"1\"}") == (double)stats->units_granted);
     assert_true(value_of(text, "units_kept{model=\"1\"}") == stats->units_kept);
     assert_true(value_of(text, "leases{model=\"1\"}") == stats->leases);
+    /* One worker: all that streams is read each time, all that is kept is not. */
+    assert_true(fabs(value_of(text, "hit_ratio{model=\"1\"}") -
+                     (double)stats->units_kept / live_manifest.n_units) < 1e-5);
     assert_true(value_of(text, "pool_bytes") == (double)stats->pool_bytes);
     assert_true(value_of(text, "sessions{model=\"1\"}") == 1);
     assert_true(value_of(text, "disk_queue_depth{model=\"1\"}") == 0);
