@@ -33,6 +33,7 @@ struct lam_kernel_config {
     uint32_t max_ctx;   /* positions of one sequence */
     uint32_t n_heads;   /* H */
     uint32_t head_dim;  /* d, at most 256 */
+    uint32_t device;    /* index among the visible devices; of no use without one */
 };
 
 /* ret_rows[t, :] = row ids[t] of a stored matrix, as f32. rows[t] points to the packed row. */

@@ -1,0 +1,367 @@
+/*
+ * backend: the table of operations on a CUDA device: checks the shapes, chooses the kernel, queues
+ * it. matmul has two ways: up to LAM_CUDA_GEMV_ROWS rows the weights are read packed (gemv*.cu, f32
+ * activations); more rows are multiplied in f16 on tensor cores, a tile of unpacked weights at a
+ * time (pack.cu, gemm.cu). Within each way a row's bits do not depend on the other rows; between
+ * the ways they differ by the rounding of the activations.
+ *
+ * create leaves nothing to be loaded later: the memory that the process holds after it stays.
+ */
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/mem.h"
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/memory_use.h"
+#include "kernels/cuda/open.h"
+
+enum {
+    GEMV_LAUNCH_ROWS = 8,
+    TILE_ROWS_ALIGN = 128,
+    TILE_ROWS_MAX = 65408, /* the grid's second axis ends at 65535 */
+    SPLIT_TOKENS_MIN = 64,
+    STEP_TOKENS = 32,
+};
+
+static uint32_t align_up(uint64_t a, uint32_t align)
+{
+    return (uint32_t)((a + align - 1) / align * align);
+}
+
+/* What a launcher returned; call: what it was, for people. */
+static void queued(struct lam_kernels *kernels, int error, const char *call)
+{
+    lam_cuda_note(kernels, (cudaError_t)error, call);
+}
+
+static void cuda_dequant(struct lam_kernels *kernels, const struct lam_dequant_args *args)
+{
+    assert(args->n_cols <= kernels->config.max_cols);
+    if (args->n_rows > 0)
+        queued(kernels, lam_cuda_dequant(kernels->compute, args), "dequant");
+}
+
+static void cuda_rms_norm(struct lam_kernels *kernels, const struct lam_rms_norm_args *args)
+{
+    assert(args->n_rows <= kernels->config.max_rows);
+    if (args->n_rows > 0)
+        queued(kernels, lam_cuda_rms_norm(kernels->compute, args), "rms_norm");
+}
+
+static void gemv(struct lam_kernels *kernels, const struct lam_matmul_args *args)
+{
+    int error;
+
+    switch (args->mats[0].dtype) {
+    case LAM_F32:
+    case LAM_F16:
+    case LAM_BF16:
+        error = lam_cuda_gemv_float(kernels->compute, &kernels->chip, args);
+        break;
+    case LAM_Q4_K:
+    case LAM_Q5_K:
+    case LAM_Q6_K:
+        error = lam_cuda_gemv_super(kernels->compute, &kernels->chip, args);
+        break;
+    default:
+        error = lam_cuda_gemv_block(kernels->compute, &kernels->chip, args);
+    }
+    queued(kernels, error, "matmul of few rows");
+}
+
+/* Rows [begin, begin + n) of the call: one launch for all matrices of one dtype. */
+static void matmul_few(
+    struct lam_kernels *kernels, const struct lam_matmul_args *args, uint32_t begin, uint32_t n)
+{
+    bool done[3] = {false, false, false};
+
+    for (uint32_t i = 0; i < args->n_mats; i++) {
+        struct lam_matmul_args part = *args;
+        part.x = args->x + (size_t)begin * args->n_cols;
+        part.n_rows = n;
+        part.n_mats = 0;
+        for (uint32_t m = i; m < args->n_mats; m++) {
+            if (done[m] || args->mats[m].dtype != args->mats[i].dtype)
+                continue;
+            part.mats[part.n_mats] = args->mats[m];
+            part.mats[part.n_mats++].out += begin * args->mats[m].out_stride;
+            done[m] = true;
+        }
+        if (part.n_mats > 0)
+            gemv(kernels, &part);
+    }
+}
+
+/* One matrix, tile by tile; the rows lie in the workspace. */
+static void matmul_tiles(struct lam_kernels *kernels, const struct lam_matmul_args *args,
+    const struct lam_matmul_mat *mat, uint32_t ld, uint64_t row_bytes)
+{
+    uint64_t fits = lam_device_workspace_tile_bytes(&kernels->config) / (2 * (uint64_t)ld) /
+                    TILE_ROWS_ALIGN * TILE_ROWS_ALIGN;
+    uint32_t rows_max = fits < TILE_ROWS_MAX ? (uint32_t)fits : TILE_ROWS_MAX;
+    uint32_t n_tiles = (mat->n_out + rows_max - 1) / rows_max;
+    uint32_t tile_rows = align_up((mat->n_out + n_tiles - 1) / n_tiles, TILE_ROWS_ALIGN);
+
+    for (uint32_t begin = 0; begin < mat->n_out; begin += tile_rows) {
+        uint32_t n = mat->n_out - begin < tile_rows ? mat->n_out - begin : tile_rows;
+        struct lam_cuda_gemm_args gemm = {
+            .x = kernels->rows,
+            .w = kernels->tile,
+            .out = mat->out + begin,
+            .out_stride = mat->out_stride,
+            .n_rows = args->n_rows,
+            .n_out = n,
+            .ld = ld,
+            .accumulate = args->accumulate,
+        };
+        queued(kernels,
+            lam_cuda_pack_weights(kernels->compute,
+                (const unsigned char *)mat->weight + begin * row_bytes, mat->dtype, n, args->n_cols,
+                ld, kernels->tile),
+            "unpacking weights");
+        queued(
+            kernels, lam_cuda_gemm(kernels->compute, &kernels->chip, &gemm), "matmul of many rows");
+    }
+}
+
+static void cuda_matmul(struct lam_kernels *kernels, const struct lam_matmul_args *args)
+{
+    uint32_t ld = align_up(args->n_cols, LAM_CUDA_COLS_ALIGN);
+
+    assert(args->n_rows <= kernels->config.max_rows && args->n_cols <= kernels->config.max_cols);
+    assert(args->n_mats >= 1 && args->n_mats <= 3);
+    if (args->n_rows == 0)
+        return;
+    if (args->n_rows <= LAM_CUDA_GEMV_ROWS) {
+        for (uint32_t begin = 0; begin < args->n_rows; begin += GEMV_LAUNCH_ROWS) {
+            uint32_t left = args->n_rows - begin;
+            matmul_few(kernels, args, begin, left < GEMV_LAUNCH_ROWS ? left : GEMV_LAUNCH_ROWS);
+        }
+        return;
+    }
+    assert(kernels->rows != NULL);
+    queued(kernels,
+        lam_cuda_pack_rows(
+            kernels->compute, args->x, args->n_rows, args->n_cols, ld, kernels->rows),
+        "rounding activations");
+    for (uint32_t i = 0; i < args->n_mats; i++) {
+        uint64_t row_bytes;
+        bool whole = lam_dtype_row_bytes(args->mats[i].dtype, args->n_cols, &row_bytes);
+        assert(whole);
+        matmul_tiles(kernels, args, &args->mats[i], ld, row_bytes);
+    }
+}
+
+static void cuda_rope_table(struct lam_kernels *kernels, const struct lam_rope_table_args *args)
+{
+    assert(args->n_rows <= kernels->config.max_rows && args->rope_dim % 2 == 0);
+    if (args->n_rows > 0 && args->rope_dim > 0)
+        queued(kernels, lam_cuda_rope_table(kernels->compute, args), "rope_table");
+}
+
+static void cuda_rope(struct lam_kernels *kernels, const struct lam_rope_args *args)
+{
+    assert(args->n_rows <= kernels->config.max_rows && args->rope_dim <= args->head_dim);
+    if (args->n_rows > 0 && args->rope_dim > 0)
+        queued(kernels, lam_cuda_rope(kernels->compute, args), "rope");
+}
+
+static void cuda_kv_write(struct lam_kernels *kernels, const struct lam_kv_write_args *args)
+{
+    assert(args->n_seqs <= kernels->config.max_seqs);
+    assert(args->kv.dtype == LAM_F16 || args->kv.dtype == LAM_F32);
+    queued(kernels, lam_cuda_kv_write(kernels->compute, args), "kv_write");
+}
+
+static void cuda_attention(struct lam_kernels *kernels, const struct lam_attention_args *args)
+{
+    assert(args->n_seqs <= kernels->config.max_seqs);
+    assert(args->n_heads <= kernels->config.n_heads && args->n_heads % args->kv.n_kv_heads == 0);
+    assert(args->kv.head_dim <= kernels->config.head_dim);
+    for (uint32_t s = 0; s < args->n_seqs; s++)
+        assert(args->seqs[s].pos_begin + args->seqs[s].n_rows <= kernels->config.max_ctx);
+    if (lam_cuda_attention_fits(&args->kv)) {
+        assert(kernels->splits != NULL);
+        queued(kernels,
+            lam_cuda_attention(
+                kernels->compute, args, kernels->split_tokens, (float *)(void *)kernels->splits),
+            "attention");
+    } else {
+        queued(kernels, lam_cuda_attention_any(kernels->compute, args), "attention");
+    }
+}
+
+static void cuda_swiglu(struct lam_kernels *kernels, const struct lam_swiglu_args *args)
+{
+    if (args->n > 0)
+        queued(kernels, lam_cuda_swiglu(kernels->compute, args), "swiglu");
+}
+
+static const char *cuda_describe(const struct lam_kernels *kernels)
+{
+    return kernels->description;
+}
+
+static void cuda_destroy(struct lam_kernels *kernels)
+{
+    if (kernels == NULL)
+        return;
+    lam_cuda_device_done(kernels);
+    lam_free(kernels);
+}
+
+/* The device exists and runs code that this library was built for. */
+static enum lam_status choose_device(
+    struct lam_kernels *kernels, char *ret_bus_id, int bus_id_bytes, struct lam_err *err)
+{
+    int n_devices = 0;
+    int device = (int)kernels->config.device;
+    cudaError_t error = cudaGetDeviceCount(&n_devices);
+
+    if (error != cudaSuccess)
+        return lam_fail(err, LAM_UNAVAILABLE,
+            "no NVIDIA GPU can be used: %s; install a driver for CUDA 13 or newer, or use "
+            "--device cpu",
+            cudaGetErrorString(error));
+    if (device >= n_devices)
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "there is no GPU %d: this process sees %d; use --device cuda:0%s or --device cpu",
+            device, n_devices, n_devices > 1 ? ".." : "");
+    error = cudaDeviceGetPCIBusId(ret_bus_id, bus_id_bytes, device);
+    if (error != cudaSuccess)
+        return lam_fail(err, LAM_UNAVAILABLE, "GPU %d does not answer: %s; use --device cpu",
+            device, cudaGetErrorString(error));
+    return LAM_OK;
+}
+
+/* Makes the context and reads what launchers must know. */
+static enum lam_status open_device(struct lam_kernels *kernels, struct lam_err *err)
+{
+    int device = (int)kernels->config.device;
+    int major = 0, minor = 0, n_sms = 0, block_smem = 0, sm_smem = 0;
+    struct cudaDeviceProp properties;
+    cudaError_t error = cudaSetDevice(device);
+
+    if (error == cudaSuccess)
+        error = cudaFree(NULL); /* the context is there from here on */
+    if (error == cudaSuccess)
+        error = cudaGetDeviceProperties(&properties, device);
+    if (error != cudaSuccess)
+        return lam_fail(err, LAM_UNAVAILABLE, "GPU %d cannot be opened: %s; use --device cpu",
+            device, cudaGetErrorString(error));
+    major = properties.major;
+    minor = properties.minor;
+    n_sms = properties.multiProcessorCount;
+    block_smem = (int)properties.sharedMemPerBlockOptin;
+    sm_smem = (int)properties.sharedMemPerMultiprocessor;
+    memcpy(kernels->name, properties.name, sizeof(kernels->name) - 1);
+    if (major < 8)
+        return lam_fail(err, LAM_UNIMPLEMENTED,
+            "GPU %d (%s) has compute capability %d.%d and 8.0 is needed; use --device cpu", device,
+            kernels->name, major, minor);
+    kernels->chip = (struct lam_cuda_chip){
+        .architecture = (uint32_t)(major * 10 + minor),
+        .n_sms = (uint32_t)n_sms,
+        .block_smem_bytes = (uint32_t)block_smem,
+        .sm_smem_bytes = (uint32_t)sm_smem,
+    };
+    return LAM_OK;
+}
+
+/* Loads every kernel. */
+static enum lam_status prepare(const struct lam_kernels *kernels, struct lam_err *err)
+{
+    const struct lam_cuda_chip *chip = &kernels->chip;
+    int error = lam_cuda_prepare_dequant();
+
+    error = error != 0 ? error : lam_cuda_prepare_rms_norm();
+    error = error != 0 ? error : lam_cuda_prepare_rope();
+    error = error != 0 ? error : lam_cuda_prepare_kv_write();
+    error = error != 0 ? error : lam_cuda_prepare_swiglu();
+    error = error != 0 ? error : lam_cuda_prepare_gemv_float(chip);
+    error = error != 0 ? error : lam_cuda_prepare_gemv_block(chip);
+    error = error != 0 ? error : lam_cuda_prepare_gemv_super(chip);
+    error = error != 0 ? error : lam_cuda_prepare_pack();
+    error = error != 0 ? error : lam_cuda_prepare_gemm(chip);
+    error = error != 0 ? error : lam_cuda_prepare_attention();
+    error = error != 0 ? error : lam_cuda_prepare_attention_any();
+    error = error != 0 ? error : lam_cuda_prepare_probe();
+    if (error == 0)
+        return LAM_OK;
+    return lam_fail(err, LAM_UNAVAILABLE,
+        "the kernels cannot be loaded on GPU %u (%s, architecture %u): %s; use --device cpu",
+        kernels->config.device, kernels->name, chip->architecture,
+        cudaGetErrorString((cudaError_t)error));
+}
+
+static void measure_own(struct lam_kernels *kernels, const struct lam_cuda_memory_use *use)
+{
+    size_t free_bytes = 0, total_bytes = 0;
+
+    if (lam_cuda_memory_use_read(use, &kernels->own_bytes, &kernels->own_is_exact))
+        return;
+    if (cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess)
+        kernels->own_bytes = total_bytes - free_bytes;
+}
+
+static enum lam_status cuda_create(
+    const struct lam_kernel_config *config, struct lam_kernels **ret_kernels, struct lam_err *err)
+{
+    struct lam_kernels *kernels = lam_calloc(1, sizeof(*kernels));
+    struct lam_cuda_memory_use use;
+    enum lam_status status;
+    char bus_id[32];
+
+    if (kernels == NULL)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the GPU's context");
+    kernels->config = *config;
+    kernels->split_tokens = align_up(
+        (config->max_ctx + LAM_DEVICE_SPLITS_MAX - 1) / LAM_DEVICE_SPLITS_MAX, STEP_TOKENS);
+    if (kernels->split_tokens < SPLIT_TOKENS_MIN)
+        kernels->split_tokens = SPLIT_TOKENS_MIN;
+    status = choose_device(kernels, bus_id, sizeof(bus_id), err);
+    if (status != LAM_OK)
+        goto fail;
+    lam_cuda_memory_use_begin(&use, bus_id);
+    status = open_device(kernels, err);
+    if (status == LAM_OK)
+        status = prepare(kernels, err);
+    if (status == LAM_OK)
+        status = lam_cuda_device_init(kernels, err);
+    if (status == LAM_OK)
+        measure_own(kernels, &use);
+    lam_cuda_memory_use_end(&use);
+    if (status != LAM_OK)
+        goto fail;
+    (void)snprintf(kernels->description, sizeof(kernels->description),
+        "cuda:%u %s, %u multiprocessors, compute capability %u.%u", config->device, kernels->name,
+        kernels->chip.n_sms, kernels->chip.architecture / 10, kernels->chip.architecture % 10);
+    *ret_kernels = kernels;
+    return LAM_OK;
+
+fail:
+    cuda_destroy(kernels);
+    return status;
+}
+
+__attribute__((visibility("default"))) const struct lam_cuda_backend *lam_kernels_cuda(uint32_t abi)
+{
+    static const struct lam_kernel_ops ops = {
+        .name = "cuda",
+        .create = cuda_create,
+        .destroy = cuda_destroy,
+        .describe = cuda_describe,
+        .dequant = cuda_dequant,
+        .rms_norm = cuda_rms_norm,
+        .matmul = cuda_matmul,
+        .rope_table = cuda_rope_table,
+        .rope = cuda_rope,
+        .kv_write = cuda_kv_write,
+        .attention = cuda_attention,
+        .swiglu = cuda_swiglu,
+    };
+    static const struct lam_cuda_backend backend = {&ops, &lam_cuda_device_ops};
+
+    return abi == LAM_CUDA_ABI ? &backend : NULL;
+}

@@ -1,0 +1,106 @@
+/*
+ * cuda: what the host part (backend.c, device.c, C) and the kernels (*.cu) share. No CUDA header is
+ * needed to include it: a stream is an opaque pointer, an error a number of the runtime.
+ *
+ * Launchers check nothing that backend.c has not asserted, allocate nothing, wait for nothing and
+ * ask the device nothing: what they must know of it is in struct lam_cuda_chip. Each returns the
+ * runtime's number for the launch, 0 for success. Each kernel file also has a prepare function: it
+ * loads every kernel of the file and sets its limits, so that nothing is loaded after create.
+ */
+#ifndef LAMINAR_KERNELS_CUDA_CUDA_H
+#define LAMINAR_KERNELS_CUDA_CUDA_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "kernels/ops.h"
+
+struct CUstream_st;
+
+struct lam_cuda_chip {
+    uint32_t architecture; /* 90 for compute capability 9.0 */
+    uint32_t n_sms;
+    uint32_t block_smem_bytes; /* largest shared memory of one block */
+    uint32_t sm_smem_bytes;    /* shared memory of a multiprocessor */
+};
+
+/* Rows of a matmul call up to this many go through gemv, more through gemm. */
+enum { LAM_CUDA_GEMV_ROWS = 16 };
+
+/* Columns of the 16-bit copies, in rows of ld values: a multiple of this, zeros behind n_cols. */
+enum { LAM_CUDA_COLS_ALIGN = 64 };
+
+/* Activations in 16 bits are scaled by this power of two: values up to a million fit. */
+#define LAM_CUDA_ROWS_SCALE 0.0625f
+
+int lam_cuda_prepare_dequant(void);
+int lam_cuda_dequant(struct CUstream_st *stream, const struct lam_dequant_args *args);
+
+int lam_cuda_prepare_rms_norm(void);
+int lam_cuda_rms_norm(struct CUstream_st *stream, const struct lam_rms_norm_args *args);
+int lam_cuda_prepare_rope(void);
+int lam_cuda_rope_table(struct CUstream_st *stream, const struct lam_rope_table_args *args);
+int lam_cuda_rope(struct CUstream_st *stream, const struct lam_rope_args *args);
+int lam_cuda_prepare_kv_write(void);
+int lam_cuda_kv_write(struct CUstream_st *stream, const struct lam_kv_write_args *args);
+int lam_cuda_prepare_swiglu(void);
+int lam_cuda_swiglu(struct CUstream_st *stream, const struct lam_swiglu_args *args);
+
+/* 1 to 8 rows; all matrices of one dtype. One implementation per family of formats. */
+int lam_cuda_prepare_gemv_float(const struct lam_cuda_chip *chip);
+int lam_cuda_gemv_float(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_matmul_args *args);
+int lam_cuda_prepare_gemv_block(const struct lam_cuda_chip *chip);
+int lam_cuda_gemv_block(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_matmul_args *args);
+int lam_cuda_prepare_gemv_super(const struct lam_cuda_chip *chip);
+int lam_cuda_gemv_super(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_matmul_args *args);
+
+/* out[r, c] = half(x[r, c] * LAM_CUDA_ROWS_SCALE), ld >= n_cols values apart, zeros between. */
+int lam_cuda_prepare_pack(void);
+int lam_cuda_pack_rows(struct CUstream_st *stream, const float *x, uint32_t n_rows, uint32_t n_cols,
+    uint32_t ld, void *out);
+/* The same, unscaled, of packed weight rows. */
+int lam_cuda_pack_weights(struct CUstream_st *stream, const void *weight, enum lam_dtype dtype,
+    uint32_t n_rows, uint32_t n_cols, uint32_t ld, void *out);
+
+/* out[t, n] (+)= sum_k x[t, k] * w[n, k] / LAM_CUDA_ROWS_SCALE; x and w in 16 bits, 16-byte
+ * aligned, ld values apart; ld a multiple of LAM_CUDA_COLS_ALIGN. */
+struct lam_cuda_gemm_args {
+    const void *x;
+    const void *w;
+    float *out;
+    uint64_t out_stride;
+    uint32_t n_rows;
+    uint32_t n_out;
+    uint32_t ld;
+    bool accumulate;
+};
+
+int lam_cuda_prepare_gemm(const struct lam_cuda_chip *chip);
+int lam_cuda_gemm(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_cuda_gemm_args *args);
+
+int lam_cuda_prepare_probe(void);
+int lam_cuda_probe(
+    struct CUstream_st *stream, const struct lam_cuda_chip *chip, void *from, uint64_t bytes);
+
+/* Attention on tensor cores: F16 pages of at least 16 positions, head sizes that
+ * lam_cuda_attention_fits names. splits: workspace of LAM_DEVICE_SPLIT_ROWS rows. split_tokens:
+ * positions of one part of a context, a multiple of 32. */
+bool lam_cuda_attention_fits(const struct lam_kv_layer *kv);
+int lam_cuda_prepare_attention(void);
+int lam_cuda_attention(struct CUstream_st *stream, const struct lam_attention_args *args,
+    uint32_t split_tokens, float *splits);
+
+/* Attention for everything else. */
+int lam_cuda_prepare_attention_any(void);
+int lam_cuda_attention_any(struct CUstream_st *stream, const struct lam_attention_args *args);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

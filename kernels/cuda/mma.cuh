@@ -1,0 +1,52 @@
+/*
+ * mma: the tensor core instruction that every chip from sm_80 on has, in its f16 form:
+ *
+ *     c[16 x 8] += a[16 x 16] * b[16 x 8], f32 sums
+ *
+ * Lane l, with g = l / 4 and t = l % 4, holds of a the pairs (row, column pair)
+ *     a[0]: (g, 2t)   a[1]: (g + 8, 2t)   a[2]: (g, 2t + 8)   a[3]: (g + 8, 2t + 8)
+ * of b the pairs (row pair, column)  b[0]: (2t, g)   b[1]: (2t + 8, g)
+ * and of c  c[0], c[1]: (g, 2t), (g, 2t + 1)   c[2], c[3]: (g + 8, 2t), (g + 8, 2t + 1).
+ * A column of c depends on that column of b alone, a row of c on that row of a alone.
+ */
+#ifndef LAMINAR_KERNELS_CUDA_MMA_CUH
+#define LAMINAR_KERNELS_CUDA_MMA_CUH
+
+#include <stdint.h>
+
+static __device__ __forceinline__ void mma_f16(
+    float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* Four 8 x 8 matrices of 16-bit values; lane l gives the address of row l % 8 of matrix l / 8. */
+static __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t smem_address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(smem_address)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void copy_async_16(uint32_t smem_address, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address), "l"(from)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void copy_async_commit(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Waits until all but the N youngest groups of copies are there. */
+template <int N> static __device__ __forceinline__ void copy_async_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+#endif

@@ -1,0 +1,80 @@
+/*
+ * rope: the table of angles and the rotation.
+ *
+ * Table: T * rope_dim / 2 sines in double, once a pass (an angle of 100,000 radians has two digits
+ * left in f32). Rotation: 8 bytes per value of the rotated heads, bound by memory for many rows, by
+ * the launch for one.
+ */
+#include <math.h>
+
+#include "kernels/cuda/cuda.h"
+
+#include "kernels/cuda/dispatch.cuh"
+
+enum { BLOCK = 128 };
+
+/* A thread: one pair of one row. */
+static __global__ void __launch_bounds__(BLOCK) rope_angles(const lam_rope_table_args args)
+{
+    uint32_t n_pairs = args.rope_dim / 2;
+    uint32_t index = blockIdx.x * BLOCK + threadIdx.x;
+    uint32_t t = index / n_pairs;
+    uint32_t i = index % n_pairs;
+
+    if (t >= args.n_rows)
+        return;
+    double exponent = -2.0 * i / args.rope_dim;
+    double frequency =
+        pow(static_cast<double>(args.base), exponent) / static_cast<double>(args.scale);
+    if (args.factors != NULL)
+        frequency /= static_cast<double>(args.factors[i]);
+    double half_turns = args.positions[t] * frequency * M_1_PI;
+    double sine;
+    double cosine;
+    sincospi(half_turns, &sine, &cosine); /* unlike sincos it needs no stack for large angles */
+    args.table[2 * static_cast<size_t>(index)] = static_cast<float>(cosine);
+    args.table[2 * static_cast<size_t>(index) + 1] = static_cast<float>(sine);
+}
+
+/* A block: one row. A thread: pairs of its heads. */
+static __global__ void __launch_bounds__(BLOCK) rope_rotate(const lam_rope_args args)
+{
+    uint32_t n_pairs = args.rope_dim / 2;
+    const float *table = args.table + static_cast<size_t>(blockIdx.x) * args.rope_dim;
+    float *row = args.x + static_cast<size_t>(blockIdx.x) * args.n_heads * args.head_dim;
+    bool adjacent = args.pairing == LAM_ROPE_ADJACENT;
+
+    for (uint32_t at = threadIdx.x; at < args.n_heads * n_pairs; at += BLOCK) {
+        uint32_t i = at % n_pairs;
+        float *head = row + at / n_pairs * args.head_dim;
+        float *x = head + (adjacent ? 2 * i : i);
+        float *y = head + (adjacent ? 2 * i + 1 : i + n_pairs);
+        float cosine = table[2 * i];
+        float sine = table[2 * i + 1];
+        float old_x = *x;
+        float old_y = *y;
+        *x = fmaf(old_x, cosine, -(old_y * sine));
+        *y = fmaf(old_y, cosine, old_x * sine);
+    }
+}
+
+int lam_cuda_rope_table(CUstream_st *stream, const lam_rope_table_args *args)
+{
+    uint32_t n_blocks = div_up(static_cast<uint64_t>(args->n_rows) * (args->rope_dim / 2), BLOCK);
+
+    rope_angles<<<n_blocks, BLOCK, 0, stream>>>(*args);
+    return cudaGetLastError();
+}
+
+int lam_cuda_rope(CUstream_st *stream, const lam_rope_args *args)
+{
+    rope_rotate<<<args->n_rows, BLOCK, 0, stream>>>(*args);
+    return cudaGetLastError();
+}
+
+int lam_cuda_prepare_rope(void)
+{
+    int error = load_kernel(rope_angles);
+
+    return error != 0 ? error : load_kernel(rope_rotate);
+}

@@ -1,0 +1,336 @@
+/*
+ * attention and kv_write on the GPU against the reference: the head sizes of the tensor core kernel
+ * and others, grouped heads, small and large pages in shuffled order, several sequences in one
+ * call, positions that nobody wrote (poisoned with NaN).
+ *
+ * Bound: a result is a weighted mean of values, so |gpu - ref| <= 2^-16 * max |v|.
+ * test_attention_bound_has_teeth: seeing one position less breaks it.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "common/mem.h"
+#include "tests/kernels/cuda_twins/gpu.h"
+
+enum { SEQS_MAX = 3, CTX = 1024 };
+
+struct shape {
+    enum lam_dtype dtype;
+    uint32_t n_heads;
+    uint32_t n_kv_heads;
+    uint32_t head_dim;
+    uint32_t page_tokens;
+    uint32_t n_seqs;
+    uint32_t n_rows[SEQS_MAX];
+    uint32_t pos_begin[SEQS_MAX];
+};
+
+static const struct shape shapes[] = {
+    {LAM_F16, 9, 3, 64, 16, 1, {1}, {0}},
+    {LAM_F16, 9, 3, 64, 64, 1, {1}, {300}},
+    {LAM_F16, 9, 3, 64, 32, 1, {70}, {0}},
+    {LAM_F16, 32, 8, 128, 64, 1, {1}, {1000}},
+    {LAM_F16, 32, 8, 128, 16, 3, {1, 2, 1}, {64, 127, 900}},
+    {LAM_F16, 8, 2, 128, 128, 2, {90, 1}, {333, 77}},
+    {LAM_F16, 4, 1, 96, 32, 1, {17}, {130}},
+    {LAM_F16, 4, 4, 32, 16, 2, {3, 5}, {31, 191}},
+    {LAM_F16, 8, 4, 256, 16, 2, {2, 40}, {500, 5}},
+    {LAM_F16, 32, 1, 64, 16, 1, {3}, {700}},
+    {LAM_F16, 16, 16, 128, 1024, 1, {33}, {0}},
+    {LAM_F32, 4, 4, 80, 8, 1, {17}, {120}},
+    {LAM_F16, 12, 2, 20, 4, 2, {5, 33}, {63, 2}},
+    {LAM_F32, 8, 1, 256, 128, 3, {1, 2, 1}, {64, 127, 0}},
+    {LAM_F16, 2, 2, 3, 1, 1, {9}, {60}},
+    {LAM_F32, 6, 3, 36, 256, 1, {1}, {255}},
+    {LAM_F16, 4, 2, 128, 16, 2, {0, 40}, {5, 100}},
+    {LAM_F16, 4, 2, 128, 8, 1, {2}, {200}},
+};
+
+/* A cache on both sides and the inputs of a call. */
+struct scene {
+    struct shape shape;
+    struct lam_kv_layer kv;  /* host */
+    struct lam_kv_layer gpu; /* device */
+    struct lam_seq_rows seqs[SEQS_MAX];
+    struct lam_seq_rows gpu_seqs[SEQS_MAX]; /* the same with pages on the device */
+    uint32_t *pages[SEQS_MAX];
+    uint32_t n_rows;
+    size_t kv_bytes;
+    float *q; /* [n_rows, H, d] */
+};
+
+/* Fills the cache with NaN bits, then the positions that the rows may see with numbers. */
+static void fill_cache(struct scene *scene, struct gpu *gpu, struct twin_rng *rng)
+{
+    const struct lam_kv_layer *kv = &scene->kv;
+
+    memset(kv->k, 0xFF, scene->kv_bytes);
+    memset(kv->v, 0xFF, scene->kv_bytes);
+    for (uint32_t s = 0; s < scene->shape.n_seqs; s++) {
+        struct lam_seq_rows seq = scene->seqs[s];
+        seq.row_begin = 0;
+        seq.n_rows += seq.pos_begin;
+        seq.pos_begin = 0;
+        size_t n = (size_t)seq.n_rows * kv->n_kv_heads * kv->head_dim;
+        float *k = twin_random_floats(rng, n, 2.0f);
+        float *v = twin_random_floats(rng, n, 1.0f);
+        struct lam_kv_write_args args = {k, v, *kv, &seq, 1};
+        gpu->ref->kv_write(gpu->ref_kernels, &args);
+        twin_free(k);
+        twin_free(v);
+    }
+}
+
+static void scene_init(struct scene *scene, struct shape shape, struct gpu *gpu)
+{
+    struct twin_rng rng = {.state = 11 + shape.head_dim};
+    uint32_t pages_per_seq = CTX / shape.page_tokens;
+    size_t elem_bytes = shape.dtype == LAM_F16 ? 2 : 4;
+
+    memset(scene, 0, sizeof(*scene));
+    scene->shape = shape;
+    scene->kv_bytes = (size_t)SEQS_MAX * CTX * shape.n_kv_heads * shape.head_dim * elem_bytes;
+    scene->kv =
+        (struct lam_kv_layer){lam_calloc(scene->kv_bytes, 1), lam_calloc(scene->kv_bytes, 1),
+            shape.dtype, shape.n_kv_heads, shape.head_dim, shape.page_tokens};
+    assert_true(scene->kv.k != NULL && scene->kv.v != NULL);
+    for (uint32_t s = 0; s < shape.n_seqs; s++) {
+        /* Interleaved and backwards: no two neighbours of a sequence are neighbours in memory. */
+        scene->pages[s] = lam_calloc(pages_per_seq, sizeof(uint32_t));
+        assert_non_null(scene->pages[s]);
+        for (uint32_t p = 0; p < pages_per_seq; p++)
+            scene->pages[s][p] = (pages_per_seq - 1 - p) * SEQS_MAX + s;
+        scene->seqs[s] = (struct lam_seq_rows){
+            scene->n_rows, shape.n_rows[s], shape.pos_begin[s], scene->pages[s]};
+        scene->n_rows += shape.n_rows[s];
+    }
+    scene->q =
+        twin_random_floats(&rng, (size_t)scene->n_rows * shape.n_heads * shape.head_dim, 2.0f);
+    fill_cache(scene, gpu, &rng);
+    scene->gpu = scene->kv;
+    scene->gpu.k = gpu_put(gpu, scene->kv.k, scene->kv_bytes, 0);
+    scene->gpu.v = gpu_put(gpu, scene->kv.v, scene->kv_bytes, 0);
+    for (uint32_t s = 0; s < shape.n_seqs; s++) {
+        /* Only the pages that the call may look at: a look behind them finds the guard. */
+        uint32_t n_used = (shape.pos_begin[s] + shape.n_rows[s]) / shape.page_tokens + 1;
+        n_used = n_used < pages_per_seq ? n_used : pages_per_seq;
+        scene->gpu_seqs[s] = scene->seqs[s];
+        scene->gpu_seqs[s].pages =
+            gpu_put(gpu, scene->pages[s], n_used * sizeof(*scene->pages[s]), 0);
+    }
+}
+
+static void scene_done(struct scene *scene, struct gpu *gpu)
+{
+    gpu_reset(gpu);
+    twin_free(scene->q);
+    for (uint32_t s = 0; s < scene->shape.n_seqs; s++)
+        lam_free(scene->pages[s]);
+    lam_free(scene->kv.k);
+    lam_free(scene->kv.v);
+}
+
+static size_t out_floats(const struct scene *scene)
+{
+    return (size_t)scene->n_rows * scene->shape.n_heads * scene->shape.head_dim;
+}
+
+static struct lam_attention_args args_of(const struct scene *scene)
+{
+    return (struct lam_attention_args){.q = scene->q,
+        .n_heads = scene->shape.n_heads,
+        .scale = 1 / sqrtf((float)scene->shape.head_dim),
+        .kv = scene->kv,
+        .seqs = scene->seqs,
+        .n_seqs = scene->shape.n_seqs};
+}
+
+static void run_ref(
+    struct gpu *gpu, const struct scene *scene, const struct lam_seq_rows *seqs, float *out)
+{
+    struct lam_attention_args args = args_of(scene);
+
+    args.seqs = seqs;
+    args.out = out;
+    gpu->ref->attention(gpu->ref_kernels, &args);
+}
+
+/* Results of all rows; rows outside of seqs stay NaN. */
+static void run_gpu(struct gpu *gpu, const struct scene *scene, const struct lam_seq_rows *seqs,
+    uint32_t n_seqs, float *out)
+{
+    struct lam_attention_args args = args_of(scene);
+
+    args.q = gpu_put(gpu, scene->q, out_floats(scene) * sizeof(float), 0);
+    args.out = gpu_floats(gpu, out_floats(scene));
+    args.kv = scene->gpu;
+    args.seqs = seqs;
+    args.n_seqs = n_seqs;
+    gpu->ops->attention(gpu->kernels, &args);
+    gpu_get(gpu, out, args.out, out_floats(scene) * sizeof(float));
+}
+
+static double worst_error(const float *exact, const float *fast, size_t n)
+{
+    double worst = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        double error = fabs((double)fast[i] - (double)exact[i]);
+        if (isnan(error))
+            return 1;
+        worst = fmax(worst, error);
+    }
+    return worst;
+}
+
+void test_attention_twins(void **state)
+{
+    struct gpu *gpu = *state;
+
+    for (size_t s = 0; s < sizeof(shapes) / sizeof(shapes[0]); s++) {
+        struct scene scene;
+        scene_init(&scene, shapes[s], gpu);
+        size_t n = out_floats(&scene);
+        float *exact = twin_floats(n);
+        float *fast = twin_floats(n);
+        float *again = twin_floats(n);
+        run_ref(gpu, &scene, scene.seqs, exact);
+        run_gpu(gpu, &scene, scene.gpu_seqs, scene.shape.n_seqs, fast);
+        run_gpu(gpu, &scene, scene.gpu_seqs, scene.shape.n_seqs, again);
+        assert_memory_equal(fast, again, n * sizeof(*fast));
+        double worst = worst_error(exact, fast, n);
+        if (worst > 0x1p-16)
+            fail_msg("shape %zu: error %g", s, worst);
+        twin_free(exact);
+        twin_free(fast);
+        twin_free(again);
+        scene_done(&scene, gpu);
+    }
+}
+
+void test_attention_bound_has_teeth(void **state)
+{
+    struct gpu *gpu = *state;
+
+    for (size_t s = 1; s < 4; s += 2) {
+        struct scene scene;
+        scene_init(&scene, shapes[s], gpu);
+        size_t n = out_floats(&scene);
+        float *exact = twin_floats(n);
+        float *fast = twin_floats(n);
+        struct lam_seq_rows shorter = scene.seqs[0];
+        shorter.pos_begin--;
+        run_gpu(gpu, &scene, scene.gpu_seqs, 1, fast);
+        run_ref(gpu, &scene, &shorter, exact);
+        assert_true(worst_error(exact, fast, n) > 0x1p-16);
+        twin_free(exact);
+        twin_free(fast);
+        scene_done(&scene, gpu);
+    }
+}
+
+/* A prompt in one call and in chunks, of few rows and of many: the same bits. */
+void test_attention_chunks(void **state)
+{
+    static const struct shape prompts[] = {{LAM_F16, 9, 3, 64, 32, 1, {70}, {0}},
+        {LAM_F16, 8, 2, 128, 16, 1, {64}, {450}}, {LAM_F16, 4, 2, 256, 16, 1, {40}, {200}},
+        {LAM_F32, 4, 2, 80, 16, 1, {40}, {100}}};
+    static const uint32_t cuts[] = {1, 2, 5, 16, 31};
+    struct gpu *gpu = *state;
+
+    for (size_t s = 0; s < sizeof(prompts) / sizeof(prompts[0]); s++) {
+        struct scene scene;
+        scene_init(&scene, prompts[s], gpu);
+        uint32_t n_rows = scene.n_rows;
+        size_t row = (size_t)scene.shape.n_heads * scene.shape.head_dim;
+        float *whole = twin_floats(n_rows * row);
+        float *pieces = twin_floats(n_rows * row);
+        run_gpu(gpu, &scene, scene.gpu_seqs, 1, whole);
+        struct lam_attention_args args = args_of(&scene);
+        args.kv = scene.gpu;
+        args.q = gpu_put(gpu, scene.q, n_rows * row * sizeof(float), 0);
+        args.out = gpu_floats(gpu, n_rows * row);
+        args.n_seqs = 1;
+        for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++) {
+            memset(pieces, 0xFF, n_rows * row * sizeof(*pieces));
+            gpu->device->upload(gpu->kernels, args.out, pieces, n_rows * row * sizeof(*pieces));
+            for (uint32_t begin = 0; begin < n_rows; begin += cuts[i]) {
+                struct lam_seq_rows seq = scene.gpu_seqs[0];
+                seq.row_begin = begin;
+                seq.n_rows = n_rows - begin < cuts[i] ? n_rows - begin : cuts[i];
+                seq.pos_begin += begin;
+                args.seqs = &seq;
+                gpu->ops->attention(gpu->kernels, &args);
+            }
+            gpu_get(gpu, pieces, args.out, n_rows * row * sizeof(*pieces));
+            if (memcmp(whole, pieces, n_rows * row * sizeof(*whole)) != 0)
+                fail_msg("prompt %zu: chunks of %u rows differ", s, cuts[i]);
+        }
+        twin_free(whole);
+        twin_free(pieces);
+        scene_done(&scene, gpu);
+    }
+}
+
+/* A sequence alone and in a call with others, more than a kernel takes at once: the same bits. */
+void test_attention_company(void **state)
+{
+    static const struct shape pair = {LAM_F16, 8, 2, 128, 16, 2, {1, 70}, {777, 3}};
+    enum { N_SEQS = 80 };
+    struct gpu *gpu = *state;
+    struct lam_seq_rows seqs[N_SEQS];
+    struct scene scene;
+
+    scene_init(&scene, pair, gpu);
+    size_t n = out_floats(&scene);
+    float *alone = twin_floats(n);
+    float *together = twin_floats(n);
+    run_gpu(gpu, &scene, &scene.gpu_seqs[0], 1, alone);
+    /* The same row over and over, and the prompt among them. */
+    for (uint32_t s = 0; s < N_SEQS; s++)
+        seqs[s] = scene.gpu_seqs[s == 40];
+    run_gpu(gpu, &scene, seqs, N_SEQS, together);
+    assert_memory_equal(alone, together, (size_t)pair.n_heads * pair.head_dim * sizeof(*alone));
+    run_gpu(gpu, &scene, &scene.gpu_seqs[1], 1, alone);
+    size_t first = (size_t)pair.n_heads * pair.head_dim;
+    assert_memory_equal(alone + first, together + first, (n - first) * sizeof(*alone));
+    twin_free(alone);
+    twin_free(together);
+    scene_done(&scene, gpu);
+}
+
+/* kv_write: the same bytes as the reference, nothing else touched. */
+void test_kv_write(void **state)
+{
+    struct gpu *gpu = *state;
+
+    for (size_t s = 0; s < sizeof(shapes) / sizeof(shapes[0]); s++) {
+        struct scene scene;
+        struct twin_rng rng = {.state = 21};
+        scene_init(&scene, shapes[s], gpu);
+        size_t n = (size_t)scene.n_rows * scene.shape.n_kv_heads * scene.shape.head_dim;
+        float *k = twin_random_floats(&rng, n, 70000.0f);
+        float *v = twin_random_floats(&rng, n, 1e-5f);
+        uint8_t *got = lam_calloc(scene.kv_bytes, 1);
+        assert_non_null(got);
+        struct lam_kv_write_args args = {k, v, scene.kv, scene.seqs, scene.shape.n_seqs};
+        gpu->ref->kv_write(gpu->ref_kernels, &args);
+        args.k = gpu_put(gpu, k, n * sizeof(*k), 0);
+        args.v = gpu_put(gpu, v, n * sizeof(*v), 0);
+        args.kv = scene.gpu;
+        args.seqs = scene.gpu_seqs;
+        gpu->ops->kv_write(gpu->kernels, &args);
+        gpu_get(gpu, got, scene.gpu.k, scene.kv_bytes);
+        assert_memory_equal(got, scene.kv.k, scene.kv_bytes);
+        gpu_get(gpu, got, scene.gpu.v, scene.kv_bytes);
+        assert_memory_equal(got, scene.kv.v, scene.kv_bytes);
+        lam_free(got);
+        twin_free(k);
+        twin_free(v);
+        scene_done(&scene, gpu);
+    }
+}

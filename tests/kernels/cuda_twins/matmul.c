@@ -1,0 +1,397 @@
+/*
+ * matmul on the GPU against a sum in double, for every weight format.
+ *
+ * Bounds, for 1 to 16 rows (f32 activations, exact weights):
+ *     |gpu - exact| <= 2^-18 * sum |x w|
+ * and for more rows, where activations and weights are rounded to f16 once, the same against the
+ * sum of the numbers rounded so, and 2^-11 * sum |x w| against the unrounded.
+ * test_matmul_bound_has_teeth: one quantum of one weight breaks the first.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "common/mem.h"
+#include "kernels/half.h"
+#include "kernels/ref/dequant.h"
+#include "tests/kernels/cuda_twins/gpu.h"
+
+enum { FEW_ROWS = 16 };
+
+struct shape {
+    uint32_t n_rows;
+    uint32_t n_cols;
+    uint32_t n_out;
+};
+
+static const struct shape shapes[] = {
+    {1, 32, 1},
+    {1, 64, 7},
+    {2, 96, 17},
+    {3, 576, 33},
+    {5, 1536, 16},
+    {1, 1024, 65},
+    {4, 2048, 31},
+    {7, 512, 64},
+    {8, 4096, 40},
+    {9, 768, 100},
+    {16, 1280, 35},
+    {1, 4096, 257},
+    {2, 14336, 24},
+    {8, 14336, 12},
+    {17, 256, 48},
+    {64, 544, 35},
+    {80, 576, 130},
+    {65, 4096, 128},
+    {130, 1024, 200},
+    {256, 256, 4352},
+};
+static const struct shape float_shapes[] = {
+    {1, 1, 1}, {2, 3, 5}, {3, 13, 17}, {5, 131, 33}, {20, 13, 17}, {17, 1, 3}};
+
+/* One product and what it needs on both sides. */
+struct scene {
+    enum lam_dtype dtype;
+    struct shape shape;
+    uint64_t row_bytes;
+    float *x;
+    float *before; /* what out holds before an accumulating call */
+    uint8_t *weights;
+};
+
+static void scene_init(struct scene *scene, enum lam_dtype dtype, struct shape shape)
+{
+    struct twin_rng rng = {.state = 88172645463325252u + shape.n_cols};
+
+    scene->dtype = dtype;
+    scene->shape = shape;
+    assert_true(lam_dtype_row_bytes(dtype, shape.n_cols, &scene->row_bytes));
+    scene->x = twin_random_floats(&rng, (size_t)shape.n_rows * shape.n_cols, 1.0f);
+    scene->before = twin_random_floats(&rng, (size_t)shape.n_rows * shape.n_out, 1.0f);
+    scene->weights = twin_weights(&rng, dtype, shape.n_out, shape.n_cols);
+}
+
+static void scene_done(struct scene *scene)
+{
+    twin_free(scene->x);
+    twin_free(scene->before);
+    twin_weights_free(scene->weights);
+}
+
+/* Rows [begin, end) of the scene in one call; skew: of the weights' address. */
+static void run_rows(struct gpu *gpu, const struct scene *scene, uint32_t begin, uint32_t end,
+    bool accumulate, uint32_t skew, float *out)
+{
+    struct shape shape = scene->shape;
+    size_t n = (size_t)(end - begin) * shape.n_out;
+    const float *x = scene->x + (size_t)begin * shape.n_cols;
+    struct lam_matmul_args args = {
+        .x = gpu_put(gpu, x, (uint64_t)(end - begin) * shape.n_cols * sizeof(float), 0),
+        .n_rows = end - begin,
+        .n_cols = shape.n_cols,
+        .accumulate = accumulate,
+        .n_mats = 1,
+        .mats = {{.weight = gpu_put(gpu, scene->weights, shape.n_out * scene->row_bytes, skew),
+            .dtype = scene->dtype,
+            .n_out = shape.n_out,
+            .out = gpu_floats(gpu, n),
+            .out_stride = shape.n_out}},
+    };
+
+    if (accumulate)
+        gpu->device->upload(gpu->kernels, args.mats[0].out,
+            scene->before + (size_t)begin * shape.n_out, n * sizeof(float));
+    gpu->ops->matmul(gpu->kernels, &args);
+    gpu_get(gpu, out, args.mats[0].out, n * sizeof(float));
+    gpu_reset(gpu);
+}
+
+static void run(struct gpu *gpu, const struct scene *scene, bool accumulate, float *out)
+{
+    run_rows(gpu, scene, 0, scene->shape.n_rows, accumulate, 0, out);
+}
+
+/* As the backend rounds for many rows: activations are scaled by 2^-4 first. */
+static void round_all(float *values, size_t n, float scale)
+{
+    for (size_t i = 0; i < n; i++)
+        values[i] = lam_f32_from_f16(lam_f16_from_f32(values[i] * scale)) / scale;
+}
+
+/* Largest |out - exact| / sum |x w| of the call; 1 when a result is no number. */
+static double worst_error(
+    const struct scene *scene, bool rounded, bool accumulate, const float *out)
+{
+    struct shape shape = scene->shape;
+    float *row = twin_floats(shape.n_cols);
+    float *x = twin_floats((size_t)shape.n_rows * shape.n_cols);
+    double worst = 0;
+
+    memcpy(x, scene->x, (size_t)shape.n_rows * shape.n_cols * sizeof(*x));
+    if (rounded)
+        round_all(x, (size_t)shape.n_rows * shape.n_cols, 0.0625f);
+    for (uint32_t n = 0; n < shape.n_out; n++) {
+        lam_dequant_row(scene->dtype, scene->weights + n * scene->row_bytes, shape.n_cols, row);
+        if (rounded)
+            round_all(row, shape.n_cols, 1.0f);
+        for (uint32_t t = 0; t < shape.n_rows; t++) {
+            size_t at = (size_t)t * shape.n_out + n;
+            double exact = accumulate ? (double)scene->before[at] : 0;
+            double sum = fabs(exact);
+            for (uint32_t k = 0; k < shape.n_cols; k++) {
+                double product = (double)x[(size_t)t * shape.n_cols + k] * (double)row[k];
+                exact += product;
+                sum += fabs(product);
+            }
+            double error = fabs((double)out[at] - exact);
+            if (isnan(error))
+                worst = 1;
+            worst = fmax(worst, sum > 0 ? error / sum : 0);
+        }
+    }
+    twin_free(row);
+    twin_free(x);
+    return worst;
+}
+
+static void check(struct gpu *gpu, enum lam_dtype dtype, struct shape shape, bool accumulate)
+{
+    struct scene scene;
+    size_t n = (size_t)shape.n_rows * shape.n_out;
+    float *out = twin_floats(n);
+    float *again = twin_floats(n);
+    bool many = shape.n_rows > FEW_ROWS;
+
+    scene_init(&scene, dtype, shape);
+    run(gpu, &scene, accumulate, out);
+    run(gpu, &scene, accumulate, again);
+    assert_memory_equal(out, again, n * sizeof(*out));
+    double error = worst_error(&scene, many, accumulate, out);
+    if (error > 0x1p-18)
+        fail_msg("%s %u x %u x %u: error %g", lam_dtype_info(dtype)->name, shape.n_rows,
+            shape.n_cols, shape.n_out, error);
+    if (many)
+        assert_true(worst_error(&scene, false, accumulate, out) <= 0x1p-11);
+    scene_done(&scene);
+    twin_free(out);
+    twin_free(again);
+}
+
+void test_matmul_twins(void **state)
+{
+    for (size_t d = 0; d < twin_n_dtypes; d++) {
+        for (size_t s = 0; s < sizeof(shapes) / sizeof(shapes[0]); s++) {
+            if (shapes[s].n_cols % lam_dtype_info(twin_dtypes[d])->block_elems == 0)
+                check(*state, twin_dtypes[d], shapes[s], s % 2 == 1);
+        }
+    }
+}
+
+void test_matmul_float_tails(void **state)
+{
+    for (size_t d = 0; d < 3; d++) {
+        assert_int_equal(lam_dtype_info(twin_dtypes[d])->block_elems, 1);
+        for (size_t s = 0; s < sizeof(float_shapes) / sizeof(float_shapes[0]); s++)
+            check(*state, twin_dtypes[d], float_shapes[s], s % 2 == 0);
+    }
+}
+
+/* More weights than a tile of the workspace holds. */
+void test_matmul_tiles(void **state)
+{
+    check(*state, LAM_Q4_0, (struct shape){17, 14336, 2400}, true);
+}
+
+/* The least defect of a weight: its lowest bit, in the last quantity of the first block. */
+static size_t a_weight_byte(enum lam_dtype dtype)
+{
+    switch (dtype) {
+    case LAM_F32:
+        return 2; /* as small as a bit of BF16 */
+    case LAM_F16:
+    case LAM_BF16:
+        return 0;
+    case LAM_Q6_K:
+        return 5;
+    default:
+        return lam_dtype_info(dtype)->block_bytes - 3u;
+    }
+}
+
+void test_matmul_bound_has_teeth(void **state)
+{
+    struct shape shape = {2, 512, 5};
+
+    for (size_t d = 0; d < twin_n_dtypes; d++) {
+        struct scene scene;
+        float *out = twin_floats((size_t)shape.n_rows * shape.n_out);
+        scene_init(&scene, twin_dtypes[d], shape);
+        run(*state, &scene, false, out);
+        scene.weights[a_weight_byte(twin_dtypes[d])] ^= 1;
+        assert_true(worst_error(&scene, false, false, out) > 0x1p-18);
+        scene_done(&scene);
+        twin_free(out);
+    }
+}
+
+/* Weights at any even address: the same bits as at an aligned one. */
+void test_matmul_alignment(void **state)
+{
+    static const uint32_t skews[] = {2, 4, 6, 8, 14, 32};
+    static const struct shape both[] = {{3, 1280, 37}, {20, 512, 37}};
+
+    for (size_t d = 0; d < twin_n_dtypes; d++) {
+        for (size_t s = 0; s < 2; s++) {
+            struct scene scene;
+            size_t n = (size_t)both[s].n_rows * both[s].n_out;
+            float *aligned = twin_floats(n);
+            float *skewed = twin_floats(n);
+            scene_init(&scene, twin_dtypes[d], both[s]);
+            run(*state, &scene, false, aligned);
+            for (size_t i = 0; i < sizeof(skews) / sizeof(skews[0]); i++) {
+                run_rows(*state, &scene, 0, both[s].n_rows, false, skews[i], skewed);
+                assert_memory_equal(aligned, skewed, n * sizeof(*aligned));
+            }
+            scene_done(&scene);
+            twin_free(aligned);
+            twin_free(skewed);
+        }
+    }
+}
+
+/* A row's bits in calls of n_rows rows are those of the call with all rows. */
+static void check_cuts(
+    struct gpu *gpu, const struct scene *scene, const uint32_t *cuts, uint32_t n_cuts)
+{
+    struct shape shape = scene->shape;
+    size_t n = (size_t)shape.n_rows * shape.n_out;
+    float *whole = twin_floats(n);
+    float *pieces = twin_floats(n);
+
+    run(gpu, scene, true, whole);
+    for (uint32_t i = 0; i < n_cuts; i++) {
+        for (uint32_t begin = 0; begin + cuts[i] <= shape.n_rows; begin += cuts[i])
+            run_rows(
+                gpu, scene, begin, begin + cuts[i], true, 0, pieces + (size_t)begin * shape.n_out);
+        size_t n_whole = shape.n_rows / cuts[i] * cuts[i];
+        if (memcmp(whole, pieces, n_whole * shape.n_out * sizeof(*whole)) != 0)
+            fail_msg("%s: calls of %u rows differ from one of %u",
+                lam_dtype_info(scene->dtype)->name, cuts[i], shape.n_rows);
+    }
+    twin_free(whole);
+    twin_free(pieces);
+}
+
+void test_matmul_rows(void **state)
+{
+    static const uint32_t few[] = {1, 2, 3, 4, 5, 7, 8, 9, 15};
+    static const uint32_t many[] = {17, 33, 64, 65, 128, 130};
+
+    for (size_t d = 0; d < twin_n_dtypes; d++) {
+        struct scene scene;
+        scene_init(&scene, twin_dtypes[d], (struct shape){16, 4096, 83});
+        check_cuts(*state, &scene, few, sizeof(few) / sizeof(few[0]));
+        scene_done(&scene);
+        /* Wide enough for both shapes of gemm's tiles. */
+        scene_init(&scene, twin_dtypes[d], (struct shape){260, 512, 4480});
+        check_cuts(*state, &scene, many, sizeof(many) / sizeof(many[0]));
+        scene_done(&scene);
+    }
+}
+
+/* Three matrices of one call, of equal or different formats, with strides: each equals its own
+ * call, and what lies between the columns is left alone. */
+void test_matmul_three(void **state)
+{
+    static const enum lam_dtype dtypes[2][3] = {
+        {LAM_Q4_K, LAM_Q6_K, LAM_Q4_K}, {LAM_BF16, LAM_BF16, LAM_BF16}};
+    static const uint32_t widths[3] = {40, 17, 64};
+    static const uint32_t row_counts[3] = {1, 6, 20};
+    enum { STRIDE = 70 };
+    struct gpu *gpu = *state;
+
+    for (uint32_t i = 0; i < 6; i++) {
+        struct scene scenes[3];
+        uint32_t n_rows = row_counts[i % 3];
+        float *alone[3];
+        float *out = twin_floats((size_t)n_rows * STRIDE);
+        struct lam_matmul_args args = {.n_rows = n_rows, .n_cols = 1024, .n_mats = 3};
+        for (uint32_t m = 0; m < 3; m++) {
+            scene_init(&scenes[m], dtypes[i / 3][m], (struct shape){n_rows, 1024, widths[m]});
+            alone[m] = twin_floats((size_t)n_rows * widths[m]);
+            run(gpu, &scenes[m], false, alone[m]);
+        }
+        args.x = gpu_put(gpu, scenes[0].x, (uint64_t)n_rows * 1024 * sizeof(float), 0);
+        for (uint32_t m = 0; m < 3; m++)
+            args.mats[m] = (struct lam_matmul_mat){
+                gpu_put(gpu, scenes[m].weights, widths[m] * scenes[m].row_bytes, 0),
+                scenes[m].dtype, widths[m], gpu_floats(gpu, (size_t)n_rows * STRIDE), STRIDE};
+        gpu->ops->matmul(gpu->kernels, &args);
+        for (uint32_t m = 0; m < 3; m++) {
+            gpu_get(gpu, out, args.mats[m].out, (uint64_t)n_rows * STRIDE * sizeof(float));
+            for (size_t t = 0; t < n_rows; t++) {
+                assert_memory_equal(
+                    out + t * STRIDE, alone[m] + t * widths[m], widths[m] * sizeof(float));
+                for (size_t n = widths[m]; n < STRIDE; n++)
+                    assert_true(isnan(out[t * STRIDE + n]));
+            }
+        }
+        gpu_reset(gpu);
+        for (uint32_t m = 0; m < 3; m++) {
+            twin_free(alone[m]);
+            scene_done(&scenes[m]);
+        }
+        twin_free(out);
+    }
+}
+
+/* A NaN or infinity in a row must come out as one, and stay in its row. So must a number that f16
+ * cannot hold. */
+void test_matmul_nan(void **state)
+{
+    static const float poisons[] = {NAN, INFINITY, -INFINITY, 1e30f};
+    static const uint32_t row_counts[] = {3, 20};
+
+    for (size_t d = 0; d < twin_n_dtypes; d++) {
+        for (uint32_t i = 0; i < 8; i++) {
+            struct scene scene;
+            uint32_t n_rows = row_counts[i % 2];
+            float *out = twin_floats((size_t)n_rows * 20);
+            scene_init(&scene, twin_dtypes[d], (struct shape){n_rows, 256, 20});
+            scene.x[256 + 77] = poisons[i / 2];
+            run(*state, &scene, false, out);
+            for (size_t t = 0; t < n_rows; t++) {
+                for (size_t n = 0; n < 20; n++) {
+                    bool finite = isfinite(out[t * 20 + n]);
+                    assert_true(finite == (t != 1 || (i / 2 == 3 && n_rows <= FEW_ROWS)));
+                }
+            }
+            scene_done(&scene);
+            twin_free(out);
+        }
+    }
+}
+
+/* Nothing is read or written. */
+void test_no_rows(void **state)
+{
+    struct gpu *gpu = *state;
+    struct lam_matmul_args matmul = {
+        .n_cols = 64, .n_mats = 1, .mats = {{.dtype = LAM_Q4_0, .n_out = 4}}};
+    struct lam_rms_norm_args norm = {.n_cols = 8};
+    struct lam_dequant_args dequant = {.dtype = LAM_F32, .n_cols = 8};
+    struct lam_rope_args rope = {.n_heads = 1, .head_dim = 8, .rope_dim = 8};
+    struct lam_attention_args attention = {
+        .n_heads = 2, .kv = {.dtype = LAM_F16, .n_kv_heads = 1, .head_dim = 64, .page_tokens = 16}};
+    uint32_t zero = 0;
+
+    gpu->ops->matmul(gpu->kernels, &matmul);
+    gpu->ops->rms_norm(gpu->kernels, &norm);
+    gpu->ops->dequant(gpu->kernels, &dequant);
+    gpu->ops->rope(gpu->kernels, &rope);
+    gpu->ops->attention(gpu->kernels, &attention);
+    gpu_get(gpu, &zero, gpu->arena, sizeof(zero));
+}
