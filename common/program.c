@@ -64,8 +64,10 @@ void lam_program_start(const char *component, const char *log_level, sigset_t *r
 
 void lam_program_end(const char *run_dir, enum lam_status status, const struct lam_err *err)
 {
+    if (status != LAM_OK) {
+        lam_error("%s", err->text);
+        return;
+    }
     if (run_dir && rmdir(run_dir) != 0 && errno != ENOTEMPTY && errno != EEXIST && errno != ENOENT)
         lam_warn("cannot remove %s: %s", run_dir, strerror(errno));
-    if (status != LAM_OK)
-        lam_error("%s", err->text);
 }

@@ -185,7 +185,15 @@ static void test_end(void **state)
     assert_string_equal(caught, "");
     assert_int_equal(stat(file, &seen), 0);
 
+    /* A loader whose model did not fit once removed the directory from under a gateway that was
+     * about to listen in it. */
     unlink(file);
+    lam_fail(&err, LAM_DATA_LOSS, "the model changed");
+    end(dir, LAM_DATA_LOSS, &err);
+    assert_int_equal(stat(dir, &seen), 0);
+    assert_non_null(strstr(caught,
+        "\"level\":\"error\",\"component\":\"tester\",\"message\":\"the model changed\"}\n"));
+
     end(dir, LAM_OK, &err);
     assert_string_equal(caught, "");
     assert_int_equal(stat(dir, &seen), -1);
@@ -195,12 +203,8 @@ static void test_end(void **state)
     end(NULL, LAM_OK, &err);
     assert_string_equal(caught, "");
 
-    /* The reason comes last, also after trouble with the directory. */
-    lam_fail(&err, LAM_DATA_LOSS, "the model changed");
-    end("/dev/null/x", LAM_DATA_LOSS, &err);
+    end("/dev/null/x", LAM_OK, &err);
     assert_non_null(strstr(caught, "cannot remove /dev/null/x"));
-    assert_non_null(strstr(strstr(caught, "}\n") + 2,
-        "\"level\":\"error\",\"component\":\"tester\",\"message\":\"the model changed\"}\n"));
 }
 
 int main(void)
