@@ -20,8 +20,8 @@ _FLAGS = [
 def cuda_shared_library(name, kernels, kernel_headers, export_map, srcs, deps, visibility):
     """Builds `name`, which exports what the linker script export_map lists.
 
-    Without a toolkit it is empty. kernels: .cu files, each compiled by itself. kernel_headers: everything that they include from
-    this repository. srcs, deps: the C part, as of cc_library.
+    Without a toolkit it is empty. kernels: .cu files, each compiled by itself. kernel_headers:
+    everything that they include from this repository. srcs, deps: the C part, as of cc_library.
     """
     if not HAVE_CUDA:
         native.filegroup(name = name, visibility = visibility)
