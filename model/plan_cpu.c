@@ -1,0 +1,112 @@
+/*
+ * plan_cpu: a plan for one CPU, which computes in the loader's pool: no link, no slots of its own,
+ * and one memory for everything: --ram is pool, arena and context together, the pool counted once.
+ */
+#include "common/mem.h"
+#include "common/size.h"
+#include "model/plan_impl.h"
+
+static uint64_t max_of(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static void lay_out(const struct lam_plan_request *request,
+    const struct lam_plan_settings *settings, struct lam_plan_arena *arena)
+{
+    lam_plan_lay_out(request, settings, true, request->spec->n_layers, 0, 0, arena);
+    arena->used = true;
+    arena->n_layers = request->spec->n_layers;
+    arena->context_bytes = request->devices[0].context_bytes;
+    arena->total_bytes = arena->context_bytes + arena->arena_bytes;
+}
+
+uint64_t lam_plan_cpu_bytes(
+    const struct lam_plan_request *request, const struct lam_plan_settings *settings)
+{
+    struct lam_plan_arena arena = {0};
+
+    lay_out(request, settings, &arena);
+    return arena.total_bytes;
+}
+
+/* What a pass reads with this budget. */
+static uint64_t disk_bytes_of(
+    const struct lam_pool_table *table, uint64_t budget, bool *kept, struct lam_plan_pool *pool)
+{
+    uint64_t bytes = 0;
+
+    lam_pool_choose(table, budget, kept, pool);
+    for (uint32_t u = 0; u < table->n_units; u++)
+        bytes += kept[u] ? 0 : table->windows[u];
+    return bytes;
+}
+
+/* The budget that reads least; of equal ones the first, which keeps most. */
+static bool choose_budget(const struct lam_pool_table *table, uint64_t ram_bytes, bool *kept,
+    uint64_t *ret_budget, uint64_t *ret_disk)
+{
+    uint64_t *budgets = lam_calloc(LAM_POOL_STEPS_CPU + 2, sizeof *budgets);
+    struct lam_plan_pool pool;
+    uint64_t least = UINT64_MAX;
+    uint32_t n;
+
+    if (!budgets)
+        return false;
+    n = lam_pool_budgets(table, ram_bytes, LAM_POOL_STEPS_CPU, budgets);
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t bytes = disk_bytes_of(table, budgets[i], kept, &pool);
+        if (bytes >= least)
+            continue;
+        least = bytes;
+        *ret_budget = budgets[i];
+    }
+    *ret_disk = least;
+    lam_free(budgets);
+    return true;
+}
+
+/* Rows of a batch share the weights; arithmetic grows with them. */
+static uint64_t compute_ns_of(const struct lam_plan_request *request,
+    const struct lam_plan_settings *settings, const struct lam_cutting *units)
+{
+    struct lam_plan_sizes sizes = lam_plan_sizes(request, settings);
+    double weights = (double)units->bytes;
+    double kv = (double)sizes.kv_layer_bytes / 2 * request->spec->n_layers;
+    double flops = 2 * weights * units->weights_per_byte * settings->n_seqs;
+
+    return max_of(lam_plan_ns(weights + kv, request->host.memory_rate),
+        lam_plan_ns(flops, request->devices[0].flop_rate));
+}
+
+bool lam_plan_build_cpu(const struct lam_plan_request *request,
+    const struct lam_plan_settings *settings, const struct lam_cutting *units,
+    const struct lam_pool_table *table, struct lam_plan *plan)
+{
+    struct lam_plan_arena *arena = &plan->arenas[0];
+    uint64_t budget = 0, disk_bytes = 0, disk_ns, compute_ns;
+
+    lam_plan_fill_settings(request, settings, units, plan);
+    lay_out(request, settings, arena);
+    arena->minimum_bytes = arena->total_bytes + table->slot_bytes;
+    if (!lam_plan_take_tables(units, plan) ||
+        !choose_budget(table, request->host.ram_bytes - arena->total_bytes, plan->pool.kept,
+            &budget, &disk_bytes))
+        return false;
+    plan->fits = true;
+    lam_plan_fill_pool(table, budget, plan);
+    plan->pool.disk_bytes = disk_bytes;
+    for (uint32_t p = 0; p < plan->n_pieces; p++) {
+        plan->pieces[p].tier = plan->pool.kept[plan->pieces[p].unit] ? LAM_TIER_RAM : LAM_TIER_DISK;
+        plan->pieces[p].load = LAM_PLAN_NONE;
+    }
+    for (uint32_t l = 0; l < plan->n_layers; l++)
+        plan->layers[l].kv_index = l;
+    disk_ns = lam_plan_disk_ns(request, disk_bytes);
+    compute_ns = compute_ns_of(request, settings, units);
+    arena->compute_seconds = (double)compute_ns / 1e9;
+    plan->bound = disk_ns > compute_ns ? LAM_BOUND_DISK : LAM_BOUND_COMPUTE;
+    plan->pass_seconds = (double)max_of(max_of(disk_ns, compute_ns), 1) / 1e9;
+    plan->tokens_per_second = plan->n_seqs / plan->pass_seconds;
+    return true;
+}

@@ -1,0 +1,189 @@
+/*
+ * plan_size: what a device holds beside weights and slots, to the byte.
+ *
+ * Activations are f32, as kernels/ops.h has them. Attention and feed-forward never run at the same
+ * time, nor does the arrival of the embedding rows: these three share one piece of memory, as large
+ * as the largest. The request was checked (plan.c): these sums stay far below 2^63.
+ */
+#include <string.h>
+
+#include "common/size.h"
+#include "model/plan_impl.h"
+
+/* NVIDIA's recommendation for Hopper; set explicitly on every handle, so that cuBLAS takes none. */
+#define CUBLAS_BYTES (32 * LAM_MIB)
+/* As lam_device_workspace_bytes of kernels/device.h has it: rows in 16 bits, in steps of both
+ * sides; a tile of the weights in 16 bits; sums of parts of a long context. */
+#define ROWS_STEP 128u
+#define COLS_STEP 64u
+#define TILE_BYTES (64 * LAM_MIB)
+#define SPLIT_ROWS 16u
+#define SPLITS 32u
+/* The CPU kernels' quantised rows: 32 values, scale and sum. */
+#define Q8_BLOCK 32u
+#define Q8_BLOCK_BYTES 40u
+/* lam_sample_scratch_bytes of one token of the vocabulary. */
+#define SAMPLER_BYTES 8u
+/* About 10 KB per kernel node; graphs for batches of 1, 2, 4, 8 and 16. */
+#define GRAPH_NODE_BYTES (10 * LAM_KIB)
+#define GRAPHS 5u
+#define GRAPH_NODES_LAYER 10u
+#define GRAPH_NODES_ENDS 20u
+/* Sequence descriptors: rows, positions, table; worker and kernels both hold one. */
+#define SEQ_BYTES 128u
+
+/* Reserves bytes at the running end. */
+static uint64_t take(uint64_t *end, uint64_t bytes)
+{
+    uint64_t offset = *end;
+
+    *end += lam_align_up(bytes, LAM_PLAN_ALIGN);
+    return offset;
+}
+
+static uint64_t max_of(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* The widths of the model, once. */
+struct widths {
+    uint64_t rows, seqs, embd, q, kv, ff, vocab, heads, rope;
+};
+
+static struct widths widths_of(
+    const struct lam_spec *spec, const struct lam_plan_settings *settings)
+{
+    return (struct widths){
+        .rows = max_of(settings->prefill_chunk, settings->n_seqs),
+        .seqs = settings->n_seqs,
+        .embd = spec->n_embd,
+        .q = (uint64_t)spec->n_heads * spec->head_dim,
+        .kv = (uint64_t)spec->n_kv_heads * spec->head_dim,
+        .ff = spec->n_ff,
+        .vocab = spec->n_vocab,
+        .heads = spec->n_heads,
+        .rope = spec->rope_dim,
+    };
+}
+
+static uint64_t workspace_bytes(const struct lam_plan_request *request, const struct widths *w)
+{
+    uint64_t longest = max_of(w->ff, max_of(w->embd, w->q));
+    uint64_t cols = (longest + COLS_STEP - 1) / COLS_STEP * COLS_STEP;
+    uint64_t rows = (w->rows + ROWS_STEP - 1) / ROWS_STEP * ROWS_STEP;
+
+    if (request->devices[0].kind == LAM_DEVICE_CPU)
+        return (longest + Q8_BLOCK - 1) / Q8_BLOCK * Q8_BLOCK_BYTES * w->rows;
+    return CUBLAS_BYTES + rows * cols * 2 + max_of(TILE_BYTES, cols * 2 * ROWS_STEP) +
+           lam_align_up(SPLIT_ROWS * SPLITS * (w->q + 2 * w->heads) * 4, LAM_PLAN_ALIGN);
+}
+
+/* Offsets from *end on, which moves behind the activations. */
+static void place_activations(const struct lam_plan_request *request, const struct widths *w,
+    uint64_t *end, struct lam_plan_buffers *buffers)
+{
+    bool cpu = request->devices[0].kind == LAM_DEVICE_CPU;
+    uint64_t begin, attention, feed_forward, arrival;
+
+    buffers->residual = take(end, w->rows * w->embd * 4);
+    buffers->normed = take(end, w->rows * w->embd * 4);
+    buffers->rope = take(end, w->rows * w->rope * 4);
+    begin = *end;
+    attention = begin;
+    buffers->q = take(&attention, w->rows * w->q * 4);
+    buffers->k = take(&attention, w->rows * w->kv * 4);
+    buffers->v = take(&attention, w->rows * w->kv * 4);
+    buffers->attended = take(&attention, w->rows * w->q * 4);
+    feed_forward = cpu ? attention : begin; /* the CPU engine gives each its own place */
+    buffers->gate = take(&feed_forward, w->rows * w->ff * 4);
+    buffers->up = take(&feed_forward, w->rows * w->ff * 4);
+    arrival = begin;
+    buffers->packed = take(&arrival, cpu ? 0 : w->rows * request->manifest->embedding.row_bytes);
+    *end = max_of(attention, max_of(feed_forward, arrival));
+}
+
+static uint64_t tables_bytes(const struct lam_plan_request *request,
+    const struct lam_plan_settings *settings, const struct widths *w)
+{
+    uint64_t pages = ((uint64_t)settings->n_ctx + LAM_PLAN_PAGE_TOKENS - 1) / LAM_PLAN_PAGE_TOKENS;
+    uint64_t end = 0;
+
+    take(&end, w->rows * 4);                         /* ids */
+    take(&end, w->rows * 4);                         /* positions */
+    take(&end, w->rows * 8);                         /* rows of the embedding */
+    take(&end, w->seqs * SEQ_BYTES);                 /* sequences */
+    take(&end, (2 * pages * w->seqs + w->seqs) * 4); /* page tables, free pages */
+    take(&end, w->embd * 4);                         /* output norm */
+    take(&end, w->rope / 2 * 4);                     /* rope factors */
+    if (request->devices[0].kind == LAM_DEVICE_CPU) {
+        take(&end, w->seqs * settings->n_ctx * 4); /* history, for penalties */
+        take(&end, w->vocab * SAMPLER_BYTES);
+        take(&end, w->vocab * 4); /* penalised */
+    }
+    if (request->n_devices > 1)
+        take(&end, 2 * w->rows * (w->embd + w->ff) * 4); /* from the device before, to the next */
+    return end;
+}
+
+static uint64_t kv_row_bytes(enum lam_dtype dtype, uint64_t n_elems)
+{
+    const struct lam_dtype_info *info = lam_dtype_info(dtype);
+
+    return n_elems / info->block_elems * info->block_bytes;
+}
+
+struct lam_plan_sizes lam_plan_sizes(
+    const struct lam_plan_request *request, const struct lam_plan_settings *settings)
+{
+    struct widths w = widths_of(request->spec, settings);
+    struct lam_plan_buffers buffers;
+    struct lam_plan_sizes sizes = {0};
+
+    take(&sizes.base_bytes, workspace_bytes(request, &w));
+    place_activations(request, &w, &sizes.base_bytes, &buffers);
+    sizes.base_bytes += tables_bytes(request, settings, &w);
+    take(&sizes.head_bytes, w.seqs * w.embd * 4);
+    take(&sizes.head_bytes, w.seqs * w.vocab * 4);
+    sizes.n_pages =
+        (settings->n_ctx + LAM_PLAN_PAGE_TOKENS - 1) / LAM_PLAN_PAGE_TOKENS * settings->n_seqs;
+    sizes.kv_page_bytes = kv_row_bytes(settings->kv_dtype, w.kv) * LAM_PLAN_PAGE_TOKENS;
+    sizes.kv_layer_bytes = lam_align_up(2 * sizes.kv_page_bytes * sizes.n_pages, LAM_PLAN_ALIGN);
+    return sizes;
+}
+
+void lam_plan_lay_out(const struct lam_plan_request *request,
+    const struct lam_plan_settings *settings, bool has_head, uint32_t n_kv_layers,
+    uint64_t slots_bytes, uint64_t resident_bytes, struct lam_plan_arena *arena)
+{
+    struct lam_plan_sizes sizes = lam_plan_sizes(request, settings);
+    struct widths w = widths_of(request->spec, settings);
+    uint64_t ends[LAM_REGIONS];
+    uint64_t end = 0;
+
+    take(&end, workspace_bytes(request, &w));
+    ends[LAM_REGION_WORKSPACE] = end;
+    place_activations(request, &w, &end, &arena->buffers);
+    ends[LAM_REGION_ACTIVATIONS] = end;
+    if (has_head) {
+        arena->buffers.head_in = take(&end, w.seqs * w.embd * 4);
+        arena->buffers.logits = take(&end, w.seqs * w.vocab * 4);
+    }
+    ends[LAM_REGION_LOGITS] = end;
+    ends[LAM_REGION_TABLES] = end += tables_bytes(request, settings, &w);
+    ends[LAM_REGION_KV] = end += n_kv_layers * sizes.kv_layer_bytes;
+    ends[LAM_REGION_SLOTS] = end += slots_bytes;
+    ends[LAM_REGION_RESIDENT] = end += resident_bytes;
+    for (uint32_t r = 0; r < LAM_REGIONS; r++) {
+        arena->regions[r].offset = r > 0 ? ends[r - 1] : 0;
+        arena->regions[r].bytes = ends[r] - arena->regions[r].offset;
+    }
+    arena->arena_bytes = lam_align_up(
+        end, request->devices[0].kind == LAM_DEVICE_CPU ? LAM_PLAN_ALIGN : LAM_PLAN_ARENA_STEP);
+}
+
+uint64_t lam_plan_graphs_bytes(uint32_t n_kv_layers)
+{
+    return GRAPHS * GRAPH_NODE_BYTES *
+           ((uint64_t)n_kv_layers * GRAPH_NODES_LAYER + GRAPH_NODES_ENDS);
+}

@@ -1,0 +1,105 @@
+/* plan_pool: the planner's pool and the loader's, byte for byte, over random models and budgets. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "common/size.h"
+#include "loader/policy.h"
+#include "tests/unit/model/plan_fixture.h"
+
+#define N_MODELS 120
+#define N_BUDGETS 12
+#define ALIGN 4096u
+
+/* What the loader lays out for the budget of the plan. */
+static void compare(const struct lam_plan_request *request, const struct lam_plan *plan)
+{
+    const struct lam_unit *units = request->manifest->units;
+    const struct lam_plan_pool *pool = &plan->pool;
+    struct lam_layout layout;
+    uint32_t place;
+    uint64_t disk_bytes = 0;
+
+    assert_int_equal(
+        lam_policy_layout(units, plan->n_units, ALIGN, pool->budget_bytes, &layout, NULL), LAM_OK);
+    assert_int_equal(pool->pool_bytes, layout.pool_bytes);
+    assert_int_equal(pool->n_slots, layout.n_slots);
+    assert_int_equal(pool->n_kept, layout.n_kept);
+    place = layout.n_slots;
+    for (uint32_t u = 0; u < plan->n_units; u++) {
+        assert_int_equal(pool->kept[u], layout.kept[u]);
+        if (layout.kept[u])
+            assert_int_equal(pool->offsets[u], layout.places[place++].pool_offset);
+        else
+            disk_bytes += lam_policy_window(&units[u], ALIGN).bytes;
+    }
+    if (request->devices[0].kind == LAM_DEVICE_CPU)
+        assert_int_equal(pool->disk_bytes, disk_bytes);
+    lam_layout_done(&layout);
+}
+
+static void the_planned_pool_is_the_loaders(void **state)
+{
+    struct plan_random random = {42};
+    uint32_t n_streaming = 0;
+
+    (void)state;
+    for (uint32_t m = 0; m < N_MODELS; m++) {
+        struct plan_fixture fixture;
+        struct lam_plan_device device = plan_fixture_cpu();
+        uint64_t full, most = 0;
+        plan_random_model(&random, &fixture);
+        full = lam_policy_bytes_full(fixture.manifest.units, fixture.manifest.n_units, ALIGN);
+        for (uint32_t i = 0; i < N_BUDGETS; i++) {
+            struct lam_plan_request request = plan_fixture_request(&fixture, &device, 1);
+            struct lam_plan plan;
+            request.host.ram_bytes = plan_random_in(&random, 100 * LAM_MIB, 500 * LAM_MIB + full);
+            assert_int_equal(lam_plan_make(&request, &plan, NULL), LAM_OK);
+            if (plan.fits) {
+                plan_check(&request, &plan);
+                compare(&request, &plan);
+                n_streaming += plan.pool.n_slots > 0;
+                most = plan.pool.pool_bytes > most ? plan.pool.pool_bytes : most;
+            }
+            lam_plan_done(&plan);
+        }
+        assert_true(most <= full);
+        plan_fixture_done(&fixture);
+    }
+    assert_true(n_streaming > N_MODELS);
+}
+
+/* What is given and not used is less than one unit. */
+static void ram_is_used(void **state)
+{
+    struct plan_fixture fixture;
+    struct lam_plan_device cpu = plan_fixture_cpu();
+    struct lam_spec spec = plan_fixture_8b();
+
+    (void)state;
+    plan_fixture_init(&fixture, &spec, true, LAM_F16);
+    for (uint64_t mib = 2000; mib < 5000; mib += 77) {
+        struct lam_plan_request request = plan_fixture_request(&fixture, &cpu, 1);
+        struct lam_plan plan;
+        request.host.ram_bytes = mib * LAM_MIB;
+        assert_int_equal(lam_plan_make(&request, &plan, NULL), LAM_OK);
+        assert_true(
+            plan.pool.pool_bytes + plan.arenas[0].total_bytes + 140 * LAM_MIB > mib * LAM_MIB);
+        compare(&request, &plan);
+        lam_plan_done(&plan);
+    }
+    plan_fixture_done(&fixture);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_planned_pool_is_the_loaders),
+        cmocka_unit_test(ram_is_used),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
