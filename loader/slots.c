@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "loader/bits.h"
 
 #define NOWHERE UINT32_MAX
 
@@ -57,21 +58,6 @@ struct lam_slots {
     struct lam_slots_counts counts;
     struct session sessions[LAM_SLOTS_SESSIONS_MAX];
 };
-
-static void bit_set(uint64_t *bits, uint32_t i)
-{
-    bits[i / 64] |= (uint64_t)1 << (i % 64);
-}
-
-static void bit_clear(uint64_t *bits, uint32_t i)
-{
-    bits[i / 64] &= ~((uint64_t)1 << (i % 64));
-}
-
-static bool bit_is_set(const uint64_t *bits, uint32_t i)
-{
-    return (bits[i / 64] >> (i % 64) & 1) != 0;
-}
 
 static bool is_held_by(const struct place *place, uint32_t session)
 {
@@ -149,7 +135,7 @@ static bool next_kept(struct lam_slots *slots, uint32_t s, struct lam_slots_acti
 
         if (news == 0)
             continue;
-        bit_set(session->told, unit);
+        lam_bit_set(session->told, unit);
         place = &slots->places[slots->units[unit].home];
         *ret = (struct lam_slots_action){.session = s, .unit = unit, .kept = true};
         if (slots->units[unit].fault != LAM_OK) {
@@ -182,9 +168,9 @@ static bool next_transit(struct lam_slots *slots, uint32_t s, struct lam_slots_a
     unit = &slots->units[u];
     *ret = (struct lam_slots_action){.session = s, .unit = u, .place = unit->place};
     if (unit->fault != LAM_OK) {
-        if (bit_is_set(session->told, u))
+        if (lam_bit_is_set(session->told, u))
             return false;
-        bit_set(session->told, u);
+        lam_bit_set(session->told, u);
         ret->kind = LAM_SLOTS_FAULT;
         ret->status = unit->fault;
         return true;
@@ -432,7 +418,7 @@ uint32_t lam_slots_loaded(
         unit->fault = status;
     }
     if (unit->kept)
-        bit_set(slots->kept_known, place->unit);
+        lam_bit_set(slots->kept_known, place->unit);
     return place->unit;
 }
 
@@ -447,10 +433,10 @@ uint32_t lam_slots_retry(struct lam_slots *slots)
             continue;
         n_faults++;
         unit->fault = LAM_OK;
-        bit_clear(slots->kept_known, u);
+        lam_bit_clear(slots->kept_known, u);
         for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
             if (slots->sessions[s].open)
-                bit_clear(slots->sessions[s].told, u);
+                lam_bit_clear(slots->sessions[s].told, u);
         }
     }
     return n_faults;
