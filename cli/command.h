@@ -25,6 +25,7 @@ int lam_command_run(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_serve(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_generate(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_inspect(const struct lam_command_env *env, int argc, char **argv);
+int lam_command_plan(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_tokenize(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_logits(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_verify(const struct lam_command_env *env, int argc, char **argv);

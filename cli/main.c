@@ -22,6 +22,7 @@ static const struct command commands[] = {
     {"serve", "the same as a gRPC service that stays", lam_command_serve},
     {"generate", "ask a running service", lam_command_generate},
     {"inspect", "what a model file is", lam_command_inspect},
+    {"plan", "what a run will take, and how fast it will be", lam_command_plan},
     {"tokenize", "text to token ids", lam_command_tokenize},
     {"logits", "the numbers behind the next token", lam_command_logits},
     {"verify", "is a model file still what it was", lam_command_verify},

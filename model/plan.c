@@ -282,13 +282,20 @@ static void search_resident(
 {
     uint64_t slots = RESIDENT_SLOTS * search->table->slot_bytes;
     uint64_t budget = search->budgets[0];
+    struct lam_split split = {0};
+    uint64_t pass_ns;
 
-    if (choice->found || !lam_split_resident(problem, &choice->split))
+    if (!lam_split_resident(problem, &split))
         return;
-    choice->found = true;
-    choice->all_resident = true;
-    choice->groups = problem->cutting->groups;
-    choice->pool_budget = budget < slots ? budget : slots;
+    pass_ns = lam_plan_pass_ns(problem, &split, 0);
+    if (choice->found && pass_ns >= choice->pass_ns)
+        return;
+    *choice = (struct lam_choice){.found = true,
+        .all_resident = true,
+        .groups = problem->cutting->groups,
+        .split = split,
+        .pool_budget = budget < slots ? budget : slots,
+        .pass_ns = pass_ns};
 }
 
 static bool finish(struct search *search, struct lam_problem *problem, struct lam_choice *choice,

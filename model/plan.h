@@ -170,7 +170,7 @@ struct lam_plan_arena {
     uint32_t
         n_loads; /* streamed, per pass; load i goes to slot (running number of loads) % n_slots */
     uint32_t n_layers;          /* whose attention, and so KV, is here */
-    uint32_t n_layers_resident; /* of those: everything that this device has of them is resident */
+    uint32_t n_layers_resident; /* of those: all that this device has of it is. CPU: RAM keeps it */
     uint64_t streamed_bytes;    /* over its link in a pass */
     double link_seconds;        /* per pass */
     double compute_seconds;

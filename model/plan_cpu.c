@@ -100,8 +100,10 @@ bool lam_plan_build_cpu(const struct lam_plan_request *request,
         plan->pieces[p].tier = plan->pool.kept[plan->pieces[p].unit] ? LAM_TIER_RAM : LAM_TIER_DISK;
         plan->pieces[p].load = LAM_PLAN_NONE;
     }
-    for (uint32_t l = 0; l < plan->n_layers; l++)
+    for (uint32_t l = 0; l < plan->n_layers; l++) {
         plan->layers[l].kv_index = l;
+        arena->n_layers_resident += plan->pool.kept[l]; /* unit l is layer l */
+    }
     disk_ns = lam_plan_disk_ns(request, disk_bytes);
     compute_ns = compute_ns_of(request, settings, units);
     arena->compute_seconds = (double)compute_ns / 1e9;

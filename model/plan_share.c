@@ -11,6 +11,10 @@
 #include "common/size.h"
 #include "model/plan_impl.h"
 
+/* A kernel costs so much even when it is part of a graph: published for an H100. */
+#define KERNEL_NS 1300u
+#define KERNELS_LAYER 10u
+
 uint64_t lam_plan_ns(double bytes, double rate)
 {
     double ns = bytes / rate * 1e9;
@@ -175,6 +179,7 @@ void lam_work_add(struct lam_work *work, const struct lam_problem *problem, uint
     uint32_t to = problem->cuts[b];
 
     work->weight_bytes += problem->bytes_before[to] - problem->bytes_before[from];
+    work->n_kernels += KERNELS_LAYER * (problem->kv_before[to] - problem->kv_before[from]);
     work->kv_bytes += problem->sizes.kv_layer_bytes / 2 * /* half of the context */
                       (problem->kv_before[to] - problem->kv_before[from]);
 }
@@ -188,5 +193,5 @@ uint64_t lam_work_ns(const struct lam_work *work, const struct lam_problem *prob
         lam_plan_ns((double)(work->weight_bytes + work->kv_bytes), device->memory_rate);
     uint64_t flops_ns = lam_plan_ns(flops, device->flop_rate);
 
-    return memory_ns > flops_ns ? memory_ns : flops_ns;
+    return (memory_ns > flops_ns ? memory_ns : flops_ns) + (uint64_t)KERNEL_NS * work->n_kernels;
 }

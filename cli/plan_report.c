@@ -1,0 +1,263 @@
+/* plan_report: see plan_report.h. */
+#include "cli/plan_report.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/json.h"
+#include "common/size.h"
+
+#define SMALL_CAP_BYTES (16 * LAM_GIB)
+
+/* The parts of a device's total: they add up to it. */
+struct parts {
+    uint64_t context;
+    uint64_t resident;
+    uint64_t slots;
+    uint64_t kv;
+    uint64_t activations; /* with logits and tables */
+    uint64_t workspace;   /* with what the arena is rounded up by */
+    uint64_t graphs;
+    uint64_t total;
+    uint64_t cap;
+};
+
+static bool is_cpu(const struct lam_plan_request *request)
+{
+    return request->devices[0].kind == LAM_DEVICE_CPU;
+}
+
+static struct parts parts_of(const struct lam_plan_report *report, uint32_t d)
+{
+    const struct lam_plan_arena *arena = &report->plan->arenas[d];
+    struct parts parts = {
+        .context = arena->context_bytes,
+        .resident = arena->regions[LAM_REGION_RESIDENT].bytes,
+        .slots = arena->regions[LAM_REGION_SLOTS].bytes,
+        .kv = arena->regions[LAM_REGION_KV].bytes,
+        .activations = arena->regions[LAM_REGION_ACTIVATIONS].bytes +
+                       arena->regions[LAM_REGION_LOGITS].bytes +
+                       arena->regions[LAM_REGION_TABLES].bytes,
+        .graphs = arena->graphs_bytes,
+        .total = arena->total_bytes,
+        .cap = report->request->devices[d].cap_bytes,
+    };
+
+    if (is_cpu(report->request))
+        parts.cap = report->request->host.ram_bytes;
+    parts.workspace = parts.total - parts.context - parts.resident - parts.slots - parts.kv -
+                      parts.activations - parts.graphs;
+    return parts;
+}
+
+/* A name of a stranger's file must not steer a terminal. */
+static void print_clean(const char *text)
+{
+    for (; *text; text++)
+        putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
+}
+
+static const char *kv_name(enum lam_dtype dtype)
+{
+    if (dtype == LAM_F16)
+        return "f16";
+    return dtype == LAM_F32 ? "f32" : "q8_0";
+}
+
+static void print_head(const struct lam_plan_report *report)
+{
+    const struct lam_spec *spec = report->request->spec;
+    const struct lam_plan *plan = report->plan;
+    char total[24];
+
+    printf("model    ");
+    print_clean(spec->name[0] ? spec->name : spec->architecture);
+    printf(": %" PRIu32 " layers, %s a pass\n", spec->n_layers,
+        lam_size_format(report->request->manifest->unit_bytes_total, total, sizeof total));
+    printf("request  context %" PRIu32 ", batch %" PRIu32 ", prompts in chunks of %" PRIu32
+           ", KV in %s\n\n",
+        plan->n_ctx, plan->n_seqs, plan->prefill_chunk, kv_name(plan->kv_dtype));
+}
+
+/* Small caps are told in MiB. */
+static bool is_small(const struct lam_plan_report *report)
+{
+    uint64_t cap = is_cpu(report->request) ? report->request->host.ram_bytes : 0;
+
+    for (uint32_t d = 0; d < report->request->n_devices; d++)
+        if (report->request->devices[d].cap_bytes > cap)
+            cap = report->request->devices[d].cap_bytes;
+    return cap < SMALL_CAP_BYTES;
+}
+
+static void print_cell(bool small, uint64_t bytes)
+{
+    if (small)
+        printf(" %8.1f", (double)bytes / (double)LAM_MIB);
+    else
+        printf(" %8.2f", (double)bytes / (double)LAM_GIB);
+}
+
+/* One line per device. */
+static void print_devices(const struct lam_plan_report *report)
+{
+    const struct lam_plan *plan = report->plan;
+    bool small = is_small(report);
+
+    printf("%-8s %8s %8s %8s %8s %8s %8s %8s %8s %8s %7s %9s %9s %9s\n", small ? "MiB" : "GiB",
+        "cap", "context", "resident", "slots", "KV", "activat.", "workspc.", "graphs",
+        plan->fits ? "free" : "missing", "layers", "resident", "streamed", "GB/pass");
+    for (uint32_t d = 0; d < plan->n_devices; d++) {
+        const struct lam_plan_arena *arena = &plan->arenas[d];
+        struct parts parts = parts_of(report, d);
+        uint64_t pool = is_cpu(report->request) ? plan->pool.pool_bytes : 0;
+        uint64_t used = plan->fits ? parts.total + pool : arena->minimum_bytes;
+        printf("%-8s", report->request->devices[d].name);
+        if (!arena->used) {
+            printf(" not used\n");
+            continue;
+        }
+        print_cell(small, parts.cap);
+        print_cell(small, parts.context);
+        print_cell(small, parts.resident);
+        print_cell(small, parts.slots);
+        print_cell(small, parts.kv);
+        print_cell(small, parts.activations);
+        print_cell(small, parts.workspace);
+        print_cell(small, parts.graphs);
+        print_cell(small, used > parts.cap ? used - parts.cap : plan->fits ? parts.cap - used : 0);
+        printf(" %7" PRIu32, arena->n_layers);
+        if (plan->fits)
+            printf(" %9" PRIu32 " %9" PRIu32 " %9.2f", arena->n_layers_resident,
+                arena->n_layers - arena->n_layers_resident, (double)arena->streamed_bytes / 1e9);
+        printf("\n");
+    }
+}
+
+static void print_pool(const struct lam_plan_report *report)
+{
+    const struct lam_plan_pool *pool = &report->plan->pool;
+    char took[24];
+    char disk[24];
+
+    printf("\nRAM      pool %s: %" PRIu32 " of %" PRIu32 " units kept",
+        lam_size_format(pool->pool_bytes, took, sizeof took), pool->n_kept, report->plan->n_units);
+    if (pool->disk_bytes > 0)
+        printf(", %s from disk in a pass\n", lam_size_format(pool->disk_bytes, disk, sizeof disk));
+    else
+        printf(", nothing from disk after the start\n");
+}
+
+static const char *bound_name(enum lam_bound bound)
+{
+    switch (bound) {
+    case LAM_BOUND_LINK:
+        return "link";
+    case LAM_BOUND_DISK:
+        return "disk";
+    case LAM_BOUND_HOST_MEMORY:
+        return "memory";
+    case LAM_BOUND_COMPUTE:
+        break;
+    }
+    return "compute";
+}
+
+static void print_gain(const char *what, double seconds, double before)
+{
+    if (seconds > 0 && seconds < before)
+        printf("         1 GiB more %s: %.4f s, %.1f %% less\n", what, seconds,
+            (1 - seconds / before) * 100);
+    else if (seconds > 0)
+        printf("         1 GiB more %s: no faster\n", what);
+}
+
+static void print_times(const struct lam_plan_report *report)
+{
+    const struct lam_plan *plan = report->plan;
+
+    printf(
+        "pass     %.4f s, %.2f tokens/s; bound by ", plan->pass_seconds, plan->tokens_per_second);
+    if (plan->bound == LAM_BOUND_LINK)
+        printf("the link of %s\n", report->request->devices[plan->bound_device].name);
+    else if (plan->bound == LAM_BOUND_HOST_MEMORY)
+        printf("host memory, which all links read\n");
+    else
+        printf("%s\n", plan->bound == LAM_BOUND_DISK ? "the disk" : "computing");
+    if (plan->dealt)
+        printf("         layers are dealt over the devices, so that all links run at once\n");
+    print_gain("of VRAM on each device", report->gain.vram_seconds, plan->pass_seconds);
+    print_gain("of RAM", report->gain.ram_seconds, plan->pass_seconds);
+}
+
+static void print_levers(const struct lam_plan *plan)
+{
+    char size[24];
+
+    printf("\nwhat would help\n");
+    for (uint32_t i = 0; i < plan->n_levers; i++)
+        printf("  %-28s saves %s%s\n", plan->levers[i].flag,
+            lam_size_format(plan->levers[i].saves_bytes, size, sizeof size),
+            plan->levers[i].fits ? ": enough" : "");
+}
+
+void lam_plan_report_text(const struct lam_plan_report *report)
+{
+    const struct lam_plan *plan = report->plan;
+
+    print_head(report);
+    print_devices(report);
+    if (plan->fits) {
+        print_pool(report);
+        print_times(report);
+    } else {
+        print_levers(plan);
+    }
+    if (*report->assumed)
+        printf("assumed  %s\n", report->assumed);
+}
+
+static json_t *json_device(const struct lam_plan_report *report, uint32_t d)
+{
+    const struct lam_plan_arena *arena = &report->plan->arenas[d];
+    struct parts parts = parts_of(report, d);
+
+    return json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "device",
+        report->request->devices[d].name, "cap_bytes", (json_int_t)parts.cap, "context_bytes",
+        (json_int_t)parts.context, "resident_bytes", (json_int_t)parts.resident, "slots_bytes",
+        (json_int_t)parts.slots, "kv_bytes", (json_int_t)parts.kv, "activations_bytes",
+        (json_int_t)parts.activations, "workspace_bytes",
+        (json_int_t)(parts.workspace + parts.graphs), "total_bytes", (json_int_t)parts.total,
+        "layers", (json_int_t)arena->n_layers, "layers_resident",
+        (json_int_t)arena->n_layers_resident, "layers_streamed",
+        (json_int_t)(arena->n_layers - arena->n_layers_resident), "streamed_bytes_per_pass",
+        (json_int_t)arena->streamed_bytes);
+}
+
+enum lam_status lam_plan_report_json(const struct lam_plan_report *report, struct lam_err *err)
+{
+    const struct lam_plan *plan = report->plan;
+    json_t *root = lam_json_begin();
+    json_t *devices = json_array();
+    json_t *levers = json_array();
+
+    for (uint32_t d = 0; d < plan->n_devices; d++)
+        json_array_append_new(devices, json_device(report, d));
+    for (uint32_t i = 0; i < plan->n_levers; i++)
+        json_array_append_new(levers, json_pack("{s:s,s:I}", "flag", plan->levers[i].flag,
+                                          "saves_bytes", (json_int_t)plan->levers[i].saves_bytes));
+    json_object_set_new(root, "fits", json_boolean(plan->fits));
+    json_object_set_new(root, "devices", devices);
+    json_object_set_new(root, "host",
+        json_pack("{s:I,s:I,s:I,s:I}", "pool_bytes", (json_int_t)plan->pool.pool_bytes,
+            "kept_units", (json_int_t)plan->pool.n_kept, "units", (json_int_t)plan->n_units,
+            "disk_bytes_per_pass", (json_int_t)plan->pool.disk_bytes));
+    json_object_set_new(root, "predicted",
+        plan->fits
+            ? json_pack("{s:f,s:f,s:s}", "pass_seconds", plan->pass_seconds, "tokens_per_second",
+                  plan->tokens_per_second, "bound", bound_name(plan->bound))
+            : json_null());
+    json_object_set_new(root, "levers", levers);
+    return lam_json_print(root, err);
+}
