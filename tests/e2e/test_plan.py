@@ -15,8 +15,8 @@ SHAPES = {
     "70b": dict(layers=80, width=8192, heads=64, kv_heads=8, head_dim=128, ff=28672, vocab=128256),
 }
 DEVICE_FIELDS = ["device", "cap_bytes", "context_bytes", "resident_bytes", "slots_bytes",
-                 "kv_bytes", "activations_bytes", "workspace_bytes", "total_bytes", "layers", "layers_resident",
-                 "layers_streamed", "streamed_bytes_per_pass"]
+                 "kv_bytes", "activations_bytes", "workspace_bytes", "total_bytes", "layers",
+                 "layers_resident", "layers_streamed", "streamed_bytes_per_pass"]
 PARTS = ["context_bytes", "resident_bytes", "slots_bytes", "kv_bytes", "activations_bytes",
          "workspace_bytes"]
 
