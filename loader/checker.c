@@ -66,6 +66,8 @@ static void finish(struct lam_checker *checker, struct place *place, const struc
     bool again = end->status == LAM_DATA_LOSS && !place->again;
     struct lam_load load = place->load;
 
+    /* Nothing of it may be in use any more, so all of it can be read once more. */
+    load.have_bytes = load.late_begin = load.late_end = 0;
     if (again)
         lam_warn("%s; reading them again", end->err.text);
     pthread_mutex_lock(&checker->lock);
@@ -134,6 +136,23 @@ void lam_checker_load(struct lam_checker *checker, uint32_t unit, const struct l
     checker->places[load->place] = (struct place){.load = *load, .unit = unit};
     pthread_mutex_unlock(&checker->lock);
     lam_reader_load(checker->reader, load);
+}
+
+void lam_checker_open(struct lam_checker *checker, uint32_t place, uint64_t generation)
+{
+    lam_reader_open(checker->reader, place, generation);
+}
+
+void lam_checker_cancel(struct lam_checker *checker, uint32_t place, uint64_t generation)
+{
+    lam_reader_cancel(checker->reader, place, generation);
+}
+
+void lam_checker_on_idle(void *arg)
+{
+    struct lam_checker *checker = arg;
+
+    checker->config.on_idle(checker->config.arg);
 }
 
 void lam_checker_on_issued(void *arg, const struct lam_load *load)

@@ -34,6 +34,7 @@ struct lam_checker_config {
     /* As those of the reader's config: once for each load, from a thread of the reader or ours. */
     void (*on_done)(void *arg, const struct lam_load_end *end);
     void (*on_issued)(void *arg, const struct lam_load *load);
+    void (*on_idle)(void *arg);
     /* All bytes are there, and their sums are being compared. May be NULL. */
     void (*on_read)(void *arg, const struct lam_load_end *end);
     void (*on_lost)(void *arg, const struct lam_err *err); /* from our thread */
@@ -56,7 +57,12 @@ void lam_checker_destroy(struct lam_checker *checker); /* stopped; NULL is allow
 /* Reads a unit into its place; at most LAM_JOBS_MAX loads that have not ended. [any thread] */
 void lam_checker_load(struct lam_checker *checker, uint32_t unit, const struct lam_load *load);
 
+/* As those of the reader. [any thread] */
+void lam_checker_open(struct lam_checker *checker, uint32_t place, uint64_t generation);
+void lam_checker_cancel(struct lam_checker *checker, uint32_t place, uint64_t generation);
+
 /* Callbacks of the reader; arg: the checker. */
+void lam_checker_on_idle(void *arg);
 void lam_checker_on_issued(void *arg, const struct lam_load *load);
 void lam_checker_on_load_end(void *arg, const struct lam_load_end *end);
 

@@ -1,29 +1,40 @@
 /*
  * engine: between reader.c and the two ways of reading. Private to loader/reader*.c.
  *
- * The lock guards what other threads leave for the engine: loads, regions, stop. Each engine calls
- * lam_engine_report from its own threads, without the lock.
+ * The reader's lock guards the jobs and what other threads leave for the drives. Engines hold it
+ * for arithmetic only, and call lam_engine_report and on_issued without it.
  */
 #ifndef LAMINAR_LOADER_ENGINE_H
 #define LAMINAR_LOADER_ENGINE_H
 
 #include <pthread.h>
-#include <stdatomic.h>
 
-#include "loader/meter.h"
+#include "loader/probe.h"
 #include "loader/reader.h"
 
-struct lam_reader;
+/* How long nothing must be under way before on_idle is called, and called again. */
+#define LAM_ENGINE_IDLE_CALLS 2u
+extern const uint64_t lam_engine_idle_ns[LAM_ENGINE_IDLE_CALLS];
+
+struct lam_drive {
+    struct lam_reader *reader;
+    uint32_t index;
+    dev_t device;
+    uint32_t copies;    /* bitmap of those that lie on it */
+    bool fixed_buffers; /* lock */
+    void *state;        /* the engine's own */
+};
 
 struct lam_engine {
     const char *name;
-    /* Starts the threads and proves by a read of the file's first bytes into the pool that this
-     * works. */
-    enum lam_status (*start)(struct lam_reader *reader, struct lam_err *err);
-    /* A load or a region was left, or `stopping` was set. Called with the lock held. */
-    void (*wake)(struct lam_reader *reader);
+    /* Starts the threads, proves by a read of the file's first bytes into the pool that this works,
+     * and measures all candidates if the drive wants it: bytes_per_s[LAM_PROBE_CANDIDATES], or
+     * NULL. */
+    enum lam_status (*start)(struct lam_drive *drive, uint64_t *bytes_per_s, struct lam_err *err);
+    /* There may be something to do, or `stopping` was set. Called with the lock held. */
+    void (*wake)(struct lam_drive *drive);
     /* `stopping` is set: waits for the threads and frees. */
-    void (*stop)(struct lam_reader *reader);
+    void (*stop)(struct lam_drive *drive);
 };
 
 extern const struct lam_engine lam_engine_uring;
@@ -33,35 +44,52 @@ struct lam_reader {
     struct lam_reader_config config;
     struct lam_jobs_config jobs_config;
     const struct lam_engine *engine;
-    void *state; /* the engine's own */
-    int fd;      /* to read from: direct or buffered */
-    bool direct;
+    uint32_t n_copies;
+    int fds[LAM_JOBS_COPIES_MAX]; /* to read from: direct or buffered */
+    bool direct[LAM_JOBS_COPIES_MAX];
+    uint32_t n_drives;
+    struct lam_drive drives[LAM_JOBS_DRIVES_MAX];
+    uint32_t n_started;
     char note[320];
-
-    pthread_mutex_t lock;
-    struct lam_load inbox[LAM_JOBS_MAX];
-    uint32_t n_inbox;
-    uint32_t n_regions; /* populated, [0, n_regions) */
-    bool stopping;
-
-    uint64_t issued_ns[LAM_JOBS_DEPTH_MAX]; /* by lam_io.index, of those under way */
     struct lam_meter meter;
-    atomic_bool fixed_buffers;
-    atomic_uint_fast64_t bytes, reads;
+
+    pthread_mutex_t lock; /* guards all below */
+    struct lam_jobs jobs;
+    uint32_t n_regions;  /* populated, [0, n_regions) */
+    uint32_t idle_calls; /* of on_idle, since something happened */
+    bool stopping;
 };
 
-/* Checks the file once more, frees the page cache behind a buffered read, and calls on_done. */
-void lam_engine_report(struct lam_reader *reader, struct lam_load_end *end);
+/* What an engine's thread does next; filled under the lock. */
+struct lam_engine_work {
+    uint32_t n_ios;
+    struct lam_io *ios[LAM_JOBS_DEPTH_MAX]; /* to be issued; the drive's until answered */
+    uint32_t n_issued;
+    struct lam_load issued[LAM_JOBS_MAX]; /* to be told when they are */
+    uint32_t n_ends;
+    struct lam_load_end ends[4]; /* of cancelled loads, to be told */
+    uint32_t n_regions;
+    uint64_t idle_ns;   /* to wait before lam_engine_idle; UINT64_MAX: no need */
+    uint32_t idle_call; /* which one that would be */
+    bool stopping;
+};
 
-/* After issuing `io`, which lam_jobs_next gave: starts its time, and tells whom it concerns if it
- * was its job's last. The job lives until `io` is answered. */
-void lam_engine_issued(
-    struct lam_reader *reader, const struct lam_jobs *jobs, const struct lam_io *io);
+/* Up to n_max requests for the drive, none when the reader is stopping. Takes the lock. */
+void lam_engine_take(struct lam_drive *drive, uint32_t n_max, struct lam_engine_work *ret_work);
 
-/* Before lam_jobs_answer: the request has ended, one way or another. */
-void lam_engine_answered(struct lam_reader *reader, const struct lam_io *io);
+/* After issuing what was taken: tells what there is to tell. True: more work may have come of it,
+ * take again before waiting. */
+bool lam_engine_tell(struct lam_drive *drive, struct lam_engine_work *work);
 
-/* Publishes the counters of the jobs. */
-void lam_engine_count(struct lam_reader *reader, const struct lam_jobs *jobs);
+/* Takes n answers to requests of the drive and reports what has ended. */
+struct lam_engine_answer {
+    struct lam_io *io;
+    int64_t result;
+};
+void lam_engine_answer(
+    struct lam_drive *drive, const struct lam_engine_answer *answers, uint32_t n_answers);
+
+/* The drive has waited for work.idle_ns: if still nothing is under way anywhere, on_idle. */
+void lam_engine_idle(struct lam_drive *drive, const struct lam_engine_work *work);
 
 #endif

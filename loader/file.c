@@ -61,26 +61,27 @@ static enum lam_status open_regular(struct lam_file *file, struct lam_err *err)
     return LAM_OK;
 }
 
-/* The same inode once more, for direct reads; -1 when the file system has none. */
-static void open_direct(struct lam_file *file)
+int lam_file_open_direct(int fd, uint64_t *ret_align)
 {
     char self[64];
     struct statx info;
+    int direct_fd;
 
-    snprintf(self, sizeof(self), "/proc/self/fd/%d", file->fd);
-    file->direct_fd = open(self, O_RDONLY | O_CLOEXEC | O_DIRECT);
-    file->align = LAM_FILE_ALIGN_DEFAULT;
-    if (file->direct_fd < 0 || statx(file->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) != 0 ||
+    /* By this name it is the same inode, whatever happens to the path. */
+    snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+    direct_fd = open(self, O_RDONLY | O_CLOEXEC | O_DIRECT);
+    *ret_align = LAM_FILE_ALIGN_DEFAULT;
+    if (direct_fd < 0 || statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) != 0 ||
         (info.stx_mask & STATX_DIOALIGN) == 0)
-        return;
+        return direct_fd;
     if (info.stx_dio_offset_align == 0 || info.stx_dio_offset_align > ALIGN_MAX ||
         info.stx_dio_mem_align > ALIGN_MAX) {
-        close(file->direct_fd);
-        file->direct_fd = -1;
-        return;
+        close(direct_fd);
+        return -1;
     }
-    while (file->align < info.stx_dio_offset_align || file->align < info.stx_dio_mem_align)
-        file->align *= 2;
+    while (*ret_align < info.stx_dio_offset_align || *ret_align < info.stx_dio_mem_align)
+        *ret_align *= 2;
+    return direct_fd;
 }
 
 /* Reads more and more of the file until the parser has seen the whole header. */
@@ -165,7 +166,7 @@ enum lam_status lam_file_open(const char *path, struct lam_file *ret_file, struc
     status = open_regular(&file, err);
     if (status != LAM_OK)
         goto fail;
-    open_direct(&file);
+    file.direct_fd = lam_file_open_direct(file.fd, &file.align);
     status = read_header(&file, err);
     if (status != LAM_OK)
         goto fail;

@@ -57,4 +57,10 @@ LAM_MUST_USE enum lam_status lam_file_check(const struct lam_file *file, struct 
 LAM_MUST_USE enum lam_status lam_file_read(
     const struct lam_file *file, uint64_t offset, void *out, uint64_t n_bytes, struct lam_err *err);
 
+/*
+ * Opens the file behind fd once more for direct reads: the descriptor, or -1 when the file system
+ * has none. *ret_align: of file offsets, lengths and memory, at least LAM_FILE_ALIGN_DEFAULT.
+ */
+int lam_file_open_direct(int fd, uint64_t *ret_align);
+
 #endif

@@ -10,26 +10,124 @@
 
 void lam_jobs_init(struct lam_jobs *jobs, const struct lam_jobs_config *config)
 {
-    assert(config->depth > 0 && config->depth <= LAM_JOBS_DEPTH_MAX);
-    assert(config->request_bytes > 0 && config->request_bytes % config->align == 0);
+    assert(config->n_drives > 0 && config->n_drives <= LAM_JOBS_DRIVES_MAX);
+    assert(config->n_copies > 0 && config->n_copies <= LAM_JOBS_COPIES_MAX);
     memset(jobs, 0, sizeof(*jobs));
     jobs->config = *config;
-    for (uint32_t i = 0; i < LAM_JOBS_DEPTH_MAX; i++)
-        jobs->ios[i].index = i;
+    for (uint32_t d = 0; d < config->n_drives; d++) {
+        const struct lam_jobs_drive *drive = &config->drives[d];
+
+        assert(drive->depth > 0 && drive->depth <= LAM_JOBS_DEPTH_MAX && drive->copies != 0);
+        assert(drive->request_bytes > 0 && drive->request_bytes % config->align == 0);
+        for (uint32_t i = 0; i < LAM_JOBS_DEPTH_MAX; i++)
+            jobs->ios[d][i] = (struct lam_io){.index = i, .drive = d};
+    }
 }
+
+/* ---- loads ---- */
 
 void lam_jobs_add(struct lam_jobs *jobs, const struct lam_load *load)
 {
     uint32_t j = 0;
 
-    while (j < LAM_JOBS_MAX && jobs->job_used[j])
+    while (j < LAM_JOBS_MAX && jobs->jobs[j].used)
         j++;
-    assert(j < LAM_JOBS_MAX && load->window.bytes > 0);
+    assert(j < LAM_JOBS_MAX && load->window.bytes > load->have_bytes);
     assert(load->window.file_offset % jobs->config.align == 0);
     assert(load->window.file_offset < jobs->config.file_bytes);
-    jobs->job_used[j] = true;
-    jobs->jobs[j] = (struct lam_job){.load = *load};
-    jobs->queue[(jobs->queue_head + jobs->n_queued++) % LAM_JOBS_MAX] = j;
+    jobs->jobs[j] = (struct lam_job){.used = true,
+        .load = *load,
+        .order = jobs->n_added++,
+        .late_at = load->late_begin,
+        .open = load->late_begin == load->late_end};
+}
+
+static struct lam_job *find_job(struct lam_jobs *jobs, uint32_t place, uint64_t generation)
+{
+    for (uint32_t j = 0; j < LAM_JOBS_MAX; j++) {
+        struct lam_job *job = &jobs->jobs[j];
+
+        if (job->used && job->load.place == place && job->load.generation == generation)
+            return job;
+    }
+    return NULL;
+}
+
+void lam_jobs_open(struct lam_jobs *jobs, uint32_t place, uint64_t generation)
+{
+    struct lam_job *job = find_job(jobs, place, generation);
+
+    if (job != NULL)
+        job->open = true;
+}
+
+static void fill_end(const struct lam_job *job, struct lam_load_end *ret_end)
+{
+    *ret_end = (struct lam_load_end){.place = job->load.place,
+        .generation = job->load.generation,
+        .window = job->load.window,
+        .pool_offset = job->load.pool_offset,
+        .status = job->status,
+        .err = job->err};
+}
+
+void lam_jobs_cancel(struct lam_jobs *jobs, uint32_t place, uint64_t generation)
+{
+    struct lam_job *job = find_job(jobs, place, generation);
+
+    if (job != NULL && job->status == LAM_OK)
+        job->status =
+            lam_fail(&job->err, LAM_CANCELLED, "the load was given up for a better place");
+}
+
+bool lam_jobs_reap(struct lam_jobs *jobs, struct lam_load_end *ret_end)
+{
+    for (uint32_t j = 0; j < LAM_JOBS_MAX; j++) {
+        struct lam_job *job = &jobs->jobs[j];
+
+        if (!job->used || job->status != LAM_CANCELLED || job->outstanding > 0)
+            continue;
+        fill_end(job, ret_end);
+        job->used = false;
+        return true;
+    }
+    return false;
+}
+
+/* ---- cutting ---- */
+
+/* The next part of the job that may be read now: [*ret_begin, *ret_end) of its window. False: none
+ * (for now, if it is not open). */
+static bool next_part(const struct lam_job *job, uint64_t *ret_begin, uint64_t *ret_end)
+{
+    const struct lam_load *load = &job->load;
+    uint64_t read_bytes = load->window.bytes - load->have_bytes;
+    uint64_t late_end = load->late_end < read_bytes ? load->late_end : read_bytes;
+
+    if (job->at < load->late_begin && job->at < read_bytes) {
+        *ret_begin = job->at;
+        *ret_end = load->late_begin < read_bytes ? load->late_begin : read_bytes;
+    } else if (job->at < read_bytes && load->late_end < read_bytes) {
+        *ret_begin = job->at < load->late_end ? load->late_end : job->at;
+        *ret_end = read_bytes;
+    } else {
+        *ret_begin = job->late_at;
+        *ret_end = job->open ? late_end : job->late_at;
+    }
+    return *ret_begin < *ret_end;
+}
+
+static bool has_part(const struct lam_job *job)
+{
+    uint64_t begin, end;
+
+    return next_part(job, &begin, &end);
+}
+
+/* Nothing is left to be cut off it, now or later. */
+static bool is_cut_up(const struct lam_job *job)
+{
+    return job->open && !has_part(job);
 }
 
 static uint32_t region_of(const struct lam_jobs *jobs, uint64_t pool_offset)
@@ -42,148 +140,211 @@ static uint32_t region_of(const struct lam_jobs *jobs, uint64_t pool_offset)
     return r;
 }
 
-/* Cuts the next request off the oldest job. */
-static void cut(struct lam_jobs *jobs, struct lam_io *io)
+/* Cuts the next piece off the job. */
+static void cut(struct lam_jobs *jobs, uint32_t j, uint64_t whole, struct lam_piece *piece)
 {
-    uint32_t j = jobs->queue[jobs->queue_head];
     struct lam_job *job = &jobs->jobs[j];
     const struct lam_region *region;
-    uint64_t whole = jobs->config.request_bytes;
-    uint64_t bytes = job->load.window.bytes - job->cut_bytes;
-    uint64_t room;
+    uint64_t begin = 0, end = 0, room;
+    bool has = next_part(job, &begin, &end);
 
-    io->job = j;
-    io->tries = 0;
-    io->file_offset = job->load.window.file_offset + job->cut_bytes;
-    io->pool_offset = job->load.pool_offset + job->cut_bytes;
-    io->region = region_of(jobs, io->pool_offset);
-    region = &jobs->config.regions[io->region];
-    room = region->pool_offset + region->bytes - io->pool_offset;
-    if (room > whole - io->file_offset % whole)
-        room = whole - io->file_offset % whole;
-    io->bytes = bytes < room ? bytes : room;
-    job->cut_bytes += io->bytes;
-    io->last = job->cut_bytes == job->load.window.bytes;
+    assert(has);
+    *piece = (struct lam_piece){.job = j,
+        .file_offset = job->load.window.file_offset + begin,
+        .pool_offset = job->load.pool_offset + begin};
+    region = &jobs->config.regions[region_of(jobs, piece->pool_offset)];
+    room = region->pool_offset + region->bytes - piece->pool_offset;
+    if (room > whole - piece->file_offset % whole)
+        room = whole - piece->file_offset % whole;
+    piece->bytes = end - begin < room ? end - begin : room;
+    if (begin >= job->load.late_begin && begin < job->load.late_end)
+        job->late_at = begin + piece->bytes;
+    else
+        job->at = begin + piece->bytes;
     job->outstanding++;
 }
 
-/* The oldest job that still has something to ask for, or none: jobs that are cut up leave the
- * queue. */
-static bool has_work(struct lam_jobs *jobs)
+/* The oldest job with something to read, or LAM_JOBS_MAX. */
+static uint32_t oldest_job(const struct lam_jobs *jobs)
 {
-    while (jobs->n_queued > 0) {
-        struct lam_job *job = &jobs->jobs[jobs->queue[jobs->queue_head]];
+    uint32_t best = LAM_JOBS_MAX;
 
-        if (job->status == LAM_OK && job->cut_bytes < job->load.window.bytes)
-            return true;
-        jobs->queue_head = (jobs->queue_head + 1) % LAM_JOBS_MAX;
-        jobs->n_queued--;
+    for (uint32_t j = 0; j < LAM_JOBS_MAX; j++) {
+        const struct lam_job *job = &jobs->jobs[j];
+
+        if (job->used && job->status == LAM_OK && has_part(job) &&
+            (best == LAM_JOBS_MAX || job->order < jobs->jobs[best].order))
+            best = j;
+    }
+    return best;
+}
+
+/* ---- requests ---- */
+
+bool lam_jobs_are_idle(const struct lam_jobs *jobs)
+{
+    for (uint32_t d = 0; d < jobs->config.n_drives; d++) {
+        if (jobs->under_way[d] > 0)
+            return false;
+    }
+    return true;
+}
+
+static uint32_t live_copies(const struct lam_jobs *jobs)
+{
+    return ((1u << jobs->config.n_copies) - 1) & ~jobs->lost;
+}
+
+/* Takes a piece that has to be asked for again, if there is one for these copies. */
+static bool take_again(struct lam_jobs *jobs, uint32_t copies, struct lam_piece *ret_piece)
+{
+    for (uint32_t i = 0; i < jobs->n_again; i++) {
+        if ((copies & ~jobs->again[i].failed) == 0)
+            continue;
+        *ret_piece = jobs->again[i];
+        jobs->again[i] = jobs->again[--jobs->n_again];
+        return true;
     }
     return false;
 }
 
-struct lam_io *lam_jobs_next(struct lam_jobs *jobs)
+struct lam_io *lam_jobs_next(struct lam_jobs *jobs, uint32_t drive, uint64_t now_ns)
 {
-    struct lam_io *unused = NULL;
+    const struct lam_jobs_drive *it = &jobs->config.drives[drive];
+    uint32_t copies = it->copies & live_copies(jobs);
+    struct lam_io *io = jobs->ios[drive];
 
-    for (uint32_t i = 0; i < jobs->config.depth && (jobs->n_again > 0 || unused == NULL); i++) {
-        struct lam_io *io = &jobs->ios[i];
-
-        if (io->queued_again) {
-            io->queued_again = false;
-            io->last = false; /* said before */
-            jobs->n_again--;
-            return io;
-        }
-        if (!io->used && unused == NULL)
-            unused = io;
-    }
-    if (unused == NULL || !has_work(jobs))
+    if (jobs->under_way[drive] == it->depth || copies == 0)
         return NULL;
-    unused->used = true;
-    jobs->n_under_way++;
-    cut(jobs, unused);
-    return unused;
+    while (io->used)
+        io++;
+    io->last = false;
+    if (!take_again(jobs, copies, &io->piece)) {
+        uint32_t j = oldest_job(jobs);
+
+        if (j == LAM_JOBS_MAX)
+            return NULL;
+        cut(jobs, j, it->request_bytes, &io->piece);
+        io->last = !has_part(&jobs->jobs[j]);
+    }
+    io->used = true;
+    io->copy = (uint32_t)__builtin_ctz(copies & ~io->piece.failed);
+    io->region = region_of(jobs, io->piece.pool_offset);
+    io->started_ns = now_ns;
+    jobs->under_way[drive]++;
+    return io;
 }
 
-static void ask_again(struct lam_jobs *jobs, struct lam_io *io)
+/* ---- answers ---- */
+
+/* Bytes of the piece that lie within the file: the window's end is rounded up beyond it. */
+static uint64_t bytes_in_file(const struct lam_jobs *jobs, const struct lam_piece *piece)
 {
-    io->queued_again = true;
-    jobs->n_again++;
+    uint64_t left = jobs->config.file_bytes - piece->file_offset;
+
+    return left < piece->bytes ? left : piece->bytes;
 }
 
-/* Bytes of the request that lie within the file: the window's end is rounded up beyond it. */
-static uint64_t bytes_in_file(const struct lam_jobs *jobs, const struct lam_io *io)
-{
-    uint64_t left = jobs->config.file_bytes - io->file_offset;
-
-    return left < io->bytes ? left : io->bytes;
-}
-
-/* Takes an answer that brought bytes. True: the request has all that it asked for. */
+/* Takes an answer that brought bytes. True: the piece has all that it asked for. */
 static bool take_bytes(struct lam_jobs *jobs, struct lam_io *io, uint64_t n_bytes)
 {
-    struct lam_job *job = &jobs->jobs[io->job];
+    struct lam_piece *piece = &io->piece;
+    struct lam_job *job = &jobs->jobs[piece->job];
     uint64_t whole;
 
     jobs->reads++;
     jobs->bytes_read += n_bytes;
-    if (n_bytes >= bytes_in_file(jobs, io))
+    jobs->failures[io->copy] = 0;
+    if (n_bytes >= bytes_in_file(jobs, piece))
         return true;
     whole = lam_align_down(n_bytes, jobs->config.align);
-    if (whole == 0 && ++io->tries > LAM_JOBS_TRIES) {
-        job->status = lam_fail(&job->err, LAM_DATA_LOSS,
-            "%s ends at byte %" PRIu64 ", it was longer when it was opened: restore the file",
-            jobs->config.path, io->file_offset + n_bytes);
+    if (whole == 0 && ++piece->tries > LAM_JOBS_TRIES) {
+        if (job->status == LAM_OK)
+            job->status = lam_fail(&job->err, LAM_DATA_LOSS,
+                "%s ends at byte %" PRIu64 ", it was longer when it was opened: restore the file",
+                jobs->config.path, piece->file_offset + n_bytes);
         return true;
     }
-    io->file_offset += whole;
-    io->pool_offset += whole;
-    io->bytes -= whole;
+    piece->file_offset += whole;
+    piece->pool_offset += whole;
+    piece->bytes -= whole;
     return false;
+}
+
+/* The copy did not bring the piece: the next try is for another. */
+static void blame(struct lam_jobs *jobs, struct lam_io *io)
+{
+    io->piece.failed |= 1u << io->copy;
+    if (++jobs->failures[io->copy] >= LAM_JOBS_LOST_AFTER &&
+        (live_copies(jobs) & ~(1u << io->copy)) != 0)
+        jobs->lost |= 1u << io->copy;
+    if ((live_copies(jobs) & ~io->piece.failed) == 0)
+        io->piece.failed = 0;
 }
 
 /* Takes a failure. True: no more tries. */
 static bool take_error(struct lam_jobs *jobs, struct lam_io *io, int native_errno)
 {
-    struct lam_job *job = &jobs->jobs[io->job];
+    struct lam_piece *piece = &io->piece;
+    struct lam_job *job = &jobs->jobs[piece->job];
+    uint32_t n_copies = (uint32_t)__builtin_popcount(live_copies(jobs));
 
-    if (native_errno == EINTR || native_errno == EAGAIN)
-        return false;
-    if (native_errno == EIO || native_errno == ENOMEM || native_errno == ETIMEDOUT) {
-        if (++io->tries <= LAM_JOBS_TRIES)
+    if (native_errno == EINTR || native_errno == EAGAIN) {
+        if (++piece->refusals <= LAM_JOBS_REFUSALS)
+            return false;
+    } else if (n_copies > 1 || native_errno == EIO || native_errno == ENOMEM ||
+               native_errno == ETIMEDOUT) {
+        blame(jobs, io);
+        if (++piece->tries <= LAM_JOBS_TRIES * n_copies)
             return false;
     }
     if (job->status == LAM_OK)
         job->status = lam_fail(&job->err, LAM_UNAVAILABLE,
             "cannot read %s at byte %" PRIu64 " (%s): check the drive and its cable or mount",
-            jobs->config.path, io->file_offset, strerror(native_errno));
+            jobs->config.path, piece->file_offset, strerror(native_errno));
     return true;
 }
 
 bool lam_jobs_answer(
     struct lam_jobs *jobs, struct lam_io *io, int64_t result, struct lam_load_end *ret_end)
 {
-    struct lam_job *job = &jobs->jobs[io->job];
+    struct lam_job *job = &jobs->jobs[io->piece.job];
     bool done;
 
-    assert(io->used && !io->queued_again);
+    assert(io->used);
     done = result < 0 ? take_error(jobs, io, (int)-result) : take_bytes(jobs, io, (uint64_t)result);
+    io->used = false;
+    jobs->under_way[io->drive]--;
     if (!done && job->status == LAM_OK) {
-        ask_again(jobs, io);
+        jobs->again[jobs->n_again++] = io->piece;
         return false;
     }
-    io->used = false;
-    jobs->n_under_way--;
     job->outstanding--;
-    if (job->outstanding > 0 || (job->status == LAM_OK && job->cut_bytes < job->load.window.bytes))
+    if (job->outstanding > 0 || (job->status == LAM_OK && !is_cut_up(job)))
         return false;
-    lam_ignore(has_work(jobs), "takes a failed job off the queue before its place is used again");
-    ret_end->place = job->load.place;
-    ret_end->generation = job->load.generation;
-    ret_end->window = job->load.window;
-    ret_end->status = job->status;
-    ret_end->err = job->err;
-    jobs->job_used[io->job] = false;
+    fill_end(job, ret_end);
+    job->used = false;
     return true;
+}
+
+bool lam_jobs_expire(struct lam_jobs *jobs, uint64_t start_ns, struct lam_load_end *ret_end)
+{
+    for (uint32_t d = 0; d < jobs->config.n_drives; d++) {
+        for (uint32_t i = 0; i < LAM_JOBS_DEPTH_MAX; i++) {
+            const struct lam_io *io = &jobs->ios[d][i];
+            struct lam_job *job = &jobs->jobs[io->piece.job];
+
+            if (!io->used || io->started_ns >= start_ns || job->expired)
+                continue;
+            job->expired = true;
+            job->status = lam_fail(&job->err, LAM_DEADLINE_EXCEEDED,
+                "the drive has not answered a read of %s at byte %" PRIu64
+                " in time: check the drive or mount",
+                jobs->config.path, io->piece.file_offset);
+            fill_end(job, ret_end);
+            ret_end->expired = true;
+            return true;
+        }
+    }
+    return false;
 }

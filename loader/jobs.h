@@ -1,19 +1,24 @@
 /*
- * jobs: the arithmetic of reading units: cuts each load into requests, and decides after each
- * answer what comes next. No I/O of its own, so both engines share it and a test can answer in its
- * place.
+ * jobs: the arithmetic of reading units: cuts each load into requests, hands them to the drives
+ * that ask for work, and decides after each answer what comes next. No I/O of its own, so both
+ * engines share it and a test can answer in its place.
  *
- * A job is the aligned window of a unit. Its requests are aligned, at most request_bytes long, and
- * never cross the edge of a region of the pool (a region is one fixed buffer). Answers:
+ * A job is the aligned window of a unit. Its requests are aligned, end at multiples of the drive's
+ * request_bytes in the file, and never cross the edge of a region of the pool (a region is one
+ * fixed buffer). The file may lie in several copies; a drive holds one or more of them. Whoever has
+ * room takes the next request of the oldest job, so faster drives read more, and all end together.
+ * Answers:
  *
  *     all bytes, or up to the end of the file   done with this part
  *     fewer                                     the rest is asked for, from its last aligned byte
- *     EINTR, EAGAIN                             asked again
- *     EIO and its kind                          asked again, three times
+ *     EINTR, EAGAIN                             asked again, a bounded number of times
+ *     EIO and its kind                          asked again, of another copy if there is one; three
+ *                                               times for each copy
  *     anything else, or the file ended early    the job fails
  *
  * A job ends when its last request under way has been answered, never before: until then bytes may
- * land.
+ * land. One that is answered too late fails before (expires), and ends all the same. A copy that
+ * fails again and again is lost: nothing more is asked of it while there is another.
  *
  * Not thread-safe: one thread, or the engine's lock.
  */
@@ -29,7 +34,11 @@
 
 #define LAM_JOBS_MAX LAM_SLOTS_LOADS_MAX
 #define LAM_JOBS_DEPTH_MAX 128u
-#define LAM_JOBS_TRIES 3u
+#define LAM_JOBS_DRIVES_MAX 8u
+#define LAM_JOBS_COPIES_MAX 8u
+#define LAM_JOBS_TRIES 3u       /* after the first, of each copy */
+#define LAM_JOBS_REFUSALS 64u   /* EINTR and EAGAIN of one request */
+#define LAM_JOBS_LOST_AFTER 16u /* failures of a copy in a row */
 
 /* What to read where. The caller knows it by (place, generation). */
 struct lam_load {
@@ -37,50 +46,73 @@ struct lam_load {
     uint64_t generation;
     struct lam_window window;
     uint64_t pool_offset;
+    uint64_t have_bytes;           /* at the window's end, that are in the pool already */
+    uint64_t late_begin, late_end; /* of the window, not to be read before lam_jobs_open */
 };
 
-/* One request. Owned by lam_jobs; the engine may use `index` to find it again. */
-struct lam_io {
-    uint32_t index;
+/* A part of a job, from its cut until its bytes are there. */
+struct lam_piece {
     uint32_t job;
-    uint32_t region;
-    uint32_t tries; /* failures so far */
+    uint32_t tries;    /* failures so far */
+    uint32_t refusals; /* EINTR, EAGAIN */
+    uint32_t failed;   /* bitmap of copies that failed for it, in this round over the copies */
     uint64_t file_offset;
     uint64_t bytes;
     uint64_t pool_offset;
-    bool last;         /* of its job, to be cut: nothing more to ask for after it */
-    bool queued_again; /* to be issued before anything new */
+};
+
+/* One request under way. Owned by lam_jobs; the engine may use `index` to find it again. */
+struct lam_io {
     bool used;
+    uint32_t index; /* among those of its drive */
+    uint32_t drive;
+    uint32_t copy;
+    uint32_t region;
+    uint64_t started_ns;
+    bool last; /* of its job, of what may be read: nothing more to ask for after it */
+    struct lam_piece piece;
 };
 
 struct lam_job {
+    bool used;
     struct lam_load load;
-    uint64_t cut_bytes;   /* of the window, so far */
-    uint32_t outstanding; /* requests not answered for good */
+    uint64_t order;       /* smaller is older */
+    uint64_t at, late_at; /* how far it is cut up, outside and inside of the late part */
+    bool open;            /* the late part may be read */
+    bool expired;         /* its failure was told already */
+    uint32_t outstanding; /* pieces that are cut and not there */
     enum lam_status status;
     struct lam_err err;
+};
+
+struct lam_jobs_drive {
+    uint64_t request_bytes; /* a multiple of align */
+    uint32_t depth;         /* requests under way, at most LAM_JOBS_DEPTH_MAX */
+    uint32_t copies;        /* bitmap of those that lie on it */
 };
 
 struct lam_jobs_config {
     const char *path; /* for texts */
     uint64_t file_bytes;
     uint64_t align;
-    uint64_t request_bytes; /* a multiple of align */
-    uint32_t depth;         /* requests under way, at most LAM_JOBS_DEPTH_MAX */
     const struct lam_region *regions;
     uint32_t n_regions;
+    uint32_t n_copies;
+    uint32_t n_drives;
+    struct lam_jobs_drive drives[LAM_JOBS_DRIVES_MAX];
 };
 
 struct lam_jobs {
     struct lam_jobs_config config;
-    struct lam_job jobs[LAM_JOBS_MAX]; /* a ring: oldest first, freed in any order */
-    bool job_used[LAM_JOBS_MAX];
-    uint32_t queue[LAM_JOBS_MAX]; /* jobs that are not cut up yet, in order */
-    uint32_t queue_head, n_queued;
-    struct lam_io ios[LAM_JOBS_DEPTH_MAX];
-    uint32_t n_under_way;
+    struct lam_job jobs[LAM_JOBS_MAX];
+    uint64_t n_added;
+    struct lam_io ios[LAM_JOBS_DRIVES_MAX][LAM_JOBS_DEPTH_MAX];
+    uint32_t under_way[LAM_JOBS_DRIVES_MAX];
+    struct lam_piece again[LAM_JOBS_DRIVES_MAX * LAM_JOBS_DEPTH_MAX]; /* to be asked for again */
     uint32_t n_again;
-    uint64_t bytes_read; /* since the start, as answered */
+    uint32_t failures[LAM_JOBS_COPIES_MAX]; /* in a row */
+    uint32_t lost;                          /* bitmap of copies */
+    uint64_t bytes_read;                    /* since the start, as answered */
     uint64_t reads;
 };
 
@@ -89,6 +121,8 @@ struct lam_load_end {
     uint32_t place;
     uint64_t generation;
     struct lam_window window;
+    uint64_t pool_offset;
+    bool expired; /* bytes may still land: another end of the same load follows */
     enum lam_status status;
     struct lam_err err;
 };
@@ -98,11 +132,27 @@ void lam_jobs_init(struct lam_jobs *jobs, const struct lam_jobs_config *config);
 /* At most LAM_JOBS_MAX loads at a time (asserted; lam_slots keeps to it). */
 void lam_jobs_add(struct lam_jobs *jobs, const struct lam_load *load);
 
-/* The next request to issue, or NULL: none, or `depth` are under way. */
-struct lam_io *lam_jobs_next(struct lam_jobs *jobs);
+/* The late part of that load may be read. Nothing happens when the load has ended. */
+void lam_jobs_open(struct lam_jobs *jobs, uint32_t place, uint64_t generation);
+
+/* Nothing more is asked for of that load, which ends with LAM_CANCELLED: with its last answer, or by
+ * lam_jobs_reap. Nothing happens when it has ended or failed. */
+void lam_jobs_cancel(struct lam_jobs *jobs, uint32_t place, uint64_t generation);
+
+/* A cancelled job with nothing under way, which ends here. False: none. */
+bool lam_jobs_reap(struct lam_jobs *jobs, struct lam_load_end *ret_end);
+
+/* The next request for that drive to issue, or NULL: none for now, or `depth` are under way. */
+struct lam_io *lam_jobs_next(struct lam_jobs *jobs, uint32_t drive, uint64_t now_ns);
 
 /* result: bytes read, or a negative errno. True: this was the job's last, see *ret_end. */
 bool lam_jobs_answer(
     struct lam_jobs *jobs, struct lam_io *io, int64_t result, struct lam_load_end *ret_end);
+
+/* A job that waits for an answer to a request from before start_ns: it has failed. False: none. */
+bool lam_jobs_expire(struct lam_jobs *jobs, uint64_t start_ns, struct lam_load_end *ret_end);
+
+/* Is nothing under way on any drive? */
+bool lam_jobs_are_idle(const struct lam_jobs *jobs);
 
 #endif

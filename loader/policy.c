@@ -9,6 +9,9 @@
 #include "common/mem.h"
 #include "common/size.h"
 
+/* The least part of a unit that is worth a place of its own. */
+#define PART_ALIGNS_MIN 16u
+
 struct lam_window lam_policy_window(const struct lam_unit *unit, uint64_t align)
 {
     struct lam_window window;
@@ -45,9 +48,8 @@ static uint64_t bytes_of_spread(
     return bytes;
 }
 
-/* Marks the largest evenly spread set that fits, then whatever smaller unit still fits beside it.
- */
-static void choose_kept(
+/* Marks the largest evenly spread set that fits, then each smaller unit that fits beside it. */
+static uint64_t choose_kept(
     struct lam_layout *layout, const struct lam_unit *units, uint64_t budget_bytes)
 {
     uint32_t n = layout->n_units;
@@ -67,93 +69,179 @@ static void choose_kept(
         }
         layout->n_kept += layout->kept[u];
     }
+    return rest;
 }
 
-static void place_all(struct lam_layout *layout, const struct lam_unit *units, uint64_t slot_bytes)
-{
-    uint64_t at = 0;
-    uint32_t p = 0;
+/* The sizes that all places follow from. */
+struct lanes {
+    uint64_t slot_bytes;  /* the largest window */
+    uint64_t early_bytes; /* by which the two places of a lane are shifted; 0: one place each */
+};
 
-    for (; p < layout->n_slots; p++) {
-        layout->places[p] = (struct lam_place){.pool_offset = at, .bytes = slot_bytes};
-        at += slot_bytes;
+/*
+ * How much of the next unit each lane can take ahead. It is memory that keeps nothing, and the hit
+ * ratio shall stay within a hundredth of what one slot for streaming would give; units smaller than
+ * their slots take from that hundredth too.
+ */
+static uint64_t early_bytes(const struct lam_layout *layout, const struct lam_unit *units,
+    uint64_t slot_bytes, uint64_t budget_bytes)
+{
+    uint64_t full_bytes = lam_policy_bytes_full(units, layout->n_units, layout->align);
+    uint64_t uneven_bytes = LAM_POLICY_LANES_WANTED * (slot_bytes - full_bytes / layout->n_units);
+    uint64_t allowed_bytes = full_bytes / 1000 * 9;
+    uint64_t left_bytes = (budget_bytes - layout->n_lanes * slot_bytes) / layout->n_lanes;
+    uint64_t bytes = full_bytes / 1000;
+
+    if (allowed_bytes > uneven_bytes + LAM_POLICY_LANES_WANTED * bytes)
+        bytes = (allowed_bytes - uneven_bytes) / LAM_POLICY_LANES_WANTED;
+    if (layout->n_lanes == 1)
+        bytes = left_bytes < slot_bytes ? left_bytes : slot_bytes;
+    else if (bytes > LAM_POLICY_EARLY_BYTES_MAX)
+        bytes = LAM_POLICY_EARLY_BYTES_MAX;
+    return lam_align_down(bytes < left_bytes ? bytes : left_bytes, layout->align);
+}
+
+/* What no whole unit fits into keeps the end of the first unit that streams. */
+static void choose_part(struct lam_layout *layout, const struct lam_unit *units, uint64_t rest)
+{
+    layout->part_unit = LAM_POLICY_NO_UNIT;
+    if (rest < PART_ALIGNS_MIN * layout->align ||
+        layout->n_units - layout->n_kept <= layout->n_lanes)
+        return;
+    layout->part_unit = 0;
+    while (layout->kept[layout->part_unit])
+        layout->part_unit++;
+    layout->part_bytes = lam_align_down(rest, layout->align);
+    assert(lam_policy_window(&units[layout->part_unit], layout->align).bytes > layout->part_bytes);
+}
+
+static void place_all(
+    struct lam_layout *layout, const struct lam_unit *units, const struct lanes *lanes)
+{
+    struct lam_place *place = layout->places;
+    uint64_t at = 0;
+
+    for (uint32_t lane = 0; lane < layout->n_lanes; lane++) {
+        *place++ = (struct lam_place){.pool_offset = at, .bytes = lanes->slot_bytes, .lane = lane};
+        at += lanes->early_bytes;
+        if (lanes->early_bytes > 0)
+            *place++ =
+                (struct lam_place){.pool_offset = at, .bytes = lanes->slot_bytes, .lane = lane};
+        at += lanes->slot_bytes;
     }
+    if (layout->part_unit != LAM_POLICY_NO_UNIT) {
+        uint64_t bytes = lam_policy_window(&units[layout->part_unit], layout->align).bytes;
+
+        at += layout->part_bytes;
+        *place++ = (struct lam_place){
+            .pool_offset = at - bytes, .bytes = bytes, .lane = layout->n_lanes - 1};
+    }
+    layout->n_slots = (uint32_t)(place - layout->places);
     for (uint32_t u = 0; u < layout->n_units; u++) {
         uint64_t bytes = lam_policy_window(&units[u], layout->align).bytes;
 
         if (!layout->kept[u])
             continue;
-        layout->places[p++] = (struct lam_place){.pool_offset = at, .bytes = bytes};
+        *place++ = (struct lam_place){.pool_offset = at, .bytes = bytes, .lane = layout->n_lanes};
         at += bytes;
     }
-    assert(p == layout->n_slots + layout->n_kept);
+    assert(place == layout->places + layout->n_slots + layout->n_kept);
     layout->pool_bytes = at;
 }
 
-/* Ends a region where the next place would overflow it; cuts a place that is itself larger. */
-static void cut_regions(struct lam_layout *layout)
+/* Adds what belongs together: it goes into a new region where it would overflow this one, and over
+ * several where it is itself larger than one. */
+static void add_to_regions(struct lam_layout *layout, uint64_t bytes)
 {
-    struct lam_region *region = layout->regions;
+    struct lam_region *region = &layout->regions[layout->n_regions - 1];
 
-    for (uint32_t p = 0; p < layout->n_slots + layout->n_kept; p++) {
-        uint64_t left = layout->places[p].bytes;
-
-        if (region->bytes + left > LAM_POLICY_REGION_BYTES_MAX && region->bytes > 0)
-            (++region)->pool_offset = layout->places[p].pool_offset;
-        while (left > LAM_POLICY_REGION_BYTES_MAX) {
-            region->bytes = LAM_POLICY_REGION_BYTES_MAX;
-            left -= LAM_POLICY_REGION_BYTES_MAX;
-            region[1].pool_offset = region->pool_offset + region->bytes;
-            region++;
-        }
-        region->bytes += left;
+    if (region->bytes + bytes > LAM_POLICY_REGION_BYTES_MAX && region->bytes > 0) {
+        region[1].pool_offset = region->pool_offset + region->bytes;
+        region++;
     }
+    for (; bytes > LAM_POLICY_REGION_BYTES_MAX; bytes -= LAM_POLICY_REGION_BYTES_MAX) {
+        region->bytes = LAM_POLICY_REGION_BYTES_MAX;
+        region[1].pool_offset = region->pool_offset + region->bytes;
+        region++;
+    }
+    region->bytes += bytes;
     layout->n_regions = (uint32_t)(region - layout->regions) + 1;
+}
+
+static void cut_regions(struct lam_layout *layout, const struct lanes *lanes)
+{
+    layout->n_regions = 1;
+    for (uint32_t lane = 0; lane < layout->n_lanes; lane++) {
+        bool last = lane + 1 == layout->n_lanes;
+
+        add_to_regions(
+            layout, lanes->slot_bytes + lanes->early_bytes + (last ? layout->part_bytes : 0));
+    }
+    for (uint32_t p = layout->n_slots; p < layout->n_slots + layout->n_kept; p++)
+        add_to_regions(layout, layout->places[p].bytes);
+}
+
+/* How many lanes, how large, what is kept. budget_bytes: less than the model. */
+static enum lam_status choose_lanes(struct lam_layout *layout, const struct lam_unit *units,
+    uint64_t budget_bytes, struct lanes *lanes, struct lam_err *err)
+{
+    uint64_t fit = budget_bytes / lanes->slot_bytes;
+    char need[24], have[24];
+
+    if (fit == 0)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+            "a pool of %s cannot hold the largest layer: give at least --ram %" PRIu64
+            "KiB (%s), better three times that",
+            lam_size_format(budget_bytes, have, sizeof(have)), (lanes->slot_bytes + 1023) / 1024,
+            lam_size_format(lanes->slot_bytes, need, sizeof(need)));
+    layout->n_lanes = fit < LAM_POLICY_LANES_WANTED ? (uint32_t)fit : LAM_POLICY_LANES_WANTED;
+    lanes->early_bytes = early_bytes(layout, units, lanes->slot_bytes, budget_bytes);
+    return LAM_OK;
 }
 
 enum lam_status lam_policy_layout(const struct lam_unit *units, uint32_t n_units, uint64_t align,
     uint64_t budget_bytes, struct lam_layout *ret_layout, struct lam_err *err)
 {
-    struct lam_layout layout = {.align = align, .n_units = n_units};
+    struct lam_layout layout = {
+        .align = align, .n_units = n_units, .part_unit = LAM_POLICY_NO_UNIT};
     uint64_t full_bytes = lam_policy_bytes_full(units, n_units, align);
-    uint64_t slot_bytes = 0;
-    uint64_t regions_max;
-    char need[24], have[24];
+    struct lanes lanes = {0};
+    uint64_t regions_max, rest;
 
     assert(n_units > 0 && (align & (align - 1)) == 0);
     for (uint32_t u = 0; u < n_units; u++) {
         uint64_t bytes = lam_policy_window(&units[u], align).bytes;
 
-        slot_bytes = bytes > slot_bytes ? bytes : slot_bytes;
+        lanes.slot_bytes = bytes > lanes.slot_bytes ? bytes : lanes.slot_bytes;
     }
     if (full_bytes > budget_bytes) {
-        uint64_t fit = budget_bytes / slot_bytes;
+        enum lam_status status = choose_lanes(&layout, units, budget_bytes, &lanes, err);
 
-        if (fit == 0)
-            return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
-                "a pool of %s cannot hold the largest layer: give at least --ram %" PRIu64
-                "KiB (%s), better three times that",
-                lam_size_format(budget_bytes, have, sizeof(have)), (slot_bytes + 1023) / 1024,
-                lam_size_format(slot_bytes, need, sizeof(need)));
-        layout.n_slots = fit < LAM_POLICY_SLOTS_WANTED ? (uint32_t)fit : LAM_POLICY_SLOTS_WANTED;
+        if (status != LAM_OK)
+            return status;
     }
 
     /* Each region but the last is, together with its successor, larger than the maximum. */
-    regions_max = 2 * (full_bytes + 3 * slot_bytes) / LAM_POLICY_REGION_BYTES_MAX + 2;
+    regions_max = 2 * (full_bytes + (2 * LAM_POLICY_LANES_WANTED + 1) * lanes.slot_bytes) /
+                      LAM_POLICY_REGION_BYTES_MAX +
+                  2;
     layout.kept = lam_calloc(n_units, sizeof(*layout.kept));
-    layout.places = lam_calloc((size_t)layout.n_slots + n_units, sizeof(*layout.places));
+    layout.places =
+        lam_calloc(2 * (size_t)LAM_POLICY_LANES_WANTED + 1 + n_units, sizeof(*layout.places));
     layout.regions = lam_calloc(regions_max, sizeof(*layout.regions));
     if (layout.kept == NULL || layout.places == NULL || layout.regions == NULL) {
         lam_layout_done(&layout);
         return lam_fail(
             err, LAM_RESOURCE_EXHAUSTED, "no memory for the table of %" PRIu32 " units", n_units);
     }
-    choose_kept(&layout, units, budget_bytes - layout.n_slots * slot_bytes);
-    /* Uneven units may leave fewer to stream than there are slots. */
-    if (layout.n_slots > n_units - layout.n_kept)
-        layout.n_slots = n_units - layout.n_kept;
-    place_all(&layout, units, slot_bytes);
-    cut_regions(&layout);
+    rest = choose_kept(
+        &layout, units, budget_bytes - layout.n_lanes * (lanes.slot_bytes + lanes.early_bytes));
+    /* Uneven units may leave fewer to stream than there are lanes. */
+    if (layout.n_lanes > n_units - layout.n_kept)
+        layout.n_lanes = n_units - layout.n_kept;
+    choose_part(&layout, units, rest);
+    place_all(&layout, units, &lanes);
+    cut_regions(&layout, &lanes);
     assert(layout.pool_bytes <= budget_bytes && layout.n_regions <= regions_max);
     *ret_layout = layout;
     return LAM_OK;

@@ -4,13 +4,21 @@
  * A pass walks all units in a cycle. Under a cyclic scan every recency rule hits nothing as soon as
  * the model is larger than the memory; a fixed subset hits its whole share. So as many units as fit
  * are kept, spread evenly over the cycle (the disk is then asked for bytes at a steady rate), and
- * the others stream through a few transit slots, each as large as the largest unit.
+ * the others stream through a few lanes.
  *
- *     pool:  [ slot 0 | slot 1 | slot 2 | kept unit | kept unit | ... ]
+ *     pool:  [ lane 0 | lane 1 | lane 2 | part | kept unit | kept unit | ... ]
+ *
+ *     lane:  |<---------- place 2i ---------->|<- early ->|     early_bytes + the largest unit
+ *            |<- early ->|<--------- place 2i+1 --------->|
+ *
+ * The two places of a lane overlap: while a unit in one is in use, the first bytes of the next can
+ * already be read into the part of the other that nothing else covers, so the drive is busy
+ * although a lane holds one unit only. What is left over when no more whole unit fits keeps the end
+ * of one unit: its place begins in the last lane and ends with that part.
  *
  * A place holds the aligned window of the file around its unit, so that a direct read lands in it
  * without a copy: the unit's first byte is at (file offset modulo the alignment) within the place.
- * The slots lie at the front, so that the first region of the pool is enough to begin with.
+ * The lanes lie at the front, so that the first region of the pool is enough to begin with.
  */
 #ifndef LAMINAR_LOADER_POLICY_H
 #define LAMINAR_LOADER_POLICY_H
@@ -22,7 +30,12 @@
 #include "model/manifest.h"
 
 /* One is computed on, one is ready, one is on its way. */
-#define LAM_POLICY_SLOTS_WANTED 3u
+#define LAM_POLICY_LANES_WANTED 3u
+
+/* More than a drive has under way is of no use ahead. */
+#define LAM_POLICY_EARLY_BYTES_MAX ((uint64_t)32 << 20)
+
+#define LAM_POLICY_NO_UNIT UINT32_MAX
 
 /* The largest piece that io_uring takes as one fixed buffer. */
 #define LAM_POLICY_REGION_BYTES_MAX ((uint64_t)1 << 30)
@@ -30,22 +43,29 @@
 struct lam_place {
     uint64_t pool_offset; /* multiple of the alignment */
     uint64_t bytes;       /* multiple of the alignment */
+    uint32_t lane;        /* places of one lane may overlap; kept units: no lane, n_lanes */
 };
 
-/* A part of the pool that is populated, registered and opened as a whole. No place crosses an edge,
- * unless the place alone is larger than a region. */
+/* A part of the pool that is populated, registered and opened as a whole. No lane and no kept unit
+ * crosses an edge, unless it alone is larger than a region. */
 struct lam_region {
     uint64_t pool_offset;
     uint64_t bytes;
 };
 
-/* places: the slots first, then the kept units in pass order; sorted by pool_offset. */
+/*
+ * places: n_slots of the lanes first, in each lane's order, the last of them that of part_unit if
+ * there is one; then the kept units in pass order. Sorted by pool_offset and by their ends.
+ */
 struct lam_layout {
     uint64_t align;
     uint64_t pool_bytes;
     uint32_t n_units;
+    uint32_t n_lanes;
     uint32_t n_slots;
     uint32_t n_kept;
+    uint32_t part_unit;       /* whose last part_bytes stay, or LAM_POLICY_NO_UNIT */
+    uint64_t part_bytes;      /* multiple of the alignment */
     bool *kept;               /* [n_units] */
     struct lam_place *places; /* [n_slots + n_kept] */
     uint32_t n_regions;

@@ -4,49 +4,146 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "common/clock.h"
 #include "common/mem.h"
 #include "loader/engine.h"
 
-void lam_engine_report(struct lam_reader *reader, struct lam_load_end *end)
-{
-    const struct lam_file *file = reader->config.file;
+const uint64_t lam_engine_idle_ns[LAM_ENGINE_IDLE_CALLS] = {2 * LAM_NS_PER_MS, 20 * LAM_NS_PER_MS};
 
-    if (!reader->direct)
-        posix_fadvise(reader->fd, (off_t)end->window.file_offset, (off_t)end->window.bytes,
-            POSIX_FADV_DONTNEED);
-    /* Bytes of a file that has changed meanwhile must not be computed on, however well they were
-     * read. */
+static void wake_all(struct lam_reader *reader)
+{
+    reader->idle_calls = 0;
+    for (uint32_t d = 0; d < reader->n_started; d++)
+        reader->engine->wake(&reader->drives[d]);
+}
+
+/* ---- for the engines ---- */
+
+void lam_engine_take(struct lam_drive *drive, uint32_t n_max, struct lam_engine_work *ret_work)
+{
+    struct lam_reader *reader = drive->reader;
+    struct lam_engine_work *work = ret_work;
+    uint64_t now_ns = lam_now_ns();
+    struct lam_io *io;
+
+    pthread_mutex_lock(&reader->lock);
+    work->n_ios = work->n_issued = work->n_ends = 0;
+    work->n_regions = reader->n_regions;
+    work->stopping = reader->stopping;
+    while (!reader->stopping && work->n_ios < n_max &&
+           (io = lam_jobs_next(&reader->jobs, drive->index, now_ns)) != NULL) {
+        lam_meter_begin(&reader->meter, now_ns);
+        work->ios[work->n_ios++] = io;
+        if (io->last)
+            work->issued[work->n_issued++] = reader->jobs.jobs[io->piece.job].load;
+    }
+    while (!reader->stopping && work->n_ends < sizeof(work->ends) / sizeof(*work->ends) &&
+           lam_jobs_reap(&reader->jobs, &work->ends[work->n_ends]))
+        work->n_ends++;
+    work->idle_ns = UINT64_MAX;
+    work->idle_call = reader->idle_calls;
+    if (drive->index == 0 && reader->idle_calls < LAM_ENGINE_IDLE_CALLS &&
+        lam_jobs_are_idle(&reader->jobs))
+        work->idle_ns = lam_engine_idle_ns[reader->idle_calls];
+    pthread_mutex_unlock(&reader->lock);
+}
+
+void lam_engine_idle(struct lam_drive *drive, const struct lam_engine_work *work)
+{
+    struct lam_reader *reader = drive->reader;
+    bool idle;
+
+    pthread_mutex_lock(&reader->lock);
+    idle = lam_jobs_are_idle(&reader->jobs) && reader->idle_calls == work->idle_call;
+    reader->idle_calls += idle;
+    pthread_mutex_unlock(&reader->lock);
+    if (idle && reader->config.on_idle != NULL)
+        reader->config.on_idle(reader->config.arg);
+}
+
+/* Is one of the mirrors another file by now? Then it is not read any more. */
+static bool lost_a_mirror(struct lam_reader *reader)
+{
+    bool lost = false;
+
+    for (uint32_t m = 0; m < reader->config.n_mirrors; m++) {
+        if (lam_mirror_check(&reader->config.mirrors[m], NULL) == LAM_OK)
+            continue;
+        pthread_mutex_lock(&reader->lock);
+        lost = lost || (reader->jobs.lost >> (m + 1) & 1) == 0;
+        reader->jobs.lost |= 1u << (m + 1);
+        pthread_mutex_unlock(&reader->lock);
+    }
+    return lost;
+}
+
+/* Bytes of a file that has changed meanwhile must not be computed on, however well they were
+ * read. */
+static void report(struct lam_reader *reader, struct lam_load_end *end)
+{
+    struct lam_load again = {.place = end->place,
+        .generation = end->generation,
+        .window = end->window,
+        .pool_offset = end->pool_offset};
+
+    for (uint32_t c = 0; c < reader->n_copies; c++) {
+        if (!reader->direct[c])
+            posix_fadvise(reader->fds[c], (off_t)end->window.file_offset, (off_t)end->window.bytes,
+                POSIX_FADV_DONTNEED);
+    }
+    if (end->status == LAM_OK && lost_a_mirror(reader)) {
+        lam_reader_load(reader, &again);
+        return;
+    }
     if (end->status == LAM_OK)
-        end->status = lam_file_check(file, &end->err);
+        end->status = lam_file_check(reader->config.file, &end->err);
     reader->config.on_done(reader->config.arg, end);
 }
 
-void lam_engine_issued(
-    struct lam_reader *reader, const struct lam_jobs *jobs, const struct lam_io *io)
+bool lam_engine_tell(struct lam_drive *drive, struct lam_engine_work *work)
 {
+    struct lam_reader *reader = drive->reader;
+
+    for (uint32_t i = 0; i < work->n_issued && reader->config.on_issued != NULL; i++)
+        reader->config.on_issued(reader->config.arg, &work->issued[i]);
+    for (uint32_t i = 0; i < work->n_ends; i++)
+        report(reader, &work->ends[i]);
+    return work->n_issued > 0 || work->n_ends > 0;
+}
+
+void lam_engine_answer(
+    struct lam_drive *drive, const struct lam_engine_answer *answers, uint32_t n_answers)
+{
+    struct lam_reader *reader = drive->reader;
     uint64_t now_ns = lam_now_ns();
+    struct lam_load_end ends[8];
+    uint32_t at = 0;
 
-    reader->issued_ns[io->index] = now_ns;
-    lam_meter_begin(&reader->meter, now_ns);
-    if (io->last && reader->config.on_issued != NULL)
-        reader->config.on_issued(reader->config.arg, &jobs->jobs[io->job].load);
+    while (at < n_answers) {
+        uint32_t n_ends = 0;
+
+        pthread_mutex_lock(&reader->lock);
+        while (at < n_answers && n_ends < sizeof(ends) / sizeof(*ends)) {
+            struct lam_io *io = answers[at].io;
+
+            lam_meter_end(&reader->meter, io->started_ns, now_ns);
+            n_ends += lam_jobs_answer(&reader->jobs, io, answers[at++].result, &ends[n_ends]);
+        }
+        /* What failed here may be for another drive; and the first one watches for idleness. */
+        if (reader->n_drives > 1 && (reader->jobs.n_again > 0 || lam_jobs_are_idle(&reader->jobs)))
+            wake_all(reader);
+        reader->idle_calls = 0;
+        pthread_mutex_unlock(&reader->lock);
+        for (uint32_t i = 0; i < n_ends; i++)
+            report(reader, &ends[i]);
+    }
 }
 
-void lam_engine_answered(struct lam_reader *reader, const struct lam_io *io)
-{
-    lam_meter_end(&reader->meter, reader->issued_ns[io->index], lam_now_ns());
-}
-
-void lam_engine_count(struct lam_reader *reader, const struct lam_jobs *jobs)
-{
-    atomic_store_explicit(&reader->bytes, jobs->bytes_read, memory_order_relaxed);
-    atomic_store_explicit(&reader->reads, jobs->reads, memory_order_relaxed);
-}
+/* ---- the copies and their drives ---- */
 
 static void add_note(struct lam_reader *reader, const char *text)
 {
@@ -56,63 +153,165 @@ static void add_note(struct lam_reader *reader, const char *text)
 }
 
 /* Direct reads, if one works: some file systems take O_DIRECT at open and fail at a read. */
-static void choose_descriptor(struct lam_reader *reader)
+static void add_copy(struct lam_reader *reader, dev_t device, int fd, int direct_fd)
 {
-    const struct lam_file *file = reader->config.file;
+    uint32_t c = reader->n_copies++;
+    uint32_t d = 0;
     ssize_t n = -1;
 
-    if (file->direct_fd >= 0)
-        n = pread(file->direct_fd, reader->config.pool_base, file->align, 0);
-    reader->direct = n > 0;
-    reader->fd = reader->direct ? file->direct_fd : file->fd;
-    if (!reader->direct)
+    if (direct_fd >= 0)
+        n = pread(direct_fd, reader->config.pool_base, reader->config.file->align, 0);
+    reader->direct[c] = n > 0;
+    reader->fds[c] = reader->direct[c] ? direct_fd : fd;
+    if (!reader->direct[c])
         add_note(reader, "the file system refuses direct reads: reading through the page cache");
+    while (d < reader->n_drives && reader->drives[d].device != device)
+        d++;
+    if (d == reader->n_drives)
+        reader->drives[reader->n_drives++] =
+            (struct lam_drive){.reader = reader, .index = d, .device = device};
+    reader->drives[d].copies |= 1u << c;
+}
+
+static void add_copies(struct lam_reader *reader)
+{
+    const struct lam_file *file = reader->config.file;
+
+    assert(reader->config.n_mirrors < LAM_JOBS_COPIES_MAX);
+    add_copy(reader, file->identity.st_dev, file->fd, file->direct_fd);
+    for (uint32_t m = 0; m < reader->config.n_mirrors; m++) {
+        const struct lam_mirror *mirror = &reader->config.mirrors[m];
+
+        add_copy(reader, mirror->identity.st_dev, mirror->fd, mirror->direct_fd);
+    }
+}
+
+/* ---- start ---- */
+
+/* The way to read a drive, and whether it has to be measured. */
+static bool recall(struct lam_reader *reader, const struct lam_drive *drive,
+    char key[LAM_PROBE_KEY_BYTES], struct lam_probe_way *ret_way)
+{
+    const char *dir = reader->config.io_cache;
+    struct lam_err why = {0};
+    enum lam_status status;
+
+    *ret_way = lam_probe_candidates[0];
+    if (dir == NULL || reader->config.request_bytes > 0 || reader->config.depth > 0 ||
+        lam_probe_key(reader->fds[__builtin_ctz(drive->copies)], key, &why) != LAM_OK)
+        return false;
+    status = lam_probe_load(dir, key, ret_way, &why);
+    if (status != LAM_OK && status != LAM_NOT_FOUND)
+        add_note(reader, why.text);
+    return status != LAM_OK;
+}
+
+static enum lam_status start_drive(struct lam_reader *reader, uint32_t d, struct lam_err *err)
+{
+    struct lam_drive *drive = &reader->drives[d];
+    struct lam_jobs_drive *way = &reader->jobs.config.drives[d];
+    uint64_t bytes_per_s[LAM_PROBE_CANDIDATES] = {0};
+    char key[LAM_PROBE_KEY_BYTES];
+    struct lam_err why = {0};
+    struct lam_probe_way found;
+    bool unknown = recall(reader, drive, key, &found);
+    enum lam_status status = reader->engine->start(drive, unknown ? bytes_per_s : NULL, err);
+
+    if (status != LAM_OK)
+        return status;
+    pthread_mutex_lock(&reader->lock);
+    reader->n_started++;
+    pthread_mutex_unlock(&reader->lock);
+    if (unknown && bytes_per_s[0] > 0) {
+        uint32_t best = lam_probe_choose(bytes_per_s);
+
+        found = lam_probe_candidates[best];
+        if (lam_probe_save(reader->config.io_cache, key, &found, bytes_per_s[best], &why) != LAM_OK)
+            add_note(reader, why.text);
+    }
+    /* No load has been given to us yet. */
+    pthread_mutex_lock(&reader->lock);
+    way->request_bytes =
+        reader->config.request_bytes > 0 ? reader->config.request_bytes : found.request_bytes;
+    way->depth = reader->config.depth > 0 ? reader->config.depth : found.depth;
+    pthread_mutex_unlock(&reader->lock);
+    return LAM_OK;
+}
+
+static void stop_drives(struct lam_reader *reader)
+{
+    uint32_t n_started = reader->n_started;
+
+    pthread_mutex_lock(&reader->lock);
+    reader->stopping = true;
+    wake_all(reader);
+    reader->n_started = 0;
+    pthread_mutex_unlock(&reader->lock);
+    for (uint32_t d = 0; d < n_started; d++)
+        reader->engine->stop(&reader->drives[d]);
+    reader->stopping = false;
+}
+
+static enum lam_status start_engine(
+    struct lam_reader *reader, const struct lam_engine *engine, struct lam_err *err)
+{
+    enum lam_status status = LAM_OK;
+
+    reader->engine = engine;
+    for (uint32_t d = 0; d < reader->n_drives && status == LAM_OK; d++)
+        status = start_drive(reader, d, err);
+    if (status != LAM_OK)
+        stop_drives(reader);
+    return status;
 }
 
 static enum lam_status choose_engine(struct lam_reader *reader, struct lam_err *err)
 {
     struct lam_err why = {0};
     char text[200];
-    enum lam_status status;
 
     if (reader->config.choice != LAM_READER_PREAD) {
-        reader->engine = &lam_engine_uring;
-        status = reader->engine->start(reader, &why);
-        if (status == LAM_OK)
+        if (start_engine(reader, &lam_engine_uring, &why) == LAM_OK)
             return LAM_OK;
         if (reader->config.choice == LAM_READER_IO_URING)
             return lam_fail(err, LAM_UNIMPLEMENTED,
                 "io_uring cannot be used here (%s): allow it in the seccomp profile and in "
-                "kernel.io_uring_disabled, or use --engine auto",
+                "kernel.io_uring_disabled, or use --engine auto without --require-io-uring",
                 why.text);
         snprintf(text, sizeof(text), "io_uring cannot be used (%.160s)", why.text);
         add_note(reader, text);
     }
-    reader->engine = &lam_engine_pread;
-    return reader->engine->start(reader, err);
+    return start_engine(reader, &lam_engine_pread, err);
 }
 
 enum lam_status lam_reader_create(
     const struct lam_reader_config *config, struct lam_reader **ret_reader, struct lam_err *err)
 {
     struct lam_reader *reader = lam_calloc(1, sizeof(*reader));
+    struct lam_jobs_config jobs = {.path = config->file->path,
+        .file_bytes = config->file->bytes,
+        .align = config->file->align,
+        .regions = config->regions,
+        .n_regions = config->n_regions};
     enum lam_status status;
 
     if (reader == NULL)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the reader");
     reader->config = *config;
+    if (config->deadline_ns == 0)
+        reader->config.deadline_ns = LAM_READER_DEADLINE_NS;
     reader->n_regions = 1;
-    reader->jobs_config = (struct lam_jobs_config){.path = config->file->path,
-        .file_bytes = config->file->bytes,
-        .align = config->file->align,
-        .request_bytes =
-            config->request_bytes > 0 ? config->request_bytes : LAM_READER_REQUEST_BYTES,
-        .depth = config->depth > 0 ? config->depth : LAM_READER_DEPTH,
-        .regions = config->regions,
-        .n_regions = config->n_regions};
     pthread_mutex_init(&reader->lock, NULL);
     lam_meter_init(&reader->meter);
-    choose_descriptor(reader);
+    add_copies(reader);
+    jobs.n_copies = reader->n_copies;
+    jobs.n_drives = reader->n_drives;
+    for (uint32_t d = 0; d < reader->n_drives; d++)
+        jobs.drives[d] =
+            (struct lam_jobs_drive){.request_bytes = lam_probe_candidates[0].request_bytes,
+                .depth = lam_probe_candidates[0].depth,
+                .copies = reader->drives[d].copies};
+    lam_jobs_init(&reader->jobs, &jobs);
     status = choose_engine(reader, err);
     if (status != LAM_OK) {
         lam_meter_done(&reader->meter);
@@ -128,45 +327,89 @@ void lam_reader_destroy(struct lam_reader *reader)
 {
     if (reader == NULL)
         return;
-    pthread_mutex_lock(&reader->lock);
-    reader->stopping = true;
-    reader->engine->wake(reader);
-    pthread_mutex_unlock(&reader->lock);
-    reader->engine->stop(reader);
+    stop_drives(reader);
     lam_meter_done(&reader->meter);
     pthread_mutex_destroy(&reader->lock);
     lam_free(reader);
 }
+
+/* ---- from other threads ---- */
 
 void lam_reader_add_region(struct lam_reader *reader, uint32_t index)
 {
     pthread_mutex_lock(&reader->lock);
     assert(index == reader->n_regions && index < reader->config.n_regions);
     reader->n_regions++;
-    reader->engine->wake(reader);
+    wake_all(reader);
     pthread_mutex_unlock(&reader->lock);
 }
 
 void lam_reader_load(struct lam_reader *reader, const struct lam_load *load)
 {
     pthread_mutex_lock(&reader->lock);
-    assert(reader->n_inbox < LAM_JOBS_MAX);
-    reader->inbox[reader->n_inbox++] = *load;
-    reader->engine->wake(reader);
+    lam_jobs_add(&reader->jobs, load);
+    wake_all(reader);
     pthread_mutex_unlock(&reader->lock);
 }
 
-void lam_reader_info(const struct lam_reader *reader, struct lam_reader_info *ret_info)
+void lam_reader_open(struct lam_reader *reader, uint32_t place, uint64_t generation)
 {
-    *ret_info = (struct lam_reader_info){.engine = reader->engine->name,
-        .direct = reader->direct,
-        .fixed_buffers = atomic_load(&reader->fixed_buffers),
-        .bytes = atomic_load_explicit(&reader->bytes, memory_order_relaxed),
-        .reads = atomic_load_explicit(&reader->reads, memory_order_relaxed)};
-    memcpy(ret_info->note, reader->note, sizeof(reader->note));
+    pthread_mutex_lock(&reader->lock);
+    lam_jobs_open(&reader->jobs, place, generation);
+    wake_all(reader);
+    pthread_mutex_unlock(&reader->lock);
+}
+
+void lam_reader_cancel(struct lam_reader *reader, uint32_t place, uint64_t generation)
+{
+    pthread_mutex_lock(&reader->lock);
+    lam_jobs_cancel(&reader->jobs, place, generation);
+    wake_all(reader);
+    pthread_mutex_unlock(&reader->lock);
+}
+
+void lam_reader_tick(struct lam_reader *reader)
+{
+    struct lam_load_end end;
+    bool expired;
+
+    do {
+        uint64_t now_ns = lam_now_ns();
+
+        pthread_mutex_lock(&reader->lock);
+        expired = now_ns > reader->config.deadline_ns &&
+                  lam_jobs_expire(&reader->jobs, now_ns - reader->config.deadline_ns, &end);
+        pthread_mutex_unlock(&reader->lock);
+        if (expired)
+            reader->config.on_done(reader->config.arg, &end);
+    } while (expired);
 }
 
 struct lam_meter *lam_reader_meter(struct lam_reader *reader)
 {
     return &reader->meter;
+}
+
+void lam_reader_info(struct lam_reader *reader, struct lam_reader_info *ret_info)
+{
+    struct lam_reader_info info = {.engine = reader->engine->name,
+        .direct = true,
+        .fixed_buffers = true,
+        .n_drives = reader->n_drives,
+        .n_copies = reader->n_copies};
+
+    for (uint32_t c = 0; c < reader->n_copies; c++)
+        info.direct = info.direct && reader->direct[c];
+    memcpy(info.note, reader->note, sizeof(info.note));
+    pthread_mutex_lock(&reader->lock);
+    for (uint32_t d = 0; d < reader->n_drives; d++) {
+        info.fixed_buffers = info.fixed_buffers && reader->drives[d].fixed_buffers;
+        info.depth += reader->jobs.config.drives[d].depth;
+    }
+    info.request_bytes = reader->jobs.config.drives[0].request_bytes;
+    info.lost = reader->jobs.lost;
+    info.bytes = reader->jobs.bytes_read;
+    info.reads = reader->jobs.reads;
+    pthread_mutex_unlock(&reader->lock);
+    *ret_info = info;
 }

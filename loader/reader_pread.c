@@ -1,9 +1,10 @@
 /*
- * reader_pread: reading by threads that block in pread, as many as hide the latency of one request.
- * The reader's lock guards the jobs; it is held for arithmetic only.
+ * reader_pread: reading by threads that block in pread, for each drive as many as hide the latency
+ * of one request.
  */
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/fault.h"
@@ -13,101 +14,119 @@
 #define THREADS 8u
 
 struct pread_state {
-    pthread_cond_t work;
-    struct lam_jobs jobs;
+    pthread_cond_t work; /* with the reader's lock; monotonic */
+    uint64_t n_wakes;    /* lock */
     pthread_t threads[THREADS];
     uint32_t n_threads;
 };
 
-/* Waits for a request. NULL: stopping. Lock held. */
-static struct lam_io *wait_for_io(struct lam_reader *reader)
+/* Waits until somebody wakes the drive or idle_ns have passed: false. */
+static bool wait_for_work(struct lam_drive *drive, uint64_t seen_wakes, uint64_t idle_ns)
 {
-    struct pread_state *state = reader->state;
+    struct pread_state *state = drive->state;
+    uint64_t until_ns = lam_now_ns() + (idle_ns == UINT64_MAX ? 0 : idle_ns);
+    struct timespec until = {
+        .tv_sec = (time_t)(until_ns / LAM_NS_PER_S), .tv_nsec = (long)(until_ns % LAM_NS_PER_S)};
+    int error = 0;
 
-    while (!reader->stopping) {
-        struct lam_io *io;
-
-        for (uint32_t i = 0; i < reader->n_inbox; i++)
-            lam_jobs_add(&state->jobs, &reader->inbox[i]);
-        reader->n_inbox = 0;
-        io = lam_jobs_next(&state->jobs);
-        if (io != NULL)
-            return io;
-        pthread_cond_wait(&state->work, &reader->lock);
+    pthread_mutex_lock(&drive->reader->lock);
+    while (state->n_wakes == seen_wakes && error == 0) {
+        if (idle_ns == UINT64_MAX)
+            pthread_cond_wait(&state->work, &drive->reader->lock);
+        else
+            error = pthread_cond_timedwait(&state->work, &drive->reader->lock, &until);
     }
-    return NULL;
+    pthread_mutex_unlock(&drive->reader->lock);
+    return error == 0;
+}
+
+static void read_one(struct lam_drive *drive, struct lam_io *io)
+{
+    struct lam_reader *reader = drive->reader;
+    struct lam_engine_answer answer = {.io = io};
+    const struct lam_piece *piece = &io->piece;
+
+    answer.result = lam_fault_hit("read") ? -EIO
+                                          : pread(reader->fds[io->copy],
+                                                reader->config.pool_base + piece->pool_offset,
+                                                piece->bytes, (off_t)piece->file_offset);
+    if (answer.result == -1)
+        answer.result = -errno;
+    lam_engine_answer(drive, &answer, 1);
+}
+
+static uint64_t wakes_of(struct lam_drive *drive)
+{
+    struct pread_state *state = drive->state;
+    uint64_t n_wakes;
+
+    pthread_mutex_lock(&drive->reader->lock);
+    n_wakes = state->n_wakes;
+    pthread_mutex_unlock(&drive->reader->lock);
+    return n_wakes;
 }
 
 static void *run(void *arg)
 {
-    struct lam_reader *reader = arg;
-    struct pread_state *state = reader->state;
-    struct lam_io *io;
+    struct lam_drive *drive = arg;
+    struct lam_engine_work work;
 
-    pthread_mutex_lock(&reader->lock);
-    while ((io = wait_for_io(reader)) != NULL) {
-        struct lam_load_end end;
-        int64_t n;
-        bool ended;
+    for (;;) {
+        uint64_t seen_wakes = wakes_of(drive); /* before the look: what comes after it wakes us */
 
-        pthread_mutex_unlock(&reader->lock);
-        lam_engine_issued(reader, &state->jobs, io);
-        n = lam_fault_hit("read") ? -EIO
-                                  : pread(reader->fd, reader->config.pool_base + io->pool_offset,
-                                        io->bytes, (off_t)io->file_offset);
-        if (n == -1)
-            n = -errno;
-        lam_engine_answered(reader, io);
-        pthread_mutex_lock(&reader->lock);
-        ended = lam_jobs_answer(&state->jobs, io, n, &end);
-        lam_engine_count(reader, &state->jobs);
-        if (ended) {
-            pthread_mutex_unlock(&reader->lock);
-            lam_engine_report(reader, &end);
-            pthread_mutex_lock(&reader->lock);
-        }
-        /* The answer may have made room for, or asked for, more than this thread takes. */
-        pthread_cond_signal(&state->work);
+        lam_engine_take(drive, 1, &work);
+        if (work.stopping)
+            return NULL;
+        lam_ignore(lam_engine_tell(drive, &work), "there is always another look before a wait");
+        if (work.n_ios > 0)
+            read_one(drive, work.ios[0]);
+        else if (!wait_for_work(drive, seen_wakes, work.idle_ns))
+            lam_engine_idle(drive, &work);
     }
-    pthread_mutex_unlock(&reader->lock);
-    return NULL;
 }
 
-static void wake(struct lam_reader *reader)
+static void wake(struct lam_drive *drive)
 {
-    struct pread_state *state = reader->state;
+    struct pread_state *state = drive->state;
 
+    state->n_wakes++;
     pthread_cond_broadcast(&state->work);
 }
 
-static void stop(struct lam_reader *reader)
+static void stop(struct lam_drive *drive)
 {
-    struct pread_state *state = reader->state;
+    struct pread_state *state = drive->state;
 
     for (uint32_t i = 0; i < state->n_threads; i++)
         pthread_join(state->threads[i], NULL);
     pthread_cond_destroy(&state->work);
     lam_free(state);
+    drive->state = NULL;
 }
 
-/* The plain reads of the probe were made already, when the descriptor was chosen. */
-static enum lam_status start(struct lam_reader *reader, struct lam_err *err)
+/* The plain reads of the probe were made already, when the descriptors were chosen; and with one
+ * request for each thread there is nothing to choose, so nothing is measured. */
+static enum lam_status start(struct lam_drive *drive, uint64_t *bytes_per_s, struct lam_err *err)
 {
     struct pread_state *state = lam_calloc(1, sizeof(*state));
+    pthread_condattr_t monotonic;
     int error = 0;
 
+    (void)bytes_per_s;
     if (state == NULL)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the reader");
-    reader->state = state;
-    lam_jobs_init(&state->jobs, &reader->jobs_config);
-    pthread_cond_init(&state->work, NULL);
+    drive->state = state;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&state->work, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     while (state->n_threads < THREADS && error == 0) {
-        error = pthread_create(&state->threads[state->n_threads], NULL, run, reader);
+        error = pthread_create(&state->threads[state->n_threads], NULL, run, drive);
         state->n_threads += error == 0;
     }
     if (state->n_threads > 0)
         return LAM_OK; /* fewer threads read more slowly, and as well */
-    stop(reader);
+    stop(drive);
     return lam_fail_errno(err, error, "cannot start a thread to read with");
 }
 

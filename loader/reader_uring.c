@@ -1,16 +1,19 @@
 /*
- * reader_uring: reading by one thread and one io_uring. The only file that includes <liburing.h>.
+ * reader_uring: reading by one thread and one io_uring for each drive. The only file that includes
+ * <liburing.h>.
  *
  * The ring belongs to its thread from creation on (SINGLE_ISSUER, DEFER_TASKRUN where the kernel
- * has them). Others leave loads and regions in the reader's inbox and write to an eventfd, of which
- * one read is always under way in the ring, so the thread waits in one place for everything.
+ * has them). Others leave their wishes under the reader's lock and write to an eventfd, which the
+ * ring polls, so the thread waits in one place for everything.
  *
- * The file is registered, and each region of the pool as one fixed buffer. Where the kernel refuses
- * that (the limit of locked memory, mostly), plain reads of the same ring take over for the region.
+ * The files are registered, and each region of the pool as one fixed buffer. Where the kernel
+ * refuses that (the limit of locked memory, mostly), plain reads of the same ring take over for the
+ * region.
  */
 #include <assert.h>
 #include <errno.h>
 #include <liburing.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -21,19 +24,33 @@
 #include "common/mem.h"
 #include "loader/engine.h"
 
-#define TAG_WAKE UINT64_MAX
+#define TAG_WAKE (UINT64_MAX - 1)
+#define TAG_TIMEOUT UINT64_MAX /* of liburing's own, where the kernel waits with an entry */
+
+/* Entries beside the requests: the poll, and liburing's timeout. */
+#define EXTRA_ENTRIES 2u
+
+/* For what is under way when the reader is stopped; then the kernel cancels it. */
+#define STOP_WAITS 200u
+#define STOP_WAIT_NS (10 * LAM_NS_PER_MS)
+
+/* The kernel was short of something: answers free it. */
+#define SHORTAGE_NS LAM_NS_PER_MS
+
+#define MEASURE_NS (50 * LAM_NS_PER_MS) /* one round of one candidate */
+#define MEASURE_ROUNDS 2u
 
 struct uring_state {
     struct io_uring ring;
     bool has_ring;
-    bool fixed_file;
+    bool fixed_files;
     int wake_fd;
-    uint64_t wake_value; /* target of the eventfd's read */
     bool wake_armed;
     uint32_t n_regions; /* seen by this thread */
     bool *fixed;        /* [n_regions of the layout] registered as a buffer */
-    bool all_fixed;
-    struct lam_jobs jobs;
+    struct lam_engine_work work;
+    struct lam_engine_answer answers[LAM_JOBS_DEPTH_MAX];
+    uint64_t *bytes_per_s; /* to be measured; NULL: not */
     pthread_t thread;
 
     /* The start: guarded by the reader's lock. */
@@ -45,25 +62,39 @@ struct uring_state {
 
 /* ---- registration ---- */
 
-static void register_region(struct lam_reader *reader, uint32_t r)
+static bool register_region(struct lam_drive *drive, uint32_t r)
 {
-    struct uring_state *state = reader->state;
-    const struct lam_region *region = &reader->config.regions[r];
-    struct iovec part = {
-        .iov_base = reader->config.pool_base + region->pool_offset, .iov_len = region->bytes};
+    struct uring_state *state = drive->state;
+    const struct lam_region *region = &drive->reader->config.regions[r];
+    struct iovec part = {.iov_base = drive->reader->config.pool_base + region->pool_offset,
+        .iov_len = region->bytes};
 
     state->fixed[r] = io_uring_register_buffers_update_tag(&state->ring, r, &part, NULL, 1) == 1;
-    state->all_fixed = state->all_fixed && state->fixed[r];
-    atomic_store(&reader->fixed_buffers, state->all_fixed);
+    return state->fixed[r];
 }
 
-static enum lam_status open_ring(struct lam_reader *reader, struct lam_err *err)
+static void register_regions(struct lam_drive *drive, uint32_t n_regions)
 {
-    struct uring_state *state = reader->state;
-    unsigned n_entries = reader->jobs_config.depth + 1; /* and the eventfd's read */
+    struct uring_state *state = drive->state;
+
+    for (; state->n_regions < n_regions; state->n_regions++) {
+        if (!drive->fixed_buffers || register_region(drive, state->n_regions))
+            continue;
+        pthread_mutex_lock(&drive->reader->lock);
+        drive->fixed_buffers = false;
+        pthread_mutex_unlock(&drive->reader->lock);
+    }
+}
+
+static enum lam_status open_ring(struct lam_drive *drive, struct lam_err *err)
+{
+    struct uring_state *state = drive->state;
+    struct lam_reader *reader = drive->reader;
+    unsigned n_entries = LAM_JOBS_DEPTH_MAX + EXTRA_ENTRIES;
     struct io_uring_params params = {
         .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN};
     int result = io_uring_queue_init_params(n_entries, &state->ring, &params);
+    bool fixed;
 
     if (result == -EINVAL) {
         params = (struct io_uring_params){0};
@@ -74,73 +105,35 @@ static enum lam_status open_ring(struct lam_reader *reader, struct lam_err *err)
     if (result < 0)
         return lam_fail_errno(err, -result, "io_uring_setup");
     state->has_ring = true;
-    state->fixed_file = io_uring_register_files(&state->ring, &reader->fd, 1) == 0;
-    state->all_fixed =
-        io_uring_register_buffers_sparse(&state->ring, reader->config.n_regions) == 0;
-    if (state->all_fixed)
-        register_region(reader, 0);
+    state->fixed_files = io_uring_register_files(&state->ring, reader->fds, reader->n_copies) == 0;
+    fixed = io_uring_register_buffers_sparse(&state->ring, reader->config.n_regions) == 0;
+    fixed = fixed && register_region(drive, 0);
     state->n_regions = 1;
+    pthread_mutex_lock(&reader->lock);
+    drive->fixed_buffers = fixed;
+    pthread_mutex_unlock(&reader->lock);
     return LAM_OK;
 }
 
 /* ---- requests ---- */
 
-static void prepare(struct lam_reader *reader, const struct lam_io *io)
+static void prepare(struct lam_drive *drive, const struct lam_io *io)
 {
-    struct uring_state *state = reader->state;
+    struct uring_state *state = drive->state;
+    const struct lam_piece *piece = &io->piece;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&state->ring);
-    unsigned char *to = reader->config.pool_base + io->pool_offset;
-    int fd = state->fixed_file ? 0 : reader->fd;
+    unsigned char *to = drive->reader->config.pool_base + piece->pool_offset;
+    int fd = state->fixed_files ? (int)io->copy : drive->reader->fds[io->copy];
 
-    assert(sqe != NULL); /* the ring has an entry for each request of the table */
+    assert(sqe != NULL); /* the ring has an entry for each request */
     if (state->fixed[io->region])
         io_uring_prep_read_fixed(
-            sqe, fd, to, (unsigned)io->bytes, io->file_offset, (int)io->region);
+            sqe, fd, to, (unsigned)piece->bytes, piece->file_offset, (int)io->region);
     else
-        io_uring_prep_read(sqe, fd, to, (unsigned)io->bytes, io->file_offset);
-    if (state->fixed_file)
+        io_uring_prep_read(sqe, fd, to, (unsigned)piece->bytes, piece->file_offset);
+    if (state->fixed_files)
         sqe->flags |= IOSQE_FIXED_FILE;
     io_uring_sqe_set_data64(sqe, io->index);
-}
-
-/* One read through the ring, compared with a plain one. */
-static enum lam_status probe(struct lam_reader *reader, struct lam_err *err)
-{
-    struct uring_state *state = reader->state;
-    uint64_t align = reader->jobs_config.align;
-    struct lam_io io = {.bytes = align};
-    struct io_uring_cqe *cqe = NULL;
-    unsigned char *want = lam_calloc(1, align);
-    uint64_t n_bytes = reader->config.file->bytes < align ? reader->config.file->bytes : align;
-    enum lam_status status;
-    int result;
-
-    if (want == NULL)
-        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the probe");
-    status = lam_file_read(reader->config.file, 0, want, n_bytes, err);
-    if (status != LAM_OK)
-        goto done;
-    memset(reader->config.pool_base, 0xa5, align);
-    prepare(reader, &io);
-    do
-        result = io_uring_submit_and_wait(&state->ring, 1);
-    while (result == -EINTR);
-    if (result >= 0)
-        result = io_uring_peek_cqe(&state->ring, &cqe);
-    if (result < 0) {
-        status = lam_fail_errno(err, -result, "io_uring_enter");
-        goto done;
-    }
-    result = cqe->res;
-    io_uring_cqe_seen(&state->ring, cqe);
-    if (result < 0)
-        status = lam_fail_errno(err, -result, "a first read by io_uring");
-    else if ((uint64_t)result < n_bytes || memcmp(want, reader->config.pool_base, n_bytes) != 0)
-        status = lam_fail(err, LAM_DATA_LOSS, "a first read by io_uring brought wrong bytes");
-
-done:
-    lam_free(want);
-    return status;
 }
 
 static void arm_wake(struct uring_state *state)
@@ -148,95 +141,213 @@ static void arm_wake(struct uring_state *state)
     struct io_uring_sqe *sqe = io_uring_get_sqe(&state->ring);
 
     assert(sqe != NULL);
-    io_uring_prep_read(sqe, state->wake_fd, &state->wake_value, sizeof(state->wake_value), 0);
+    io_uring_prep_poll_add(sqe, state->wake_fd, POLLIN);
     io_uring_sqe_set_data64(sqe, TAG_WAKE);
     state->wake_armed = true;
 }
 
-/* Takes what others left. False: stop. */
-static bool take_inbox(struct lam_reader *reader)
+/* Submits what is prepared and waits for an answer, at most wait_ns. False: time is up. */
+static bool submit_and_wait(struct uring_state *state, uint64_t wait_ns)
 {
-    struct uring_state *state = reader->state;
-    uint32_t n_regions;
-    bool stopping;
+    struct __kernel_timespec limit = {.tv_sec = (long long)(wait_ns / LAM_NS_PER_S),
+        .tv_nsec = (long long)(wait_ns % LAM_NS_PER_S)};
+    struct io_uring_cqe *cqe;
+    int result;
 
-    pthread_mutex_lock(&reader->lock);
-    for (uint32_t i = 0; i < reader->n_inbox; i++)
-        lam_jobs_add(&state->jobs, &reader->inbox[i]);
-    reader->n_inbox = 0;
-    n_regions = reader->n_regions;
-    stopping = reader->stopping;
-    pthread_mutex_unlock(&reader->lock);
-
-    for (; state->n_regions < n_regions; state->n_regions++) {
-        if (state->all_fixed)
-            register_region(reader, state->n_regions);
-    }
-    return !stopping;
+    if (wait_ns == UINT64_MAX)
+        result = io_uring_submit_and_wait(&state->ring, 1);
+    else
+        result = io_uring_submit_and_wait_timeout(&state->ring, &cqe, 1, &limit, NULL);
+    if (result < 0 && result != -EINTR && result != -ETIME)
+        lam_sleep_ns(SHORTAGE_NS);
+    return result != -ETIME;
 }
 
-static void take_answers(struct lam_reader *reader)
+/* Moves the answers that are there to state->answers; ios[index] are the requests. */
+static uint32_t collect(struct uring_state *state, struct lam_io *ios)
 {
-    struct uring_state *state = reader->state;
     struct io_uring_cqe *cqe;
+    bool refused = false;
+    uint32_t n = 0;
 
-    while (io_uring_peek_cqe(&state->ring, &cqe) == 0) {
+    while (n < LAM_JOBS_DEPTH_MAX && io_uring_peek_cqe(&state->ring, &cqe) == 0) {
         uint64_t tag = io_uring_cqe_get_data64(cqe);
         int64_t result = cqe->res;
-        struct lam_load_end end;
-        bool ended;
+        uint64_t count;
 
         io_uring_cqe_seen(&state->ring, cqe);
         if (tag == TAG_WAKE) {
+            lam_ignore(read(state->wake_fd, &count, sizeof(count)) < 0, "empty is as good");
             state->wake_armed = false;
             continue;
         }
+        if (tag == TAG_TIMEOUT)
+            continue;
         if (lam_fault_hit("read"))
             result = -EIO;
-        lam_engine_answered(reader, &state->jobs.ios[tag]);
-        ended = lam_jobs_answer(&state->jobs, &state->jobs.ios[tag], result, &end);
-        lam_engine_count(reader, &state->jobs);
-        if (ended)
-            lam_engine_report(reader, &end);
+        refused = refused || result == -EAGAIN;
+        state->answers[n++] = (struct lam_engine_answer){.io = &ios[tag], .result = result};
     }
+    if (refused)
+        lam_sleep_ns(SHORTAGE_NS);
+    return n;
 }
 
-static void serve(struct lam_reader *reader)
+/* ---- before serving ---- */
+
+/* One read through the ring, compared with a plain one. */
+static enum lam_status probe(struct lam_drive *drive, struct lam_err *err)
 {
-    struct uring_state *state = reader->state;
-    bool running = true;
+    struct uring_state *state = drive->state;
+    const struct lam_reader_config *config = &drive->reader->config;
+    uint64_t align = config->file->align;
+    struct lam_io io = {.copy = (uint32_t)__builtin_ctz(drive->copies), .piece = {.bytes = align}};
+    unsigned char *want = lam_calloc(1, align);
+    uint64_t n_bytes = config->file->bytes < align ? config->file->bytes : align;
+    enum lam_status status;
+    uint32_t n = 0;
+    int64_t result;
 
-    while (running || state->jobs.n_under_way > state->jobs.n_again) {
-        struct lam_io *io;
-        int result;
+    if (want == NULL)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the probe");
+    status = lam_file_read(config->file, 0, want, n_bytes, err);
+    if (status != LAM_OK)
+        goto done;
+    memset(config->pool_base, 0xa5, align);
+    prepare(drive, &io);
+    while (n == 0) {
+        int submitted = io_uring_submit_and_wait(&state->ring, 1);
 
-        if (!state->wake_armed)
-            arm_wake(state);
-        running = take_inbox(reader) && running;
-        while (running && (io = lam_jobs_next(&state->jobs)) != NULL) {
-            prepare(reader, io);
-            lam_engine_issued(reader, &state->jobs, io);
+        if (submitted < 0 && submitted != -EINTR) {
+            status = lam_fail_errno(err, -submitted, "io_uring_enter");
+            goto done;
         }
-        if (!running && state->jobs.n_under_way == state->jobs.n_again)
-            return;
-        result = io_uring_submit_and_wait(&state->ring, 1);
-        if (result < 0 && result != -EINTR)
-            lam_sleep_ns(LAM_NS_PER_MS); /* the kernel is short of something: answers free it */
-        take_answers(reader);
+        n = collect(state, &io);
     }
+    result = state->answers[0].result;
+    if (result < 0)
+        status = lam_fail_errno(err, (int)-result, "a first read by io_uring");
+    else if ((uint64_t)result < n_bytes || memcmp(want, config->pool_base, n_bytes) != 0)
+        status = lam_fail(err, LAM_DATA_LOSS, "a first read by io_uring brought wrong bytes");
+
+done:
+    lam_free(want);
+    return status;
+}
+
+/* The next stretch of the file, as a unit would be read, into the first region. */
+static void add_stretch(const struct lam_drive *drive, struct lam_jobs *trial, uint64_t *at)
+{
+    const struct lam_file *file = drive->reader->config.file;
+    struct lam_load load = {
+        .window = {.file_offset = *at, .bytes = drive->reader->config.regions[0].bytes}};
+    uint64_t left = file->bytes - *at;
+
+    if (load.window.bytes > left)
+        load.window.bytes = (left + file->align - 1) / file->align * file->align;
+    lam_jobs_add(trial, &load);
+    *at = load.window.bytes >= left ? 0 : *at + load.window.bytes;
+}
+
+/* Reads for MEASURE_NS in that way and returns the speed. *at: where in the file, moved on. */
+static uint64_t measure(
+    struct lam_drive *drive, struct lam_jobs *trial, const struct lam_probe_way *way, uint64_t *at)
+{
+    struct uring_state *state = drive->state;
+    struct lam_jobs_config config = drive->reader->jobs.config;
+    uint64_t start_ns = lam_now_ns(), end_ns = start_ns, bytes = 0;
+    struct lam_load_end end;
+    struct lam_io *io;
+
+    config.n_drives = 1;
+    config.drives[0] = (struct lam_jobs_drive){
+        .request_bytes = way->request_bytes, .depth = way->depth, .copies = drive->copies};
+    lam_jobs_init(trial, &config);
+    add_stretch(drive, trial, at);
+    while (end_ns - start_ns < MEASURE_NS || !lam_jobs_are_idle(trial)) {
+        bool more = end_ns - start_ns < MEASURE_NS;
+        uint32_t n;
+
+        while (more && (io = lam_jobs_next(trial, 0, end_ns)) != NULL) {
+            prepare(drive, io);
+            if (io->last)
+                add_stretch(drive, trial, at);
+        }
+        lam_ignore(submit_and_wait(state, UINT64_MAX), "it waits as long as it takes");
+        n = collect(state, trial->ios[0]);
+        end_ns = lam_now_ns();
+        for (uint32_t i = 0; i < n; i++)
+            lam_ignore(lam_jobs_answer(trial, state->answers[i].io, state->answers[i].result, &end),
+                "nobody waits for these");
+        if (more)
+            bytes = trial->bytes_read;
+        if (more && end_ns - start_ns >= MEASURE_NS)
+            bytes = bytes * MEASURE_NS / (end_ns - start_ns);
+    }
+    return bytes * (LAM_NS_PER_S / MEASURE_NS);
+}
+
+/* Every candidate, and all of them again, since a drive's speed drifts. */
+static void measure_all(struct lam_drive *drive)
+{
+    struct uring_state *state = drive->state;
+    struct lam_jobs *trial = lam_calloc(1, sizeof(*trial));
+    uint64_t at = 0;
+
+    for (uint32_t round = 0; trial != NULL && round < MEASURE_ROUNDS; round++) {
+        for (uint32_t i = 0; i < LAM_PROBE_CANDIDATES; i++)
+            state->bytes_per_s[i] +=
+                measure(drive, trial, &lam_probe_candidates[i], &at) / MEASURE_ROUNDS;
+    }
+    lam_free(trial);
 }
 
 /* ---- the thread ---- */
 
+static void serve(struct lam_drive *drive)
+{
+    struct uring_state *state = drive->state;
+    struct lam_engine_work *work = &state->work;
+    uint32_t n_under_way = 0, n_stop_waits = 0;
+
+    for (;;) {
+        bool more = true, in_time;
+        uint32_t n;
+
+        if (!state->wake_armed)
+            arm_wake(state);
+        while (more) {
+            lam_engine_take(drive, LAM_JOBS_DEPTH_MAX, work);
+            register_regions(drive, work->n_regions);
+            for (uint32_t i = 0; i < work->n_ios; i++)
+                prepare(drive, work->ios[i]);
+            n_under_way += work->n_ios;
+            more = lam_engine_tell(drive, work);
+        }
+        if (work->stopping && (n_under_way == 0 || ++n_stop_waits > STOP_WAITS))
+            return;
+        in_time = submit_and_wait(state, work->stopping ? STOP_WAIT_NS : work->idle_ns);
+        n = collect(state, drive->reader->jobs.ios[drive->index]);
+        n_under_way -= n;
+        if (n > 0)
+            lam_engine_answer(drive, state->answers, n);
+        else if (!in_time && !work->stopping)
+            lam_engine_idle(drive, work);
+    }
+}
+
 static void *run(void *arg)
 {
-    struct lam_reader *reader = arg;
-    struct uring_state *state = reader->state;
+    struct lam_drive *drive = arg;
+    struct lam_reader *reader = drive->reader;
+    struct uring_state *state = drive->state;
     struct lam_err err = {0};
-    enum lam_status status = open_ring(reader, &err);
+    enum lam_status status = open_ring(drive, &err);
 
     if (status == LAM_OK)
-        status = probe(reader, &err);
+        status = probe(drive, &err);
+    if (status == LAM_OK && state->bytes_per_s != NULL)
+        measure_all(drive);
     pthread_mutex_lock(&reader->lock);
     state->start_status = status;
     state->start_err = err;
@@ -244,58 +355,59 @@ static void *run(void *arg)
     pthread_cond_signal(&state->started_cond);
     pthread_mutex_unlock(&reader->lock);
     if (status == LAM_OK)
-        serve(reader);
+        serve(drive);
     if (state->has_ring)
         io_uring_queue_exit(&state->ring);
     return NULL;
 }
 
-static void wake(struct lam_reader *reader)
+static void wake(struct lam_drive *drive)
 {
-    struct uring_state *state = reader->state;
+    struct uring_state *state = drive->state;
     uint64_t one = 1;
 
     lam_ignore(write(state->wake_fd, &one, sizeof(one)) < 0, "full means awake already");
 }
 
-static void free_state(struct lam_reader *reader)
+static void free_state(struct lam_drive *drive)
 {
-    struct uring_state *state = reader->state;
+    struct uring_state *state = drive->state;
 
     if (state->wake_fd >= 0)
         close(state->wake_fd);
     pthread_cond_destroy(&state->started_cond);
     lam_free(state->fixed);
     lam_free(state);
-    reader->state = NULL;
+    drive->state = NULL;
 }
 
-static void stop(struct lam_reader *reader)
+static void stop(struct lam_drive *drive)
 {
-    struct uring_state *state = reader->state;
+    struct uring_state *state = drive->state;
 
     pthread_join(state->thread, NULL);
-    free_state(reader);
+    free_state(drive);
 }
 
-static enum lam_status start(struct lam_reader *reader, struct lam_err *err)
+static enum lam_status start(struct lam_drive *drive, uint64_t *bytes_per_s, struct lam_err *err)
 {
     struct uring_state *state = lam_calloc(1, sizeof(*state));
+    struct lam_reader *reader = drive->reader;
     enum lam_status status;
     int error;
 
     if (state == NULL)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the reader");
-    reader->state = state;
+    drive->state = state;
+    state->bytes_per_s = bytes_per_s;
     pthread_cond_init(&state->started_cond, NULL);
-    lam_jobs_init(&state->jobs, &reader->jobs_config);
     state->fixed = lam_calloc(reader->config.n_regions, sizeof(*state->fixed));
-    state->wake_fd = eventfd(0, EFD_CLOEXEC);
+    state->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (state->fixed == NULL || state->wake_fd < 0) {
         status = lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory or descriptor for the reader");
         goto fail;
     }
-    error = pthread_create(&state->thread, NULL, run, reader);
+    error = pthread_create(&state->thread, NULL, run, drive);
     if (error != 0) {
         status = lam_fail_errno(err, error, "cannot start a thread to read with");
         goto fail;
@@ -312,7 +424,7 @@ static enum lam_status start(struct lam_reader *reader, struct lam_err *err)
         *err = state->start_err;
 
 fail:
-    free_state(reader);
+    free_state(drive);
     return status;
 }
 

@@ -87,6 +87,7 @@ static void register_model(void *arg, struct lam_rpc_call *call, const void *byt
         unpack(service, call, &laminar__v1__register_model_request__descriptor, bytes, n_bytes);
     struct lam_err err = {0};
     const struct lam_share *share;
+    struct lam_reader_info info;
 
     if (request == NULL)
         return;
@@ -103,8 +104,9 @@ static void register_model(void *arg, struct lam_rpc_call *call, const void *byt
     response.unit_bytes_max = share->file.manifest.unit_bytes_max;
     response.units_kept = share->layout.n_kept;
     response.pool_bytes = service->pool->bytes;
-    response.slots = share->layout.n_slots;
-    response.ahead_bytes = LAM_READER_DEPTH * LAM_READER_REQUEST_BYTES;
+    lam_reader_info(share->reader, &info);
+    response.slots = share->layout.n_lanes;
+    response.ahead_bytes = info.depth * info.request_bytes;
     reply(call, &response.base);
 }
 

@@ -17,7 +17,7 @@
 
 /* Bytes that wait in the reader: as many as it has under way, so that it never runs dry between two
  * units. */
-#define LOAD_BYTES_MAX (LAM_READER_DEPTH * LAM_READER_REQUEST_BYTES)
+#define LOAD_BYTES_MAX (32 * LAM_MIB)
 
 #define MESSAGE_BYTES_MAX 4096
 
@@ -100,9 +100,12 @@ static void load(struct lam_sessions *sessions, const struct lam_slots_action *a
     struct lam_load it = {.place = action->place,
         .generation = action->generation,
         .window = lam_policy_window(unit, sessions->layout->align),
-        .pool_offset = sessions->layout->places[action->place].pool_offset};
+        .pool_offset = sessions->layout->places[action->place].pool_offset,
+        .late_begin = action->late_begin,
+        .late_end = action->late_end};
 
     assert(it.window.bytes <= sessions->layout->places[action->place].bytes);
+    it.have_bytes = it.window.bytes - action->read_bytes;
     lam_watch_load(&sessions->watch, action->place, lam_now_ns());
     lam_checker_load(sessions->checker, action->unit, &it);
 }
@@ -130,12 +133,23 @@ static void settle(struct lam_sessions *sessions)
     struct lam_slots_action action;
 
     while (lam_slots_next(sessions->slots, &action)) {
-        if (action.kind == LAM_SLOTS_LOAD)
+        switch (action.kind) {
+        case LAM_SLOTS_LOAD:
             load(sessions, &action);
-        else if (action.kind == LAM_SLOTS_GRANT)
+            break;
+        case LAM_SLOTS_OPEN:
+            lam_checker_open(sessions->checker, action.place, action.generation);
+            break;
+        case LAM_SLOTS_CANCEL:
+            lam_checker_cancel(sessions->checker, action.place, action.generation);
+            break;
+        case LAM_SLOTS_GRANT:
             grant(sessions, &action);
-        else
+            break;
+        case LAM_SLOTS_FAULT:
             report_fault(sessions, &action);
+            break;
+        }
     }
     note_waits(sessions);
 }
@@ -320,17 +334,33 @@ void lam_sessions_on_read(void *arg, const struct lam_load_end *end)
     pthread_mutex_unlock(&sessions->lock);
 }
 
+void lam_sessions_on_idle(void *arg)
+{
+    struct lam_sessions *sessions = arg;
+
+    pthread_mutex_lock(&sessions->lock);
+    lam_slots_idle(sessions->slots);
+    settle(sessions);
+    pthread_mutex_unlock(&sessions->lock);
+}
+
 void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end)
 {
     struct lam_sessions *sessions = arg;
+    bool failed = end->status != LAM_OK && end->status != LAM_CANCELLED;
     uint32_t unit;
 
-    if (end->status != LAM_OK)
-        lam_error("%s", end->err.text);
     pthread_mutex_lock(&sessions->lock);
-    lam_watch_loaded(&sessions->watch, end->place, lam_now_ns());
-    unit = lam_slots_loaded(sessions->slots, end->place, end->generation, end->status);
-    if (end->status != LAM_OK) {
+    if (failed && lam_slots_is_stuck(sessions->slots, end->place))
+        failed = false; /* it was told when it expired */
+    else
+        lam_watch_loaded(&sessions->watch, end->place, lam_now_ns());
+    if (end->expired)
+        unit = lam_slots_expired(sessions->slots, end->place, end->generation, end->status);
+    else
+        unit = lam_slots_loaded(sessions->slots, end->place, end->generation, end->status);
+    if (failed) {
+        lam_error("%s", end->err.text);
         sessions->fault_unit = unit;
         memcpy(sessions->fault_text, end->err.text, sizeof(sessions->fault_text));
     }
@@ -408,11 +438,8 @@ enum lam_status lam_sessions_create(
     const struct lam_layout *layout = from->layout;
     struct lam_sessions *sessions = lam_calloc(1, sizeof(*sessions));
     uint64_t *unit_bytes = lam_calloc(layout->n_units, sizeof(*unit_bytes));
-    struct lam_slots_config config = {.n_units = layout->n_units,
-        .kept = layout->kept,
-        .unit_bytes = unit_bytes,
-        .n_slots = layout->n_slots,
-        .load_bytes_max = LOAD_BYTES_MAX};
+    struct lam_slots_config config = {
+        .layout = layout, .unit_bytes = unit_bytes, .load_bytes_max = LOAD_BYTES_MAX};
     enum lam_status status;
 
     if (sessions == NULL || unit_bytes == NULL) {
@@ -420,7 +447,7 @@ enum lam_status lam_sessions_create(
         goto fail;
     }
     for (uint32_t u = 0; u < layout->n_units; u++)
-        unit_bytes[u] = from->file->manifest.units[u].bytes;
+        unit_bytes[u] = lam_policy_window(&from->file->manifest.units[u], layout->align).bytes;
     sessions->file = from->file;
     sessions->layout = layout;
     sessions->pool_offset = from->pool_offset;

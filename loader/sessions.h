@@ -71,6 +71,7 @@ void lam_sessions_back(struct lam_sessions *sessions, uint64_t pool_bytes);
 /* Callbacks of the checker and of the handover; arg: the sessions. */
 void lam_sessions_on_issued(void *arg, const struct lam_load *load);
 void lam_sessions_on_read(void *arg, const struct lam_load_end *end);
+void lam_sessions_on_idle(void *arg);
 void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end);
 void lam_sessions_on_gone(void *arg, const unsigned char *token, int pid);
 

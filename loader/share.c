@@ -37,7 +37,7 @@ uint64_t lam_share_bytes_least(const struct lam_share *share)
 
         largest = bytes > largest ? bytes : largest;
     }
-    return LAM_POLICY_SLOTS_WANTED * largest < full ? LAM_POLICY_SLOTS_WANTED * largest : full;
+    return LAM_POLICY_LANES_WANTED * largest < full ? LAM_POLICY_LANES_WANTED * largest : full;
 }
 
 enum lam_status lam_share_lay_out(
@@ -61,6 +61,7 @@ static enum lam_status start_reading(struct lam_share *share, unsigned char *bas
         .pool_base = base,
         .on_done = lam_sessions_on_load_end,
         .on_issued = lam_sessions_on_issued,
+        .on_idle = lam_sessions_on_idle,
         .on_read = lam_sessions_on_read,
         .on_lost = lam_sessions_on_lost,
         .arg = share->sessions};
@@ -70,7 +71,8 @@ static enum lam_status start_reading(struct lam_share *share, unsigned char *bas
         .n_regions = share->layout.n_regions,
         .choice = engine,
         .on_done = lam_checker_on_load_end,
-        .on_issued = lam_checker_on_issued};
+        .on_issued = lam_checker_on_issued,
+        .on_idle = lam_checker_on_idle};
     enum lam_status status = lam_checker_create(&checker, &share->checker, err);
 
     if (status != LAM_OK)

@@ -1,7 +1,7 @@
 /*
  * slots: see the header for the rules. The state is four tables: units, places, sessions, and the
- * list of the units that are in transit. Walks are short: sessions are few, slots are a handful,
- * and the walk over units ends at the first that needs something.
+ * list of the units that are in transit. Here are the events and the grants; slots_load.c has what
+ * is read next.
  */
 #include "loader/slots.h"
 
@@ -11,127 +11,52 @@
 
 #include "common/mem.h"
 #include "loader/bits.h"
+#include "loader/slots_impl.h"
 
-#define NOWHERE UINT32_MAX
+#define NOWHERE LAM_SLOTS_NOWHERE
 
-enum place_state { FREE, LOADING, READY };
+/* How many long holds make units spread over the lanes, and how many short ones undo a long one. */
+#define SLOW_STEP 4u
+#define SLOW_SPREAD 16u
+#define SLOW_MAX 64u
 
-struct place {
-    enum place_state state;
-    uint32_t unit; /* while not FREE */
-    uint64_t generation;
-    uint64_t holders; /* bit s: session s */
-    bool served;      /* this fill was granted before */
-    bool issued;      /* LOADING: all its bytes have been asked for */
-};
-
-struct unit {
-    bool kept;
-    uint64_t bytes;
-    uint32_t home;         /* kept: its place; else its index among the transit units */
-    uint32_t place;        /* where it is or is being read to, or NOWHERE */
-    enum lam_status fault; /* of the last load, until the next try */
-};
-
-struct session {
-    bool open;
-    uint32_t cursor; /* index of the next transit unit to be granted */
-    uint32_t credits;
-    uint32_t held_slots;
-    uint64_t last_load; /* when this session was last served a load: smaller is older */
-    uint64_t *told;     /* bitmap of units: kept ones granted, any that were reported failed */
-};
-
-struct lam_slots {
-    uint32_t n_units, n_slots, n_places, n_kept, n_transit;
-    uint32_t n_backed;
-    uint32_t n_words;    /* of a bitmap over units */
-    uint32_t n_loads;    /* under way */
-    uint64_t load_bytes; /* of loads that are not issued */
-    uint64_t load_bytes_max;
-    uint64_t generation;
-    struct unit *units;
-    struct place *places;
-    uint32_t *transit;    /* [n_transit] unit numbers in pass order */
-    uint64_t *kept_known; /* bitmap: kept units that are READY or failed, hence worth telling */
-    uint64_t *bitmaps;    /* the storage of all sessions' `told` */
-    struct lam_slots_counts counts;
-    struct session sessions[LAM_SLOTS_SESSIONS_MAX];
-};
-
-static bool is_held_by(const struct place *place, uint32_t session)
+static bool is_held_by(const struct lam_slots_place *place, uint32_t session)
 {
     return (place->holders >> session & 1) != 0;
 }
 
-static const struct session *session_at(const struct lam_slots *slots, uint32_t session)
+static const struct lam_slots_session *session_at(const struct lam_slots *slots, uint32_t session)
 {
     assert(session < LAM_SLOTS_SESSIONS_MAX && slots->sessions[session].open);
     return &slots->sessions[session];
 }
 
-/* What is read when nobody has asked for anything yet: a pass from its start. */
-static const struct session nobody = {.credits = 1};
-
-/* Where in the pass the session stands: behind the transit unit that it was granted last. */
-static uint32_t position(const struct lam_slots *slots, const struct session *session)
+static uint32_t count_unheld_lanes(const struct lam_slots *slots)
 {
-    return session->cursor == 0 ? 0 : slots->transit[session->cursor - 1] + 1;
-}
-
-static uint32_t count_unheld(const struct lam_slots *slots)
-{
-    uint32_t n_unheld = 0;
+    uint32_t held = 0; /* bitmap */
 
     for (uint32_t p = 0; p < slots->n_slots; p++)
-        n_unheld += slots->places[p].holders == 0;
-    return n_unheld;
+        held |= slots->places[p].holders != 0 ? 1u << slots->places[p].lane : 0;
+    return slots->n_lanes - (uint32_t)__builtin_popcount(held);
 }
 
-/* A session that holds a slot leaves one to others: neither the last unheld one nor, by sharing
- * what others hold, all of them. */
-static bool may_take(const struct lam_slots *slots, const struct session *session, bool shared)
+bool lam_slots_may_take(
+    const struct lam_slots *slots, const struct lam_slots_session *session, bool shared)
 {
     return session->held_slots == 0 ||
-           (session->held_slots + 1 < slots->n_slots && (shared || count_unheld(slots) > 1));
-}
-
-/* How many units ahead of the session `unit` is; a pass more when it cannot be taken now. */
-static uint64_t need_of(const struct lam_slots *slots, const struct session *session, uint32_t unit)
-{
-    uint32_t at = position(slots, session);
-    uint64_t ahead = unit >= at ? unit - at : slots->n_units - at + unit;
-    bool waits = session->credits > 0 && may_take(slots, session, false);
-
-    return ahead + (waits ? 0 : slots->n_units);
-}
-
-/* The soonest need of a unit over all sessions. */
-static uint64_t next_use(const struct lam_slots *slots, uint32_t unit)
-{
-    uint64_t soonest = UINT64_MAX;
-
-    if (slots->counts.sessions == 0)
-        return need_of(slots, &nobody, unit);
-    for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
-        const struct session *session = &slots->sessions[s];
-
-        if (session->open && need_of(slots, session, unit) < soonest)
-            soonest = need_of(slots, session, unit);
-    }
-    return soonest;
+           (session->held_slots + 1 < slots->n_lanes && (shared || count_unheld_lanes(slots) > 1));
 }
 
 /* ---- grants ---- */
 
 static bool next_kept(struct lam_slots *slots, uint32_t s, struct lam_slots_action *ret)
 {
-    struct session *session = &slots->sessions[s];
+    struct lam_slots_session *session = &slots->sessions[s];
 
     for (uint32_t w = 0; w < slots->n_words; w++) {
         uint64_t news = slots->kept_known[w] & ~session->told[w];
         uint32_t unit = w * 64 + (news ? (uint32_t)__builtin_ctzll(news) : 0);
-        struct place *place;
+        struct lam_slots_place *place;
 
         if (news == 0)
             continue;
@@ -143,7 +68,7 @@ static bool next_kept(struct lam_slots *slots, uint32_t s, struct lam_slots_acti
             ret->status = slots->units[unit].fault;
             return true;
         }
-        assert(place->state == READY && place->unit == unit);
+        assert(place->state == LAM_PLACE_READY && place->unit == unit);
         ret->kind = LAM_SLOTS_GRANT;
         ret->place = slots->units[unit].home;
         ret->generation = place->generation;
@@ -157,9 +82,9 @@ static bool next_kept(struct lam_slots *slots, uint32_t s, struct lam_slots_acti
 
 static bool next_transit(struct lam_slots *slots, uint32_t s, struct lam_slots_action *ret)
 {
-    struct session *session = &slots->sessions[s];
-    struct place *place;
-    struct unit *unit;
+    struct lam_slots_session *session = &slots->sessions[s];
+    struct lam_slots_place *place;
+    struct lam_slots_unit *unit;
     uint32_t u;
 
     if (session->credits == 0 || slots->n_transit == 0)
@@ -175,10 +100,10 @@ static bool next_transit(struct lam_slots *slots, uint32_t s, struct lam_slots_a
         ret->status = unit->fault;
         return true;
     }
-    if (unit->place == NOWHERE || slots->places[unit->place].state != READY)
+    if (unit->place == NOWHERE || slots->places[unit->place].state != LAM_PLACE_READY)
         return false;
     place = &slots->places[unit->place];
-    if (is_held_by(place, s) || !may_take(slots, session, place->holders != 0))
+    if (is_held_by(place, s) || !lam_slots_may_take(slots, session, place->holders != 0))
         return false;
     ret->kind = LAM_SLOTS_GRANT;
     ret->generation = place->generation;
@@ -206,117 +131,33 @@ static bool next_grant(struct lam_slots *slots, struct lam_slots_action *ret)
     return false;
 }
 
-/* ---- loads ---- */
+/* ---- holds ---- */
 
-/* A slot for a unit that is needed in `need` steps: a free one, else that of the latest need after
- * it. */
-static uint32_t find_slot(const struct lam_slots *slots, uint64_t need)
+/* Nothing better could be done than to wait until these holds end. */
+static void note_long_holds(struct lam_slots *slots)
 {
-    uint32_t best = NOWHERE;
-    uint64_t best_use = need;
+    for (uint32_t p = 0; p < slots->n_slots; p++) {
+        struct lam_slots_place *place = &slots->places[p];
 
-    for (uint32_t p = 0; p < slots->n_slots && p < slots->n_backed; p++) {
-        const struct place *place = &slots->places[p];
-        uint64_t use;
-
-        if (place->state == FREE)
-            return p;
-        if (place->state == LOADING || place->holders != 0)
+        if (place->holders == 0 || place->held_long)
             continue;
-        use = next_use(slots, place->unit);
-        if (use > best_use) {
-            best = p;
-            best_use = use;
-        }
+        place->held_long = true;
+        slots->slow = slots->slow + SLOW_STEP < SLOW_MAX ? slots->slow + SLOW_STEP : SLOW_MAX;
     }
-    return best;
+    slots->spread = slots->spread || slots->slow >= SLOW_SPREAD;
 }
 
-/* The first unit ahead of the session that has to be read and has a place to go. */
-static bool first_missing(const struct lam_slots *slots, const struct session *session,
-    uint32_t *ret_unit, uint32_t *ret_place, uint64_t *ret_need)
+static void end_hold(struct lam_slots *slots, struct lam_slots_place *place)
 {
-    uint32_t u = position(slots, session) % slots->n_units;
-    uint32_t seen = 0; /* transit units on the way: more than there are slots is no look-ahead */
-    bool kept_missing = slots->counts.kept_loaded < slots->n_kept;
-
-    for (uint32_t i = 0; i < slots->n_units; i++, u = u + 1 == slots->n_units ? 0 : u + 1) {
-        const struct unit *unit = &slots->units[u];
-        uint64_t need = need_of(slots, session, u);
-        uint32_t place;
-
-        if (!unit->kept && ++seen > slots->n_slots && !kept_missing)
-            return false;
-        if (unit->place != NOWHERE || unit->fault != LAM_OK ||
-            (!unit->kept && seen > slots->n_slots))
-            continue;
-        place = unit->kept ? unit->home : find_slot(slots, need);
-        if (place == NOWHERE || place >= slots->n_backed)
-            continue;
-        *ret_unit = u;
-        *ret_place = place;
-        *ret_need = need;
-        return true;
-    }
-    return false;
-}
-
-static void begin_load(
-    struct lam_slots *slots, uint32_t u, uint32_t p, struct lam_slots_action *ret)
-{
-    struct place *place = &slots->places[p];
-    struct unit *unit = &slots->units[u];
-
-    assert(place->state != LOADING && place->holders == 0);
-    if (place->state == READY) {
-        slots->units[place->unit].place = NOWHERE;
-        slots->counts.ready_bytes -= slots->units[place->unit].bytes;
-    }
-    *place = (struct place){.state = LOADING, .unit = u, .generation = ++slots->generation};
-    unit->place = p;
-    slots->n_loads++;
-    slots->load_bytes += unit->bytes;
-    slots->counts.loads++;
-    *ret = (struct lam_slots_action){.kind = LAM_SLOTS_LOAD,
-        .unit = u,
-        .place = p,
-        .generation = place->generation,
-        .kept = unit->kept};
-}
-
-static bool next_load(struct lam_slots *slots, struct lam_slots_action *ret)
-{
-    struct session *best = NULL;
-    uint32_t unit = 0, place = 0, u, p;
-    uint64_t need = UINT64_MAX, n;
-
-    if (slots->n_loads == LAM_SLOTS_LOADS_MAX ||
-        (slots->n_loads > 0 && slots->load_bytes >= slots->load_bytes_max))
-        return false;
-    for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
-        struct session *session = &slots->sessions[s];
-
-        if (!session->open || !first_missing(slots, session, &u, &p, &n))
-            continue;
-        if (best == NULL || n < need || (n == need && session->last_load < best->last_load)) {
-            best = session;
-            unit = u;
-            place = p;
-            need = n;
-        }
-    }
-    if (best == NULL &&
-        (slots->counts.sessions > 0 || !first_missing(slots, &nobody, &unit, &place, &need)))
-        return false;
-    begin_load(slots, unit, place, ret);
-    if (best != NULL)
-        best->last_load = slots->generation;
-    return true;
+    if (!place->held_long && slots->slow > 0)
+        slots->slow--;
+    place->held_long = false;
+    slots->spread = slots->spread && slots->slow > 0;
 }
 
 bool lam_slots_next(struct lam_slots *slots, struct lam_slots_action *ret_action)
 {
-    return next_grant(slots, ret_action) || next_load(slots, ret_action);
+    return next_grant(slots, ret_action) || lam_slots_next_load(slots, ret_action);
 }
 
 /* ---- events ---- */
@@ -330,12 +171,12 @@ void lam_slots_back(struct lam_slots *slots, uint32_t n_places)
 enum lam_status lam_slots_open(struct lam_slots *slots, uint32_t *ret_session, struct lam_err *err)
 {
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
-        struct session *session = &slots->sessions[s];
+        struct lam_slots_session *session = &slots->sessions[s];
 
         if (session->open)
             continue;
-        *session =
-            (struct session){.open = true, .told = slots->bitmaps + (size_t)s * slots->n_words};
+        *session = (struct lam_slots_session){
+            .open = true, .told = slots->bitmaps + (size_t)s * slots->n_words};
         memset(session->told, 0, slots->n_words * sizeof(*session->told));
         slots->counts.sessions++;
         *ret_session = s;
@@ -349,8 +190,14 @@ enum lam_status lam_slots_open(struct lam_slots *slots, uint32_t *ret_session, s
 void lam_slots_close(struct lam_slots *slots, uint32_t session)
 {
     lam_ignore(session_at(slots, session) == NULL, "asserts only");
-    for (uint32_t p = 0; p < slots->n_places; p++)
-        slots->places[p].holders &= ~((uint64_t)1 << session);
+    for (uint32_t p = 0; p < slots->n_places; p++) {
+        struct lam_slots_place *place = &slots->places[p];
+        bool held = is_held_by(place, session);
+
+        place->holders &= ~((uint64_t)1 << session);
+        if (held && place->holders == 0 && p < slots->n_slots)
+            end_hold(slots, place);
+    }
     slots->sessions[session].open = false;
     slots->counts.sessions--;
 }
@@ -372,7 +219,7 @@ enum lam_status lam_slots_release(struct lam_slots *slots, uint32_t session, uin
     uint64_t generation, struct lam_err *err)
 {
     uint32_t p = unit < slots->n_units ? slots->units[unit].place : NOWHERE;
-    struct place *place;
+    struct lam_slots_place *place;
 
     lam_ignore(session_at(slots, session) == NULL, "asserts only");
     if (p == NOWHERE || !is_held_by(&slots->places[p], session) ||
@@ -385,41 +232,98 @@ enum lam_status lam_slots_release(struct lam_slots *slots, uint32_t session, uin
     place->holders &= ~((uint64_t)1 << session);
     if (p < slots->n_slots)
         slots->sessions[session].held_slots--;
+    if (p < slots->n_slots && place->holders == 0)
+        end_hold(slots, place);
     return LAM_OK;
+}
+
+void lam_slots_idle(struct lam_slots *slots)
+{
+    slots->n_idle++;
+    note_long_holds(slots);
+}
+
+static struct lam_slots_place *load_at(
+    const struct lam_slots *slots, uint32_t p, uint64_t generation)
+{
+    struct lam_slots_place *place = &slots->places[p];
+
+    assert(p < slots->n_places && place->generation == generation);
+    assert(place->state == LAM_PLACE_LOADING || place->state == LAM_PLACE_STUCK);
+    return place;
+}
+
+static void forget_pending(struct lam_slots *slots, struct lam_slots_place *place)
+{
+    slots->load_bytes -= place->pending_bytes;
+    place->pending_bytes = 0;
 }
 
 void lam_slots_issued(struct lam_slots *slots, uint32_t p, uint64_t generation)
 {
-    struct place *place = &slots->places[p];
+    forget_pending(slots, load_at(slots, p, generation));
+}
 
-    assert(p < slots->n_places && place->state == LOADING && place->generation == generation);
-    assert(!place->issued);
-    place->issued = true;
-    slots->load_bytes -= slots->units[place->unit].bytes;
+static void fail_unit(
+    struct lam_slots *slots, struct lam_slots_place *place, enum lam_status status)
+{
+    struct lam_slots_unit *unit = &slots->units[place->unit];
+
+    unit->place = NOWHERE;
+    if (status == LAM_CANCELLED)
+        return;
+    unit->fault = status;
+    if (unit->kept)
+        lam_bit_set(slots->kept_known, place->unit);
+    if (place->unit == slots->part_unit)
+        slots->part_valid = false; /* who knows which part was wrong */
 }
 
 uint32_t lam_slots_loaded(
     struct lam_slots *slots, uint32_t p, uint64_t generation, enum lam_status status)
 {
-    struct place *place = &slots->places[p];
-    struct unit *unit;
+    struct lam_slots_place *place = load_at(slots, p, generation);
+    struct lam_slots_unit *unit = &slots->units[place->unit];
 
-    assert(p < slots->n_places && place->state == LOADING && place->generation == generation);
-    unit = &slots->units[place->unit];
     slots->n_loads--;
-    slots->load_bytes -= place->issued ? 0 : unit->bytes;
-    if (status == LAM_OK) {
-        place->state = READY;
-        slots->counts.kept_loaded += unit->kept;
-        slots->counts.ready_bytes += unit->bytes;
-    } else {
-        place->state = FREE;
-        unit->place = NOWHERE;
-        unit->fault = status;
+    if (place->state == LAM_PLACE_STUCK) {
+        place->state = LAM_PLACE_FREE;
+        return place->unit;
     }
+    forget_pending(slots, place);
+    if (status != LAM_OK) {
+        place->state = LAM_PLACE_FREE;
+        fail_unit(slots, place, status);
+        return place->unit;
+    }
+    assert(place->gate == NOWHERE);
+    if (!unit->kept)
+        note_long_holds(slots);
+    place->state = LAM_PLACE_READY;
+    slots->counts.kept_loaded += unit->kept;
+    slots->counts.ready_bytes += unit->bytes;
     if (unit->kept)
         lam_bit_set(slots->kept_known, place->unit);
+    if (place->unit == slots->part_unit)
+        slots->part_valid = true;
     return place->unit;
+}
+
+uint32_t lam_slots_expired(
+    struct lam_slots *slots, uint32_t p, uint64_t generation, enum lam_status status)
+{
+    struct lam_slots_place *place = load_at(slots, p, generation);
+
+    assert(place->state == LAM_PLACE_LOADING && status != LAM_OK);
+    forget_pending(slots, place);
+    place->state = LAM_PLACE_STUCK;
+    fail_unit(slots, place, status);
+    return place->unit;
+}
+
+bool lam_slots_is_stuck(const struct lam_slots *slots, uint32_t place)
+{
+    return slots->places[place].state == LAM_PLACE_STUCK;
 }
 
 uint32_t lam_slots_retry(struct lam_slots *slots)
@@ -427,7 +331,7 @@ uint32_t lam_slots_retry(struct lam_slots *slots)
     uint32_t n_faults = 0;
 
     for (uint32_t u = 0; u < slots->n_units; u++) {
-        struct unit *unit = &slots->units[u];
+        struct lam_slots_unit *unit = &slots->units[u];
 
         if (unit->fault == LAM_OK)
             continue;
@@ -444,43 +348,58 @@ uint32_t lam_slots_retry(struct lam_slots *slots)
 
 bool lam_slots_kept_ready(const struct lam_slots *slots, uint32_t unit, uint32_t *ret_place)
 {
-    const struct unit *it = &slots->units[unit];
+    const struct lam_slots_unit *it = &slots->units[unit];
 
     assert(unit < slots->n_units);
-    if (!it->kept || it->place == NOWHERE || slots->places[it->place].state != READY)
+    if (!it->kept || it->place == NOWHERE || slots->places[it->place].state != LAM_PLACE_READY)
         return false;
     *ret_place = it->place;
     return true;
+}
+
+/* A lane is what most hinders its use: held, then being read to, then ready. */
+static void count_lane(
+    const struct lam_slots *slots, uint32_t lane, struct lam_slots_counts *counts)
+{
+    bool held = false, loading = false, ready = false;
+
+    for (uint32_t p = 0; p < slots->n_slots; p++) {
+        const struct lam_slots_place *place = &slots->places[p];
+
+        if (place->lane != lane || place->state == LAM_PLACE_FREE)
+            continue;
+        held = held || place->holders != 0;
+        loading = loading || place->state != LAM_PLACE_READY;
+        ready = true;
+    }
+    counts->slots_held += held;
+    counts->slots_loading += !held && loading;
+    counts->slots_ready += !held && !loading && ready;
+    counts->slots_free += !ready;
 }
 
 void lam_slots_count(const struct lam_slots *slots, struct lam_slots_counts *ret_counts)
 {
     struct lam_slots_counts counts = slots->counts;
 
-    for (uint32_t p = 0; p < slots->n_places; p++) {
-        const struct place *place = &slots->places[p];
-        bool is_slot = p < slots->n_slots;
-
-        counts.leases += (uint32_t)__builtin_popcountll(place->holders);
-        counts.slots_free += is_slot && place->state == FREE;
-        counts.slots_loading += is_slot && place->state == LOADING;
-        counts.slots_ready += is_slot && place->state == READY && place->holders == 0;
-        counts.slots_held += is_slot && place->holders != 0;
-    }
+    for (uint32_t p = 0; p < slots->n_places; p++)
+        counts.leases += (uint32_t)__builtin_popcountll(slots->places[p].holders);
+    for (uint32_t lane = 0; lane < slots->n_lanes; lane++)
+        count_lane(slots, lane, &counts);
     *ret_counts = counts;
 }
 
 enum lam_slots_wait lam_slots_wait_of(
     const struct lam_slots *slots, uint32_t s, uint32_t *ret_place)
 {
-    const struct session *session = session_at(slots, s);
-    const struct unit *unit;
+    const struct lam_slots_session *session = session_at(slots, s);
+    const struct lam_slots_unit *unit;
 
     *ret_place = NOWHERE;
     if (slots->n_transit == 0)
         return LAM_SLOTS_WAIT_NONE;
     unit = &slots->units[slots->transit[session->cursor]];
-    if (unit->place != NOWHERE && slots->places[unit->place].state == READY)
+    if (unit->place != NOWHERE && slots->places[unit->place].state == LAM_PLACE_READY)
         return LAM_SLOTS_WAIT_WORKER; /* else it would have been granted */
     if (session->credits == 0 || session->held_slots > 0)
         return LAM_SLOTS_WAIT_NONE;
@@ -490,28 +409,47 @@ enum lam_slots_wait lam_slots_wait_of(
                : LAM_SLOTS_WAIT_SLOT;
 }
 
+/* Is a's load not to touch what it shares with b? */
+static bool waits_for(const struct lam_slots_place *a, uint32_t b)
+{
+    return (a->state == LAM_PLACE_LOADING || a->state == LAM_PLACE_STUCK) && a->gate == b;
+}
+
 static void check_place(const struct lam_slots *slots, uint32_t p)
 {
-    const struct place *place = &slots->places[p];
+    const struct lam_slots_place *place = &slots->places[p];
 
     assert(place->generation <= slots->generation);
-    assert(place->holders == 0 || place->state == READY);
-    if (place->state == FREE)
+    assert(place->holders == 0 || place->state == LAM_PLACE_READY);
+    if (place->state == LAM_PLACE_FREE)
         return;
-    assert(p < slots->n_backed && slots->units[place->unit].place == p);
+    assert(p < slots->n_backed);
+    assert(slots->units[place->unit].place == p || place->state == LAM_PLACE_STUCK);
     assert(slots->units[place->unit].kept == (p >= slots->n_slots));
-    for (uint32_t other = 0; other < p; other++)
-        assert(slots->places[other].state == FREE || slots->places[other].unit != place->unit);
+    for (uint32_t other = 0; other < p; other++) {
+        const struct lam_slots_place *it = &slots->places[other];
+
+        if (it->state == LAM_PLACE_FREE)
+            continue;
+        assert(it->unit != place->unit || it->state == LAM_PLACE_STUCK ||
+               place->state == LAM_PLACE_STUCK);
+        assert(!lam_slots_overlap(slots, p, place->unit, other) || waits_for(place, other) ||
+               waits_for(it, p));
+    }
 }
 
 void lam_slots_check(const struct lam_slots *slots)
 {
     uint32_t n_loads = 0;
+    uint64_t load_bytes = 0;
 
     for (uint32_t p = 0; p < slots->n_places; p++) {
         check_place(slots, p);
-        n_loads += slots->places[p].state == LOADING;
+        n_loads += slots->places[p].state == LAM_PLACE_LOADING ||
+                   slots->places[p].state == LAM_PLACE_STUCK;
+        load_bytes += slots->places[p].pending_bytes;
     }
+    assert(load_bytes == slots->load_bytes);
     assert(n_loads == slots->n_loads && n_loads <= LAM_SLOTS_LOADS_MAX);
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
         uint32_t held = 0;
@@ -529,10 +467,15 @@ static void fill_tables(struct lam_slots *slots, const struct lam_slots_config *
 {
     uint32_t n_kept = 0, n_transit = 0;
 
+    for (uint32_t p = 0; p < slots->n_places; p++) {
+        slots->places[p].begin = config->layout->places[p].pool_offset;
+        slots->places[p].lane = config->layout->places[p].lane;
+        slots->places[p].gate = NOWHERE;
+    }
     for (uint32_t u = 0; u < slots->n_units; u++) {
-        struct unit *unit = &slots->units[u];
+        struct lam_slots_unit *unit = &slots->units[u];
 
-        unit->kept = config->kept[u];
+        unit->kept = config->layout->kept[u];
         unit->bytes = config->unit_bytes[u];
         unit->place = NOWHERE;
         if (unit->kept) {
@@ -547,15 +490,18 @@ static void fill_tables(struct lam_slots *slots, const struct lam_slots_config *
 enum lam_status lam_slots_create(
     const struct lam_slots_config *config, struct lam_slots **ret_slots, struct lam_err *err)
 {
+    const struct lam_layout *layout = config->layout;
     struct lam_slots *slots = lam_calloc(1, sizeof(*slots));
 
     if (slots == NULL)
         goto fail;
-    slots->n_units = config->n_units;
-    slots->n_slots = config->n_slots;
+    slots->n_units = layout->n_units;
+    slots->n_lanes = layout->n_lanes;
+    slots->n_slots = layout->n_slots;
+    slots->n_kept = layout->n_kept;
+    slots->part_unit = layout->part_unit == LAM_POLICY_NO_UNIT ? NOWHERE : layout->part_unit;
+    slots->part_bytes = layout->part_bytes;
     slots->load_bytes_max = config->load_bytes_max;
-    for (uint32_t u = 0; u < config->n_units; u++)
-        slots->n_kept += config->kept[u];
     slots->n_transit = slots->n_units - slots->n_kept;
     slots->n_places = slots->n_slots + slots->n_kept;
     slots->n_words = (slots->n_units + 63) / 64;
@@ -577,7 +523,7 @@ enum lam_status lam_slots_create(
 fail:
     lam_slots_destroy(slots);
     return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the table of %" PRIu32 " units",
-        config->n_units);
+        layout->n_units);
 }
 
 void lam_slots_destroy(struct lam_slots *slots)

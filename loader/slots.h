@@ -3,31 +3,43 @@
  * no clock, no thread. Events go in through the functions below; lam_slots_next gives out, one at a
  * time, the actions that follow from them, until there is none.
  *
- *     FREE --load--> LOADING(g) --loaded--> READY(g) --load of another unit--> LOADING(g') ...
- *      ^--- failed ---'                                only while nobody holds it
+ *     place:    FREE --load--> LOADING(g) --loaded--> READY(g) --load of another unit--> ...
+ *                 ^-- failed, cancelled --' |              only while nobody holds it
+ *                 ^------ loaded ----- STUCK(g), after expired: bytes may still land
  *
- * Places [0, n_slots) are transit slots, which hold any unit in turn; the places after them belong
- * to one kept unit each, in pass order, and are filled once. Each fill takes a new generation,
- * larger than all before; a session holds a (unit, generation) from its grant to its release or its
- * end.
+ * Places [0, n_slots) are the layout's transit slots, which hold any unit in turn; the places after
+ * them belong to one kept unit each, in pass order, and are filled once. Each fill takes a new
+ * generation, larger than all before; a session holds a (unit, generation) from its grant to its
+ * release or its end.
+ *
+ * Overlap. The places of one lane share memory. A load into one may begin while another is in use:
+ * the bytes that both cover are left out (late) until an OPEN says that the other, the gate, is of
+ * no use to anybody any more. At most one gate a load. A gate that stays shut while there is
+ * another way is given up: CANCEL, then a load elsewhere.
+ *
+ * Lanes. As long as sessions give units back quickly, units stream through one lane, which its
+ * gates keep busy, and the other lanes keep what they have: that is worth a unit more in memory for
+ * each of them. Sessions that compute for long on a unit leave the drive idle behind a shut gate:
+ * then units spread over all lanes, so that each is read while the one before is computed on.
  *
  * Grants. A kept unit is granted to each session once, as soon as it is there, and costs no credit.
  * The other units are granted in cyclic order, one for each credit. A session that holds a slot
- * already never takes the last one, so a session that idles cannot starve another.
+ * already never takes the last lane, so a session that idles cannot starve another.
  *
  * Faults. A unit that could not be read is reported to every session that it is due for, once for
  * each failed try, and stays due: no credit is used up and no unit is passed over. lam_slots_retry
  * lets the next try begin.
  *
  * Loads. The unit that some session needs soonest is read first; with no session, the order is that
- * of a pass from its start. A slot is taken from the unit that is needed latest, and only if that
- * is later than the need it serves: for one session that is "the unit just released", for several
- * they share every read for as long as they are in phase. A session without credit counts a whole
- * pass later than others.
+ * of a pass from its start. A place is taken from units that are needed later than the one it is
+ * for, the latest first: for one session that is "the unit just released", for several they share
+ * every read for as long as they are in phase. A session without credit counts a whole pass later
+ * than others.
  *
- * Invariants (lam_slots_check): a held place is READY; no unit is in two places; a session holds a
- * unit once; generations only grow. Errors of callers from outside are statuses; those of the
- * loader itself are assertions.
+ * Invariants (lam_slots_check): a held place is READY; no unit is in two places; two places that
+ * share memory are in use together only behind a gate; a session holds a unit once; generations
+ * only grow. Errors of callers from outside are statuses; those of the loader itself are
+ * assertions.
  */
 #ifndef LAMINAR_LOADER_SLOTS_H
 #define LAMINAR_LOADER_SLOTS_H
@@ -36,6 +48,7 @@
 #include <stdint.h>
 
 #include "common/status.h"
+#include "loader/policy.h"
 
 #define LAM_SLOTS_SESSIONS_MAX 64u
 #define LAM_SLOTS_CREDITS_MAX 65536u
@@ -44,11 +57,9 @@
 struct lam_slots;
 
 struct lam_slots_config {
-    uint32_t n_units;
-    const bool *kept;           /* [n_units] */
-    const uint64_t *unit_bytes; /* [n_units] */
-    uint32_t n_slots;           /* > 0 unless all units are kept */
-    /* Another load starts while fewer bytes than this are not asked for yet. */
+    const struct lam_layout *layout;
+    const uint64_t *unit_bytes; /* [n_units] of their windows */
+    /* Another load starts while fewer bytes than this may be asked for and are not. */
     uint64_t load_bytes_max;
 };
 
@@ -75,22 +86,36 @@ LAM_MUST_USE enum lam_status lam_slots_credit(
 LAM_MUST_USE enum lam_status lam_slots_release(struct lam_slots *slots, uint32_t session,
     uint32_t unit, uint64_t generation, struct lam_err *err);
 
-/* All bytes of that load have been asked for: the reader has nothing to do for it but wait. Called
- * at most once for a load, before its end. The next load starts now and not earlier, so the drive
- * stays busy, and the slot that it takes may serve once more until then. */
+/* All bytes of that load that may be asked for have been: the reader has nothing to do for it but
+ * wait. The next load starts now and not earlier, so the drive stays busy, and what it displaces
+ * may serve once more until then. */
 void lam_slots_issued(struct lam_slots *slots, uint32_t place, uint64_t generation);
 
-/* The load of that place has ended; no more bytes will arrive in it. Returns the unit. */
+/* The load of that place has ended; no more bytes will arrive in it. LAM_CANCELLED: it ended
+ * because of a CANCEL. Returns the unit. */
 uint32_t lam_slots_loaded(
     struct lam_slots *slots, uint32_t place, uint64_t generation, enum lam_status status);
+
+/* The load has failed, but bytes may still arrive: nobody uses the place before lam_slots_loaded
+ * is called for it after all. Returns the unit. */
+uint32_t lam_slots_expired(
+    struct lam_slots *slots, uint32_t place, uint64_t generation, enum lam_status status);
+
+/* Is that the state of the place? */
+bool lam_slots_is_stuck(const struct lam_slots *slots, uint32_t place);
+
+/* The drive has had nothing to do for a while (some milliseconds), and again for a long while. */
+void lam_slots_idle(struct lam_slots *slots);
 
 /* Units whose load failed may be tried again. Returns how many there were. */
 uint32_t lam_slots_retry(struct lam_slots *slots);
 
 enum lam_slots_action_kind {
-    LAM_SLOTS_LOAD,  /* read `unit` into `place`, then call lam_slots_loaded */
-    LAM_SLOTS_GRANT, /* tell `session` that `unit` is ready in `place` */
-    LAM_SLOTS_FAULT, /* tell `session` that `unit` cannot be read, for the reason `status` */
+    LAM_SLOTS_LOAD,   /* read `unit` into `place`, then call lam_slots_loaded */
+    LAM_SLOTS_OPEN,   /* the late bytes of that load may be read too */
+    LAM_SLOTS_CANCEL, /* end that load, then call lam_slots_loaded as ever */
+    LAM_SLOTS_GRANT,  /* tell `session` that `unit` is ready in `place` */
+    LAM_SLOTS_FAULT,  /* tell `session` that `unit` cannot be read, for the reason `status` */
 };
 
 struct lam_slots_action {
@@ -101,6 +126,10 @@ struct lam_slots_action {
     uint64_t generation;
     bool kept;
     enum lam_status status;
+    /* LOAD: [0, read_bytes) of the place are wanted, the rest is there; of them
+     * [late_begin, late_end) only after an OPEN. */
+    uint64_t read_bytes;
+    uint64_t late_begin, late_end;
 };
 
 /* The next action, which counts as done from here on. False: none until the next event. */
@@ -118,7 +147,7 @@ struct lam_slots_counts {
     uint32_t leases; /* (session, unit) pairs */
     uint32_t kept_loaded;
     uint64_t ready_bytes; /* of units that are in the pool now */
-    /* Transit slots by what they are; held ones are no longer counted as ready. */
+    /* Lanes by what they are, each counted once: held before loading before ready. */
     uint32_t slots_free, slots_loading, slots_ready, slots_held;
 };
 

@@ -27,10 +27,11 @@ static void init(uint64_t request_bytes, uint32_t depth)
     struct lam_jobs_config config = {.path = "model.gguf",
         .file_bytes = FILE_BYTES,
         .align = ALIGN,
-        .request_bytes = request_bytes,
-        .depth = depth,
         .regions = regions,
-        .n_regions = 2};
+        .n_regions = 2,
+        .n_copies = 1,
+        .n_drives = 1,
+        .drives = {{.request_bytes = request_bytes, .depth = depth, .copies = 1}}};
 
     for (uint32_t i = 0; i < FILE_BYTES; i++)
         file[i] = (unsigned char)(i * 2654435761u >> 13);
@@ -48,20 +49,30 @@ static void add(uint32_t place, uint64_t file_offset, uint64_t bytes, uint64_t p
     lam_jobs_add(&jobs, &load);
 }
 
+static struct lam_io *next(void)
+{
+    return lam_jobs_next(&jobs, 0, 0);
+}
+
+static bool answer(struct lam_io *io, int64_t result, struct lam_load_end *ret_end)
+{
+    return lam_jobs_answer(&jobs, io, result, ret_end);
+}
+
 /* What an honest drive brings: at most `limit` bytes, and none behind the end of the file. */
 static int64_t read_io(const struct lam_io *io, uint64_t limit)
 {
-    uint64_t n = io->file_offset < FILE_BYTES ? FILE_BYTES - io->file_offset : 0;
+    uint64_t n = io->piece.file_offset < FILE_BYTES ? FILE_BYTES - io->piece.file_offset : 0;
 
-    assert_int_equal(io->file_offset % ALIGN, 0);
-    assert_int_equal(io->pool_offset % ALIGN, 0);
-    assert_int_equal(io->bytes % ALIGN, 0);
-    assert_true(
-        io->pool_offset + io->bytes <= regions[io->region].pool_offset + regions[io->region].bytes);
-    assert_true(io->pool_offset >= regions[io->region].pool_offset);
-    n = n < io->bytes ? n : io->bytes;
+    assert_int_equal(io->piece.file_offset % ALIGN, 0);
+    assert_int_equal(io->piece.pool_offset % ALIGN, 0);
+    assert_int_equal(io->piece.bytes % ALIGN, 0);
+    assert_true(io->piece.pool_offset + io->piece.bytes <=
+                regions[io->region].pool_offset + regions[io->region].bytes);
+    assert_true(io->piece.pool_offset >= regions[io->region].pool_offset);
+    n = n < io->piece.bytes ? n : io->piece.bytes;
     n = n < limit ? n : limit;
-    memcpy(pool + io->pool_offset, file + io->file_offset, n);
+    memcpy(pool + io->piece.pool_offset, file + io->piece.file_offset, n);
     return (int64_t)n;
 }
 
@@ -85,7 +96,7 @@ static void reads_of_random_length_in_random_order_bring_every_byte(void **state
             uint32_t pick;
             int64_t result;
 
-            while ((io = lam_jobs_next(&jobs)) != NULL)
+            while ((io = next()) != NULL)
                 under_way[n++] = io;
             assert_in_range(n, 1, depth);
             rng = rng * 6364136223846793005ull + 1442695040888963407ull;
@@ -105,7 +116,7 @@ static void reads_of_random_length_in_random_order_bring_every_byte(void **state
             default:
                 result = read_io(io, UINT64_MAX);
             }
-            if (lam_jobs_answer(&jobs, io, result, &end)) {
+            if (answer(io, result, &end)) {
                 assert_int_equal(end.status, LAM_OK);
                 assert_int_equal(end.generation, end.place + 100);
                 n_ends++;
@@ -125,9 +136,9 @@ static enum lam_status answer_all(int64_t result, uint32_t *ret_asked, struct la
     struct lam_io *io;
 
     *ret_asked = 0;
-    while ((io = lam_jobs_next(&jobs)) != NULL) {
+    while ((io = next()) != NULL) {
         ++*ret_asked;
-        if (lam_jobs_answer(&jobs, io, result, &end)) {
+        if (answer(io, result, &end)) {
             *err = end.err;
             return end.status;
         }
@@ -178,18 +189,18 @@ static void a_failed_job_waits_for_its_last_answer(void **state)
     add(5, 0, 100 * ALIGN, 0);
     add(6, 0, ALIGN, 100 * ALIGN);
     for (int i = 0; i < 4; i++)
-        io[i] = lam_jobs_next(&jobs);
-    assert_null(lam_jobs_next(&jobs));
-    assert_false(lam_jobs_answer(&jobs, io[2], -EFAULT, &end));
+        io[i] = next();
+    assert_null(next());
+    assert_false(answer(io[2], -EFAULT, &end));
     /* Nothing more is asked for it: the next request is of the next job. */
-    io[2] = lam_jobs_next(&jobs);
-    assert_int_equal(io[2]->pool_offset, 100 * ALIGN);
-    assert_false(lam_jobs_answer(&jobs, io[0], -EIO, &end));
-    assert_false(lam_jobs_answer(&jobs, io[1], (int64_t)io[1]->bytes, &end));
-    assert_true(lam_jobs_answer(&jobs, io[3], read_io(io[3], UINT64_MAX), &end));
+    io[2] = next();
+    assert_int_equal(io[2]->piece.pool_offset, 100 * ALIGN);
+    assert_false(answer(io[0], -EIO, &end));
+    assert_false(answer(io[1], (int64_t)io[1]->piece.bytes, &end));
+    assert_true(answer(io[3], read_io(io[3], UINT64_MAX), &end));
     assert_int_equal(end.place, 5);
     assert_int_equal(end.status, LAM_UNAVAILABLE);
-    assert_true(lam_jobs_answer(&jobs, io[2], read_io(io[2], UINT64_MAX), &end));
+    assert_true(answer(io[2], read_io(io[2], UINT64_MAX), &end));
     assert_int_equal(end.place, 6);
     assert_int_equal(end.status, LAM_OK);
 }
@@ -203,10 +214,10 @@ static void loads_come_and_go_without_end(void **state)
     for (uint32_t i = 0; i < LAM_JOBS_MAX; i++)
         add(i, 0, 2 * ALIGN, 2 * ALIGN * i);
     for (uint32_t i = 0; i < 1000; i++) {
-        struct lam_io *io = lam_jobs_next(&jobs);
+        struct lam_io *io = next();
 
         assert_non_null(io);
-        if (lam_jobs_answer(&jobs, io, i % 3 == 0 ? -EFAULT : read_io(io, UINT64_MAX), &end))
+        if (answer(io, i % 3 == 0 ? -EFAULT : read_io(io, UINT64_MAX), &end))
             add(end.place, 0, 2 * ALIGN, 2 * ALIGN * end.place);
     }
 }

@@ -6,7 +6,6 @@
 #include <cmocka.h>
 #include <arpa/inet.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,6 +116,7 @@ static void values_are_those_of_what_happened(void **state)
     struct pool_event event = {.kept = true};
     struct pool_worker worker;
     const char *text;
+    double ratio, n_ended;
 
     (void)state;
     pool_worker_connect(&worker, live_model.dir);
@@ -131,14 +131,19 @@ static void values_are_those_of_what_happened(void **state)
     assert_true(value_of(text, "units_granted_total{model=\"1\"}") == (double)stats->units_granted);
     assert_true(value_of(text, "units_kept{model=\"1\"}") == stats->units_kept);
     assert_true(value_of(text, "leases{model=\"1\"}") == stats->leases);
-    /* One worker: all that streams is read each time, all that is kept is not. */
-    assert_true(fabs(value_of(text, "hit_ratio{model=\"1\"}") -
-                     (double)stats->units_kept / live_manifest.n_units) < 1e-5);
+    /* One worker: what is kept is not read again, nor what stays in the lanes that it does not
+     * stream through. */
+    ratio = value_of(text, "hit_ratio{model=\"1\"}") * live_manifest.n_units;
+    assert_true(ratio > stats->units_kept - 1e-3);
+    assert_true(ratio < stats->units_kept + LAM_POLICY_LANES_WANTED - 1);
     assert_true(value_of(text, "pool_bytes") == (double)stats->pool_bytes);
     assert_true(value_of(text, "sessions{model=\"1\"}") == 1);
     assert_true(value_of(text, "disk_queue_depth{model=\"1\"}") == 0);
     assert_true(value_of(text, "read_seconds_count{model=\"1\"}") >= (double)stats->disk_reads);
-    assert_true(value_of(text, "unit_seconds_count{model=\"1\"}") == (double)stats->units_loaded);
+    /* One in each lane may have begun early, and waits for its place. */
+    n_ended = value_of(text, "unit_seconds_count{model=\"1\"}");
+    assert_true(n_ended <= stats->units_loaded);
+    assert_true(n_ended + LAM_POLICY_LANES_WANTED >= stats->units_loaded);
     assert_true(value_of(text, "disk_busy_seconds_total{model=\"1\"}") > 0);
     assert_true(value_of(text, "stall_seconds_total{model=\"1\",cause=\"disk\"}") > 0);
     assert_true(value_of(text, "stall_seconds_total{model=\"1\",cause=\"worker_slow\"}") > 0.03);

@@ -35,10 +35,12 @@ static void check_passes(enum lam_reader_choice engine, uint32_t percent)
         assert_true(stats->disk_bytes < once + live_manifest.n_units * 8192ull);
     } else {
         uint64_t streamed = live_manifest.n_units - stats->units_kept;
+        uint64_t at_least = streamed > LAM_POLICY_LANES_WANTED ? streamed - 2 : 0;
 
-        /* Each pass reads what is not kept, and the look-ahead runs on beyond the last one. */
-        assert_in_range(stats->units_loaded, stats->units_kept + 4 * streamed,
-            stats->units_kept + 4 * streamed + 3);
+        /* Each pass reads what neither is kept nor stayed in the lanes that it does not stream
+         * through; and the look-ahead runs on beyond the last one, into places and parts of them. */
+        assert_true(stats->units_loaded >= stats->units_kept + streamed + 3 * at_least);
+        assert_true(stats->disk_bytes <= 4 * once + 8 * live_manifest.unit_bytes_max);
     }
     pool_worker_disconnect(&worker);
     lam_loader_destroy(loader);
@@ -104,8 +106,9 @@ static void two_workers_in_phase_cost_one_read(void **state)
             pool_worker_release(&workers[w], events[w].unit, events[w].generation);
     }
     stats = pool_worker_stats(&workers[0]);
-    assert_in_range(stats->units_loaded, stats->units_kept + 5 * streamed,
-        stats->units_kept + 5 * streamed + 4);
+    assert_true(stats->units_loaded >= stats->units_kept + 5 * (streamed - 2));
+    assert_true(
+        stats->disk_bytes <= 5 * live_manifest.unit_bytes_total + 8 * live_manifest.unit_bytes_max);
     assert_true(stats->units_hit >= 5 * streamed);
     pool_worker_disconnect(&workers[0]);
     pool_worker_disconnect(&workers[1]);

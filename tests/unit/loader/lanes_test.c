@@ -1,0 +1,278 @@
+/*
+ * lanes: policy and slots together, on a drive and with a worker that are arithmetic. How much of a
+ * pass is found in the pool, and how much of the drive's time and the worker's is lost.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <string.h>
+
+#include "common/size.h"
+#include "loader/slots.h"
+
+#define UNITS_MAX 100
+#define ALIGN 4096u
+
+/* One step of time is 0.1 ms, in which the drive reads 200,000 bytes: 2 GB/s. */
+#define STEP_BYTES 200000u
+#define TURN_STEPS 3u /* from a message of one side to what the other does about it */
+#define IDLE_STEPS 20u
+#define IDLE_AGAIN_STEPS 200u
+
+static struct lam_unit units[UNITS_MAX];
+static uint64_t unit_bytes[UNITS_MAX];
+
+static void fill_units(uint32_t n, uint64_t bytes)
+{
+    uint64_t offset = 5000;
+
+    for (uint32_t u = 0; u < n; u++) {
+        units[u] = (struct lam_unit){.file_offset = offset, .bytes = bytes};
+        unit_bytes[u] = lam_policy_window(&units[u], ALIGN).bytes;
+        offset += bytes;
+    }
+}
+
+struct load {
+    bool used, gated, told;
+    uint32_t place;
+    uint64_t generation;
+    uint64_t early_bytes, late_bytes; /* left to be read */
+};
+
+/* A loader and its worker, which computes on one unit at a time, for hold_steps. */
+struct world {
+    struct lam_layout layout;
+    struct lam_slots *slots;
+    struct load loads[LAM_SLOTS_LOADS_MAX]; /* oldest first */
+    uint32_t n_loads;
+    uint64_t bytes_read;
+    uint64_t idle_steps;
+    uint32_t session;
+    bool here[UNITS_MAX]; /* granted, and not released if it is not kept */
+    uint64_t generation[UNITS_MAX];
+    uint32_t at;            /* the unit that is computed on or waited for */
+    uint64_t busy_until;    /* step; 0: waits */
+    uint64_t release_at[2]; /* messages under way to the loader */
+    uint32_t release_unit[2];
+    uint32_t n_releases;
+};
+
+static void act(struct world *w, const struct lam_slots_action *a)
+{
+    struct load *load;
+
+    switch (a->kind) {
+    case LAM_SLOTS_LOAD:
+        load = &w->loads[w->n_loads++];
+        *load = (struct load){.used = true,
+            .place = a->place,
+            .generation = a->generation,
+            .gated = a->late_begin < a->late_end};
+        if (load->gated)
+            load->late_bytes =
+                (a->late_end < a->read_bytes ? a->late_end : a->read_bytes) - a->late_begin;
+        load->early_bytes = a->read_bytes - load->late_bytes;
+        break;
+    case LAM_SLOTS_OPEN:
+        for (uint32_t i = 0; i < w->n_loads; i++) {
+            if (w->loads[i].place != a->place)
+                continue;
+            w->loads[i].gated = w->loads[i].told = false;
+            w->loads[i].early_bytes += w->loads[i].late_bytes;
+        }
+        break;
+    case LAM_SLOTS_CANCEL:
+        for (uint32_t i = 0; i < w->n_loads; i++) {
+            if (w->loads[i].place != a->place)
+                continue;
+            memmove(&w->loads[i], &w->loads[i + 1], (w->n_loads - i - 1) * sizeof(*w->loads));
+            w->n_loads--;
+            lam_slots_loaded(w->slots, a->place, a->generation, LAM_CANCELLED);
+        }
+        break;
+    case LAM_SLOTS_GRANT:
+        w->here[a->unit] = true;
+        w->generation[a->unit] = a->generation;
+        break;
+    case LAM_SLOTS_FAULT:
+        fail_msg("nothing fails here");
+    }
+}
+
+static void settle(struct world *w)
+{
+    struct lam_slots_action a;
+
+    while (lam_slots_next(w->slots, &a))
+        act(w, &a);
+}
+
+/* The drive's part of a step: the oldest load that may be read. */
+static void read_some(struct world *w)
+{
+    uint64_t budget = STEP_BYTES;
+
+    for (uint32_t i = 0; i < w->n_loads && budget > 0;) {
+        struct load *load = &w->loads[i];
+        uint64_t n = load->early_bytes < budget ? load->early_bytes : budget;
+
+        load->early_bytes -= n;
+        budget -= n;
+        w->bytes_read += n;
+        if (load->early_bytes == 0 && !load->told) {
+            load->told = true;
+            lam_slots_issued(w->slots, load->place, load->generation);
+        }
+        if (load->early_bytes > 0 || load->gated) {
+            i++;
+            continue;
+        }
+        lam_slots_loaded(w->slots, load->place, load->generation, LAM_OK);
+        memmove(load, load + 1, (w->n_loads - i - 1) * sizeof(*load));
+        w->n_loads--;
+        settle(w);
+    }
+    w->idle_steps = budget == STEP_BYTES ? w->idle_steps + 1 : 0;
+    if (w->idle_steps == IDLE_STEPS || w->idle_steps == IDLE_AGAIN_STEPS)
+        lam_slots_idle(w->slots);
+}
+
+/* The worker's part. */
+static void compute(struct world *w, uint64_t step, uint64_t hold_steps)
+{
+    for (uint32_t i = 0; i < w->n_releases && w->release_at[i] <= step;) {
+        uint32_t u = w->release_unit[i];
+
+        assert_int_equal(
+            lam_slots_release(w->slots, w->session, u, w->generation[u], NULL), LAM_OK);
+        assert_int_equal(lam_slots_credit(w->slots, w->session, 1, NULL), LAM_OK);
+        w->release_at[i] = w->release_at[--w->n_releases];
+        w->release_unit[i] = w->release_unit[w->n_releases];
+    }
+    if (w->busy_until > step || w->n_releases == 2)
+        return;
+    if (w->busy_until > 0) {
+        if (!w->layout.kept[w->at]) {
+            w->here[w->at] = false;
+            w->release_at[w->n_releases] = step + TURN_STEPS;
+            w->release_unit[w->n_releases++] = w->at;
+        }
+        w->at = (w->at + 1) % w->layout.n_units;
+        w->busy_until = 0;
+    }
+    if (w->here[w->at])
+        w->busy_until = step + 1 + hold_steps;
+}
+
+struct result {
+    double hit_ratio, bound;
+    double steps, read_steps, compute_steps; /* of one lap */
+};
+
+/* Laps are counted from the third on. */
+static struct result run(uint32_t n_units, uint64_t budget, uint64_t hold_steps)
+{
+    const uint32_t warm = 2, laps = 3;
+    struct world w = {0};
+    struct lam_slots_config config = {
+        .layout = &w.layout, .unit_bytes = unit_bytes, .load_bytes_max = 32 * LAM_MIB};
+    uint64_t full = lam_policy_bytes_full(units, n_units, ALIGN);
+    uint64_t step = 1, start_step = 0, start_bytes = 0;
+    struct result result;
+
+    assert_int_equal(lam_policy_layout(units, n_units, ALIGN, budget, &w.layout, NULL), LAM_OK);
+    assert_int_equal(lam_slots_create(&config, &w.slots, NULL), LAM_OK);
+    lam_slots_back(w.slots, w.layout.n_slots + w.layout.n_kept);
+    assert_int_equal(lam_slots_open(w.slots, &w.session, NULL), LAM_OK);
+    assert_int_equal(lam_slots_credit(w.slots, w.session, 3, NULL), LAM_OK);
+    for (uint32_t lap = 0; lap < warm + laps; lap++) {
+        uint32_t before = w.at;
+
+        if (lap == warm) {
+            start_step = step;
+            start_bytes = w.bytes_read;
+        }
+        while (w.at >= before) {
+            before = w.at;
+            settle(&w);
+            read_some(&w);
+            settle(&w);
+            compute(&w, step++, hold_steps);
+        }
+    }
+    lam_slots_check(w.slots);
+    result.hit_ratio = 1 - (double)(w.bytes_read - start_bytes) / (double)full / laps;
+    result.bound = ((double)budget * n_units / (double)full - 1) / n_units;
+    result.steps = (double)(step - start_step) / laps;
+    result.read_steps = (double)(w.bytes_read - start_bytes) / laps / STEP_BYTES;
+    result.compute_steps = (double)((1 + hold_steps) * n_units);
+    lam_slots_destroy(w.slots);
+    lam_layout_done(&w.layout);
+    return result;
+}
+
+/* A worker that is never the reason to wait finds what the memory can hold, all but one unit. */
+static void hits_are_what_the_memory_allows(void **state)
+{
+    static const uint32_t counts[] = {24, 33, 81};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(counts) / sizeof(*counts); i++) {
+        uint64_t full;
+
+        fill_units(counts[i], 5000000000u / counts[i]);
+        full = lam_policy_bytes_full(units, counts[i], ALIGN);
+        for (uint32_t percent = 20; percent < 97; percent += 4) {
+            struct result r = run(counts[i], full * percent / 100, 0);
+
+            if (r.hit_ratio < r.bound - 0.01)
+                fail_msg("%u units, %u %%: %.4f of at most %.4f", counts[i], percent, r.hit_ratio,
+                    r.bound);
+        }
+    }
+}
+
+/* And hardly any of the drive's time is lost behind gates. */
+static void a_fast_worker_keeps_the_drive_busy(void **state)
+{
+    (void)state;
+    fill_units(33, 150000000);
+    for (uint32_t percent = 20; percent < 97; percent += 15) {
+        struct result r = run(33, 33 * 1500000ull * percent, 0);
+
+        if (r.steps > 1.02 * r.read_steps)
+            fail_msg("%u %%: %.0f steps, of which it read %.0f", percent, r.steps, r.read_steps);
+    }
+}
+
+/* Reading a unit takes 750 steps. A worker that computes for long has its next unit read meanwhile,
+ * whatever of the two takes longer. */
+static void reading_and_computing_overlap(void **state)
+{
+    (void)state;
+    fill_units(33, 150000000);
+    for (uint32_t percent = 20; percent < 97; percent += 25) {
+        for (uint64_t hold = 50; hold < 1600; hold = hold * 3 / 2) {
+            struct result r = run(33, 33 * 1500000ull * percent, hold);
+            double least = r.read_steps > r.compute_steps ? r.read_steps : r.compute_steps;
+
+            if (r.steps > 1.1 * least)
+                fail_msg("%u %%, %u steps each: %.0f steps, not %.0f (read %.0f)", percent,
+                    (unsigned)hold, r.steps, least, r.read_steps);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(hits_are_what_the_memory_allows),
+        cmocka_unit_test(a_fast_worker_keeps_the_drive_busy),
+        cmocka_unit_test(reading_and_computing_overlap),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

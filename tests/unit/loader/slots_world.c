@@ -1,0 +1,451 @@
+/* slots_world: see the header. */
+#include "tests/unit/loader/slots_world.h"
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <string.h>
+
+static uint32_t n_places(const struct world *w)
+{
+    return w->layout.n_slots + w->layout.n_kept;
+}
+
+/* ---- memory ---- */
+
+static uint16_t code(uint32_t unit, uint64_t offset)
+{
+    return (uint16_t)(1 + unit * 64 + offset);
+}
+
+static void spoil(struct world *w, uint32_t p, uint64_t begin, uint64_t end)
+{
+    uint16_t *at = w->content + w->layout_places[p].pool_offset;
+
+    for (uint64_t i = begin; i < end; i++)
+        at[i] = 0;
+}
+
+static void check_leases(const struct world *w)
+{
+    for (uint32_t i = 0; i < w->n_leases; i++) {
+        const struct world_lease *lease = &w->leases[i];
+        const uint16_t *at = w->content + w->layout_places[lease->place].pool_offset;
+
+        for (uint64_t b = 0; b < w->unit_bytes[lease->unit]; b++)
+            assert_int_equal(at[b], code(lease->unit, b));
+    }
+}
+
+/* ---- actions ---- */
+
+static uint32_t session_of(const struct world *w, uint32_t id)
+{
+    for (uint32_t s = 0; s < WORLD_SESSIONS; s++) {
+        if (w->open[s] && w->id[s] == id)
+            return s;
+    }
+    fail_msg("an action for session %u, which is not open", id);
+    return 0;
+}
+
+static uint32_t next_transit(const struct world *w, uint32_t after)
+{
+    uint32_t u = after;
+
+    do
+        u = (u + 1) % w->layout.n_units;
+    while (w->kept[u]);
+    return u;
+}
+
+static void on_load(struct world *w, const struct lam_slots_action *a)
+{
+    struct world_place *place = &w->places[a->place];
+
+    assert_true(a->generation > w->last_generation);
+    w->last_generation = a->generation;
+    assert_false(place->loading);
+    assert_int_equal(a->kept, w->kept[a->unit]);
+    assert_int_equal(a->kept, a->place >= w->layout.n_slots);
+    assert_true(a->late_begin <= a->late_end && a->read_bytes > 0);
+    *place = (struct world_place){.unit = a->unit,
+        .generation = a->generation,
+        .loading = true,
+        .gated = a->late_begin < a->late_end,
+        .read_bytes = a->read_bytes,
+        .late_begin = a->late_begin,
+        .late_end = a->late_end < a->read_bytes ? a->late_end : a->read_bytes};
+    spoil(w, a->place, 0, place->gated ? place->late_begin : a->read_bytes);
+    if (place->gated)
+        spoil(w, a->place, place->late_end, a->read_bytes);
+    w->n_loads++;
+    w->load_bytes += a->read_bytes;
+}
+
+static void on_open(struct world *w, const struct lam_slots_action *a)
+{
+    struct world_place *place = &w->places[a->place];
+
+    assert_true(place->loading && place->gated && place->generation == a->generation);
+    assert_false(place->cancelled);
+    place->gated = false;
+    spoil(w, a->place, place->late_begin, place->late_end);
+}
+
+static void on_cancel(struct world *w, const struct lam_slots_action *a)
+{
+    struct world_place *place = &w->places[a->place];
+
+    assert_true(place->loading && place->gated && place->generation == a->generation);
+    assert_false(place->cancelled);
+    place->cancelled = true;
+    w->n_cancels++;
+}
+
+static void on_grant(struct world *w, const struct lam_slots_action *a)
+{
+    uint32_t s = session_of(w, a->session);
+
+    assert_false(w->places[a->place].loading);
+    assert_int_equal(w->places[a->place].unit, a->unit);
+    assert_int_equal(w->places[a->place].generation, a->generation);
+    for (uint32_t i = 0; i < w->n_leases; i++)
+        assert_false(w->leases[i].session == s && w->leases[i].unit == a->unit);
+    assert_int_equal(a->kept, w->kept[a->unit]);
+    if (a->kept) {
+        assert_int_equal(w->kept_granted[s] >> a->unit & 1, 0);
+        w->kept_granted[s] |= 1u << a->unit;
+    } else {
+        assert_int_equal(a->unit, w->next_unit[s]);
+        assert_true(w->credits[s] > 0);
+        w->credits[s]--;
+        w->next_unit[s] = next_transit(w, a->unit);
+    }
+    w->leases[w->n_leases++] = (struct world_lease){s, a->unit, a->place, a->generation};
+    w->n_grants++;
+}
+
+static void on_fault(struct world *w, const struct lam_slots_action *a)
+{
+    uint32_t s = session_of(w, a->session);
+
+    assert_true(a->status == LAM_DATA_LOSS || a->status == LAM_DEADLINE_EXCEEDED);
+    w->n_faults++;
+    if (!w->kept[a->unit])
+        assert_int_equal(a->unit, w->next_unit[s]); /* and it stays the next one */
+}
+
+void world_settle(struct world *w)
+{
+    struct lam_slots_action a;
+    uint32_t n_actions = 0;
+    struct lam_slots_counts counts;
+
+    while (lam_slots_next(w->slots, &a)) {
+        assert_true(++n_actions < 1000);
+        if (a.kind == LAM_SLOTS_LOAD)
+            on_load(w, &a);
+        else if (a.kind == LAM_SLOTS_OPEN)
+            on_open(w, &a);
+        else if (a.kind == LAM_SLOTS_CANCEL)
+            on_cancel(w, &a);
+        else if (a.kind == LAM_SLOTS_GRANT)
+            on_grant(w, &a);
+        else
+            on_fault(w, &a);
+        lam_slots_check(w->slots);
+        check_leases(w);
+    }
+    lam_slots_count(w->slots, &counts);
+    assert_int_equal(counts.leases, w->n_leases);
+    assert_int_equal(counts.grants, w->n_grants);
+    assert_int_equal(counts.loads, w->n_loads);
+}
+
+/* ---- life ---- */
+
+static void lay_out(struct world *w, const struct world_shape *shape)
+{
+    struct lam_layout *layout = &w->layout;
+    struct lam_place *place = w->layout_places;
+    uint64_t at = 0;
+
+    *layout = (struct lam_layout){.align = 1,
+        .n_units = shape->n_units,
+        .n_lanes = shape->n_lanes,
+        .part_unit = LAM_POLICY_NO_UNIT,
+        .part_bytes = shape->part,
+        .kept = w->kept,
+        .places = w->layout_places};
+    for (uint32_t lane = 0; lane < shape->n_lanes; lane++) {
+        *place++ = (struct lam_place){at, WORLD_UNIT_BYTES, lane};
+        at += shape->early;
+        if (shape->early > 0)
+            *place++ = (struct lam_place){at, WORLD_UNIT_BYTES, lane};
+        at += WORLD_UNIT_BYTES;
+    }
+    if (shape->part > 0) {
+        layout->part_unit = next_transit(w, shape->n_units - 1);
+        if (layout->part_bytes >= w->unit_bytes[layout->part_unit])
+            layout->part_bytes = w->unit_bytes[layout->part_unit] - 1;
+        at += layout->part_bytes;
+        *place++ = (struct lam_place){at - w->unit_bytes[layout->part_unit],
+            w->unit_bytes[layout->part_unit], shape->n_lanes - 1};
+    }
+    layout->n_slots = (uint32_t)(place - w->layout_places);
+    for (uint32_t u = 0; u < shape->n_units; u++) {
+        if (!w->kept[u])
+            continue;
+        *place++ = (struct lam_place){at, w->unit_bytes[u], shape->n_lanes};
+        at += w->unit_bytes[u];
+        layout->n_kept++;
+    }
+    assert_true(at <= WORLD_POOL_MAX && place <= w->layout_places + WORLD_PLACES_MAX);
+}
+
+void world_init(struct world *w, const struct world_shape *shape)
+{
+    struct lam_slots_config config = {.layout = &w->layout,
+        .unit_bytes = w->unit_bytes,
+        .load_bytes_max = shape->loads_max * WORLD_UNIT_BYTES};
+
+    memset(w, 0, sizeof(*w));
+    w->layout.n_units = shape->n_units;
+    for (uint32_t u = 0; u < shape->n_units; u++) {
+        w->kept[u] = (shape->kept >> u & 1) != 0;
+        w->unit_bytes[u] = u % 3 == 2 ? WORLD_UNIT_BYTES / 2 : WORLD_UNIT_BYTES;
+    }
+    lay_out(w, shape);
+    assert_int_equal(lam_slots_create(&config, &w->slots, NULL), LAM_OK);
+    world_settle(w);
+    assert_int_equal(w->n_loads, 0);
+    lam_slots_back(w->slots, n_places(w));
+    world_settle(w);
+}
+
+void world_done(struct world *w)
+{
+    lam_slots_destroy(w->slots);
+}
+
+/* ---- events ---- */
+
+void world_open(struct world *w, uint32_t s)
+{
+    assert_int_equal(lam_slots_open(w->slots, &w->id[s], NULL), LAM_OK);
+    w->open[s] = true;
+    w->credits[s] = 0;
+    w->kept_granted[s] = 0;
+    w->next_unit[s] =
+        w->layout.n_kept == w->layout.n_units ? 0 : next_transit(w, w->layout.n_units - 1);
+}
+
+void world_close(struct world *w, uint32_t s)
+{
+    uint32_t n = 0;
+
+    lam_slots_close(w->slots, w->id[s]);
+    w->open[s] = false;
+    for (uint32_t i = 0; i < w->n_leases; i++) {
+        if (w->leases[i].session != s)
+            w->leases[n++] = w->leases[i];
+    }
+    w->n_leases = n;
+}
+
+void world_credit(struct world *w, uint32_t s, uint32_t n)
+{
+    assert_int_equal(lam_slots_credit(w->slots, w->id[s], n, NULL), LAM_OK);
+    w->credits[s] += n;
+}
+
+void world_release(struct world *w, uint32_t lease)
+{
+    struct world_lease it = w->leases[lease];
+
+    assert_int_equal(
+        lam_slots_release(w->slots, w->id[it.session], it.unit, it.generation, NULL), LAM_OK);
+    w->leases[lease] = w->leases[--w->n_leases];
+    /* The same release again is stale. */
+    assert_int_equal(lam_slots_release(w->slots, w->id[it.session], it.unit, it.generation, NULL),
+        LAM_FAILED_PRECONDITION);
+}
+
+void world_loaded(struct world *w, uint32_t p, enum lam_status status)
+{
+    struct world_place *place = &w->places[p];
+    uint16_t *at = w->content + w->layout_places[p].pool_offset;
+
+    assert_int_equal(lam_slots_is_stuck(w->slots, p), place->stuck);
+    place->loading = place->stuck = false;
+    for (uint64_t b = 0; status == LAM_OK && b < place->read_bytes; b++)
+        at[b] = code(place->unit, b);
+    if (status != LAM_OK && !place->gated)
+        spoil(w, p, 0, place->read_bytes);
+    check_leases(w);
+    lam_slots_loaded(w->slots, p, place->generation, status);
+}
+
+void world_expired(struct world *w, uint32_t p)
+{
+    w->places[p].stuck = true;
+    lam_slots_expired(w->slots, p, w->places[p].generation, LAM_DEADLINE_EXCEEDED);
+}
+
+bool world_can_end(const struct world *w, uint32_t p)
+{
+    const struct world_place *place = &w->places[p];
+
+    return place->loading && !place->gated && !place->stuck;
+}
+
+bool world_is_idle(const struct world *w)
+{
+    for (uint32_t p = 0; p < n_places(w); p++) {
+        if (w->places[p].loading && !w->places[p].gated)
+            return false;
+    }
+    return true;
+}
+
+void world_finish_loads(struct world *w)
+{
+    for (uint32_t p = 0; p < n_places(w); p++) {
+        if (w->places[p].loading)
+            lam_slots_issued(w->slots, p, w->places[p].generation);
+        if (world_can_end(w, p))
+            world_loaded(w, p, LAM_OK);
+        else if (w->places[p].loading && w->places[p].cancelled)
+            world_loaded(w, p, LAM_CANCELLED);
+    }
+    world_settle(w);
+}
+
+static bool play_session(struct world *w, uint32_t event, uint32_t *n, uint32_t s)
+{
+    if ((*n)++ == event) {
+        if (w->open[s])
+            world_close(w, s);
+        else
+            world_open(w, s);
+        return true;
+    }
+    if (w->open[s] && w->credits[s] < 2 && (*n)++ == event) {
+        world_credit(w, s, 1);
+        return true;
+    }
+    return false;
+}
+
+static bool play_load(struct world *w, uint32_t event, uint32_t *n, uint32_t p, bool faults)
+{
+    struct world_place *place = &w->places[p];
+
+    if (!place->loading)
+        return false;
+    if (world_can_end(w, p) && (*n)++ == event) {
+        world_loaded(w, p, LAM_OK);
+        return true;
+    }
+    if (place->cancelled && (*n)++ == event) {
+        world_loaded(w, p, LAM_CANCELLED);
+        return true;
+    }
+    if (!place->issued && !place->stuck && (*n)++ == event) {
+        place->issued = true;
+        lam_slots_issued(w->slots, p, place->generation);
+        return true;
+    }
+    if ((faults || place->stuck) && (*n)++ == event) {
+        world_loaded(w, p, place->stuck ? LAM_DEADLINE_EXCEEDED : LAM_DATA_LOSS);
+        return true;
+    }
+    if (faults && !place->stuck && (*n)++ == event) {
+        world_expired(w, p);
+        return true;
+    }
+    return false;
+}
+
+static bool play_one(struct world *w, uint32_t event, uint32_t n_sessions, bool faults)
+{
+    uint32_t n = 0;
+
+    for (uint32_t s = 0; s < n_sessions; s++) {
+        if (play_session(w, event, &n, s))
+            return true;
+    }
+    for (uint32_t p = 0; p < n_places(w); p++) {
+        if (play_load(w, event, &n, p, faults))
+            return true;
+    }
+    for (uint32_t i = 0; i < w->n_leases; i++) {
+        if (n++ == event) {
+            world_release(w, i);
+            return true;
+        }
+    }
+    if (faults && n++ == event) {
+        lam_slots_retry(w->slots);
+        return true;
+    }
+    if (w->layout.n_slots > w->layout.n_lanes && world_is_idle(w) && n++ == event) {
+        lam_slots_idle(w->slots);
+        return true;
+    }
+    return false;
+}
+
+bool world_play(struct world *w, uint32_t event, uint32_t n_sessions, bool faults)
+{
+    if (!play_one(w, event, n_sessions, faults))
+        return false;
+    lam_slots_check(w->slots);
+    check_leases(w);
+    world_settle(w);
+    return true;
+}
+
+void world_drain(struct world *w)
+{
+    uint32_t n_transit = w->layout.n_units - w->layout.n_kept;
+    uint32_t kept_all = 0;
+    uint64_t target[WORLD_SESSIONS];
+
+    for (uint32_t u = 0; u < w->layout.n_units; u++)
+        kept_all |= w->kept[u] ? 1u << u : 0;
+    for (uint32_t s = 0; s < WORLD_SESSIONS; s++)
+        target[s] = w->open[s] ? 2 * (uint64_t)n_transit : 0;
+    for (uint32_t round = 0;; round++) {
+        bool more = false;
+
+        assert_true(round < 80 * WORLD_UNITS_MAX);
+        lam_slots_retry(w->slots);
+        world_settle(w);
+        for (uint32_t p = 0; p < n_places(w); p++) {
+            if (w->places[p].stuck)
+                world_loaded(w, p, LAM_DEADLINE_EXCEEDED);
+        }
+        world_finish_loads(w);
+        if (world_is_idle(w))
+            lam_slots_idle(w->slots);
+        world_settle(w);
+        while (w->n_leases > 0) {
+            if (!w->kept[w->leases[0].unit] && target[w->leases[0].session] > 0)
+                target[w->leases[0].session]--;
+            world_release(w, 0);
+        }
+        for (uint32_t s = 0; s < WORLD_SESSIONS; s++) {
+            if (!w->open[s])
+                continue;
+            if (w->credits[s] == 0)
+                world_credit(w, s, 1);
+            more = more || target[s] > 0 || w->kept_granted[s] != kept_all;
+        }
+        world_settle(w);
+        if (!more)
+            return;
+    }
+}
