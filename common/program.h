@@ -53,7 +53,7 @@ void lam_program_start(const char *component, const char *log_level, sigset_t *r
 /*
  * A service has ended. LAM_OK: it was told to; run_dir (NULL: none) is removed if nobody's socket
  * is left in it. Otherwise the reason is logged as its last line, and the directory stays: a
- * service that fails at its start must not take it from the others, whose sockets are still to come.
+ * service that fails at its start must not take it from the others, who have yet to listen in it.
  */
 void lam_program_end(const char *run_dir, enum lam_status status, const struct lam_err *err);
 

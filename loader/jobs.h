@@ -135,7 +135,7 @@ void lam_jobs_add(struct lam_jobs *jobs, const struct lam_load *load);
 /* The late part of that load may be read. Nothing happens when the load has ended. */
 void lam_jobs_open(struct lam_jobs *jobs, uint32_t place, uint64_t generation);
 
-/* Nothing more is asked for of that load, which ends with LAM_CANCELLED: with its last answer, or by
+/* Nothing more is asked for of that load. It ends with LAM_CANCELLED: with its last answer, or by
  * lam_jobs_reap. Nothing happens when it has ended or failed. */
 void lam_jobs_cancel(struct lam_jobs *jobs, uint32_t place, uint64_t generation);
 

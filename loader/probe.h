@@ -37,7 +37,7 @@ LAM_MUST_USE enum lam_status lam_probe_key(
 LAM_MUST_USE enum lam_status lam_probe_load(
     const char *dir, const char *key, struct lam_probe_way *ret_way, struct lam_err *err);
 
-/* Makes the directory if it is not there. Wholly or not at all. Errors: those of the file system. */
+/* Makes the directory if it is not there. Wholly or not at all. Errors: the file system's. */
 LAM_MUST_USE enum lam_status lam_probe_save(const char *dir, const char *key,
     const struct lam_probe_way *way, uint64_t bytes_per_s, struct lam_err *err);
 

@@ -38,7 +38,7 @@ static void check_passes(enum lam_reader_choice engine, uint32_t percent)
         uint64_t at_least = streamed > LAM_POLICY_LANES_WANTED ? streamed - 2 : 0;
 
         /* Each pass reads what neither is kept nor stayed in the lanes that it does not stream
-         * through; and the look-ahead runs on beyond the last one, into places and parts of them. */
+         * through; the look-ahead runs on beyond the last one, into places and parts of them. */
         assert_true(stats->units_loaded >= stats->units_kept + streamed + 3 * at_least);
         assert_true(stats->disk_bytes <= 4 * once + 8 * live_manifest.unit_bytes_max);
     }
