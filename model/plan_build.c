@@ -124,7 +124,7 @@ void lam_plan_fill_pool(const struct lam_pool_table *table, uint64_t budget, str
     lam_pool_choose(table, budget, kept, &plan->pool);
     plan->pool.kept = kept;
     plan->pool.offsets = offsets;
-    at = plan->pool.n_slots * plan->pool.slot_bytes;
+    at = plan->pool.n_lanes * plan->pool.lane_bytes + plan->pool.part_bytes;
     for (uint32_t u = 0; u < plan->n_units; u++) {
         if (!kept[u])
             continue;

@@ -1,8 +1,10 @@
 /*
  * plan_pool: what a loader will do with its memory, by the rules of loader/policy.c and in the same
- * arithmetic: places are the aligned windows of units; unless all fit, up to three slots as large
- * as the largest; the largest evenly spread set that fits is kept, and each smaller unit that fits
- * beside it. tests/unit/model/plan_pool_test.c holds the two against each other, byte for byte.
+ * arithmetic: places are the aligned windows of units; unless all fit, up to three lanes, each for
+ * the largest unit and a piece of the next; the largest evenly spread set that fits is kept, then
+ * each smaller unit that fits beside it, then the end of one. tests/unit/model/plan_pool_test.c
+ * holds the two against each other, byte for byte. The kept end of a unit is not credited: it is
+ * less than a unit in a pass.
  *
  * A few bytes more can make those rules keep less (one more slot), or spread the kept units
  * otherwise, so that devices hold others. So a plan tries budgets on a grid that depends on the
@@ -15,7 +17,9 @@
 #include "common/size.h"
 #include "model/plan_impl.h"
 
-#define SLOTS_WANTED 3u
+#define LANES_WANTED 3u
+#define EARLY_BYTES_MAX (32 * LAM_MIB)
+#define PART_ALIGNS_MIN 16u
 
 bool lam_pool_table_init(
     struct lam_pool_table *table, const struct lam_manifest *manifest, uint64_t align)
@@ -68,34 +72,66 @@ uint32_t lam_pool_budgets(
     return n;
 }
 
+/* early_bytes of loader/policy.c: how much of the next unit a lane takes ahead. */
+static uint64_t early_bytes(
+    const struct lam_pool_table *table, uint32_t n_lanes, uint64_t budget_bytes)
+{
+    uint64_t slot = table->slot_bytes;
+    uint64_t uneven = LANES_WANTED * (slot - table->full_bytes / table->n_units);
+    uint64_t allowed = table->full_bytes / 1000 * 9;
+    uint64_t left = (budget_bytes - n_lanes * slot) / n_lanes;
+    uint64_t bytes = table->full_bytes / 1000;
+
+    if (allowed > uneven + LANES_WANTED * bytes)
+        bytes = (allowed - uneven) / LANES_WANTED;
+    if (n_lanes == 1)
+        bytes = left < slot ? left : slot;
+    else if (bytes > EARLY_BYTES_MAX)
+        bytes = EARLY_BYTES_MAX;
+    return lam_align_down(bytes < left ? bytes : left, table->align);
+}
+
+/* Marks the kept units; returns what is left of rest_bytes. */
+static uint64_t choose_kept(
+    const struct lam_pool_table *table, uint64_t rest_bytes, bool *kept, struct lam_plan_pool *pool)
+{
+    uint32_t n = table->n_units;
+    uint32_t k = n;
+
+    while (table->spread[k] > rest_bytes)
+        k--;
+    rest_bytes -= table->spread[k];
+    for (uint32_t u = 0; u < n; u++) {
+        kept[u] = (uint64_t)(u + 1) * k / n > (uint64_t)u * k / n;
+        if (!kept[u] && table->windows[u] <= rest_bytes) {
+            kept[u] = true;
+            rest_bytes -= table->windows[u];
+        }
+        pool->n_kept += kept[u];
+        pool->pool_bytes += kept[u] ? table->windows[u] : 0;
+    }
+    return rest_bytes;
+}
+
 void lam_pool_choose(const struct lam_pool_table *table, uint64_t budget_bytes, bool *kept,
     struct lam_plan_pool *pool)
 {
     uint32_t n = table->n_units;
-    uint32_t k = n;
     uint64_t rest = budget_bytes;
 
     *pool = (struct lam_plan_pool){.budget_bytes = budget_bytes};
     if (table->full_bytes > budget_bytes) {
         uint64_t fit = budget_bytes / table->slot_bytes;
         assert(fit > 0);
-        pool->n_slots = fit < SLOTS_WANTED ? (uint32_t)fit : SLOTS_WANTED;
+        pool->n_lanes = fit < LANES_WANTED ? (uint32_t)fit : LANES_WANTED;
         pool->slot_bytes = table->slot_bytes;
-        rest -= pool->n_slots * table->slot_bytes;
+        pool->lane_bytes = table->slot_bytes + early_bytes(table, pool->n_lanes, budget_bytes);
+        rest -= pool->n_lanes * pool->lane_bytes;
     }
-    while (table->spread[k] > rest)
-        k--;
-    rest -= table->spread[k];
-    for (uint32_t u = 0; u < n; u++) {
-        kept[u] = (uint64_t)(u + 1) * k / n > (uint64_t)u * k / n;
-        if (!kept[u] && table->windows[u] <= rest) {
-            kept[u] = true;
-            rest -= table->windows[u];
-        }
-        pool->n_kept += kept[u];
-        pool->pool_bytes += kept[u] ? table->windows[u] : 0;
-    }
-    if (pool->n_slots > n - pool->n_kept)
-        pool->n_slots = n - pool->n_kept;
-    pool->pool_bytes += pool->n_slots * pool->slot_bytes;
+    rest = choose_kept(table, rest, kept, pool);
+    if (pool->n_lanes > n - pool->n_kept)
+        pool->n_lanes = n - pool->n_kept;
+    if (rest >= PART_ALIGNS_MIN * table->align && n - pool->n_kept > pool->n_lanes)
+        pool->part_bytes = lam_align_down(rest, table->align);
+    pool->pool_bytes += pool->n_lanes * pool->lane_bytes + pool->part_bytes;
 }

@@ -260,7 +260,7 @@ static void check_places(const struct lam_plan *plan)
 static void check_pool(const struct lam_plan_request *request, const struct lam_plan *plan)
 {
     const struct lam_plan_pool *pool = &plan->pool;
-    uint64_t last = pool->n_slots * pool->slot_bytes;
+    uint64_t last = pool->n_lanes * pool->lane_bytes + pool->part_bytes;
     uint32_t n_kept = 0;
 
     assert(pool->pool_bytes <= pool->budget_bytes);

@@ -26,7 +26,8 @@ static void compare(const struct lam_plan_request *request, const struct lam_pla
     assert_int_equal(
         lam_policy_layout(units, plan->n_units, ALIGN, pool->budget_bytes, &layout, NULL), LAM_OK);
     assert_int_equal(pool->pool_bytes, layout.pool_bytes);
-    assert_int_equal(pool->n_slots, layout.n_slots);
+    assert_int_equal(pool->n_lanes, layout.n_lanes);
+    assert_int_equal(pool->part_bytes, layout.part_bytes);
     assert_int_equal(pool->n_kept, layout.n_kept);
     place = layout.n_slots;
     for (uint32_t u = 0; u < plan->n_units; u++) {
@@ -61,7 +62,7 @@ static void the_planned_pool_is_the_loaders(void **state)
             if (plan.fits) {
                 plan_check(&request, &plan);
                 compare(&request, &plan);
-                n_streaming += plan.pool.n_slots > 0;
+                n_streaming += plan.pool.n_lanes > 0;
                 most = plan.pool.pool_bytes > most ? plan.pool.pool_bytes : most;
             }
             lam_plan_done(&plan);

@@ -252,7 +252,7 @@ static void ram_that_holds_no_unit_is_named(void **state)
     request.host.ram_bytes = 519 * LAM_MIB;
     plan = make(&request);
     plan_check(&request, &plan);
-    assert_int_equal(plan.pool.n_slots, 1);
+    assert_int_equal(plan.pool.n_lanes, 1);
     lam_plan_done(&plan);
 }
 
