@@ -185,10 +185,10 @@ struct lam_plan_layer {
 struct lam_plan_pool {
     uint64_t budget_bytes; /* for --ram of the loader: at most what was given */
     uint64_t pool_bytes;   /* what it takes of that */
-    uint64_t slot_bytes; /* the largest unit's window; 0 when everything is kept */
-    uint32_t n_lanes;    /* of the ring that the other units flow through */
-    uint64_t lane_bytes; /* a slot, and what is read ahead into it */
-    uint64_t part_bytes; /* the end of one unit, where no whole one fits any more */
+    uint64_t slot_bytes;   /* the largest unit's window; 0 when everything is kept */
+    uint32_t n_lanes;      /* of the ring that the other units flow through */
+    uint64_t lane_bytes;   /* a slot, and what is read ahead into it */
+    uint64_t part_bytes;   /* the end of one unit, where no whole one fits any more */
     uint32_t n_kept;
     bool *kept;          /* [n_units] */
     uint64_t *offsets;   /* [n_units] of kept units in the pool; 0 for others */
