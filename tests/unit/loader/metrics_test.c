@@ -142,8 +142,8 @@ static void values_are_those_of_what_happened(void **state)
     assert_true(value_of(text, "read_seconds_count{model=\"1\"}") >= (double)stats->disk_reads);
     /* One in each lane may have begun early, and waits for its place. */
     n_ended = value_of(text, "unit_seconds_count{model=\"1\"}");
-    assert_true(n_ended <= stats->units_loaded);
-    assert_true(n_ended + LAM_POLICY_LANES_WANTED >= stats->units_loaded);
+    assert_true(n_ended <= (double)stats->units_loaded);
+    assert_true(n_ended + LAM_POLICY_LANES_WANTED >= (double)stats->units_loaded);
     assert_true(value_of(text, "disk_busy_seconds_total{model=\"1\"}") > 0);
     assert_true(value_of(text, "stall_seconds_total{model=\"1\",cause=\"disk\"}") > 0);
     assert_true(value_of(text, "stall_seconds_total{model=\"1\",cause=\"worker_slow\"}") > 0.03);
