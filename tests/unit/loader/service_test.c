@@ -39,7 +39,7 @@ static void check_passes(enum lam_reader_choice engine, uint32_t percent)
         uint64_t at_least = streamed > places ? streamed - places : 0;
 
         /* Each pass reads what neither is kept nor stayed in one of the places, as it may when the
-         * reader is slow; the look-ahead runs on beyond the last one, into places and parts of them. */
+         * reader is slow; the look-ahead runs on beyond the last one. */
         assert_true(stats->units_loaded >= stats->units_kept + streamed + 3 * at_least);
         assert_true(stats->disk_bytes <= 4 * once + 8 * live_manifest.unit_bytes_max);
     }
