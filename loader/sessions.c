@@ -438,8 +438,10 @@ enum lam_status lam_sessions_create(
     const struct lam_layout *layout = from->layout;
     struct lam_sessions *sessions = lam_calloc(1, sizeof(*sessions));
     uint64_t *unit_bytes = lam_calloc(layout->n_units, sizeof(*unit_bytes));
-    struct lam_slots_config config = {
-        .layout = layout, .unit_bytes = unit_bytes, .load_bytes_max = LOAD_BYTES_MAX};
+    struct lam_slots_config config = {.n_seats = from->n_workers,
+        .layout = layout,
+        .unit_bytes = unit_bytes,
+        .load_bytes_max = LOAD_BYTES_MAX};
     enum lam_status status;
 
     if (sessions == NULL || unit_bytes == NULL) {

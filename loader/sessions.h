@@ -32,6 +32,7 @@ struct lam_sessions;
 struct lam_sessions_config {
     const struct lam_file *file; /* both outlive the sessions */
     const struct lam_layout *layout;
+    uint32_t n_workers;   /* sessions at a time, as lam_slots_config.n_seats */
     uint64_t pool_offset; /* where the layout begins in the pool that workers map */
 };
 

@@ -88,8 +88,10 @@ enum lam_status lam_share_start(struct lam_share *share, const struct lam_pool *
     enum lam_reader_choice engine, struct lam_err *err)
 {
     unsigned char *base = pool->base + share->pool_offset;
-    struct lam_sessions_config sessions = {
-        .file = &share->file, .layout = &share->layout, .pool_offset = share->pool_offset};
+    struct lam_sessions_config sessions = {.file = &share->file,
+        .layout = &share->layout,
+        .n_workers = share->layout.n_lanes > 1 ? share->layout.n_lanes - 1 : 1,
+        .pool_offset = share->pool_offset};
     enum lam_status status = lam_sessions_create(&sessions, &share->sessions, err);
 
     if (status == LAM_OK)

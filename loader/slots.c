@@ -31,20 +31,22 @@ static const struct lam_slots_session *session_at(const struct lam_slots *slots,
     return &slots->sessions[session];
 }
 
-static uint32_t count_unheld_lanes(const struct lam_slots *slots)
+bool lam_slots_may_take(const struct lam_slots *slots, const struct lam_slots_session *session)
 {
-    uint32_t held = 0; /* bitmap */
+    uint32_t n_open = slots->counts.sessions;
+    uint32_t taken = slots->n_seats - n_open; /* for those that may still come */
 
-    for (uint32_t p = 0; p < slots->n_slots; p++)
-        held |= slots->places[p].holders != 0 ? 1u << slots->places[p].lane : 0;
-    return slots->n_lanes - (uint32_t)__builtin_popcount(held);
-}
+    if (session->held_slots == 0)
+        return true;
+    if (session->held_slots + 1 > (slots->n_lanes - 1) / n_open)
+        return false;
+    for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
+        const struct lam_slots_session *it = &slots->sessions[s];
 
-bool lam_slots_may_take(
-    const struct lam_slots *slots, const struct lam_slots_session *session, bool shared)
-{
-    return session->held_slots == 0 ||
-           (session->held_slots + 1 < slots->n_lanes && (shared || count_unheld_lanes(slots) > 1));
+        if (it->open)
+            taken += it->held_slots > 0 ? it->held_slots : 1;
+    }
+    return taken < slots->n_lanes;
 }
 
 /* ---- grants ---- */
@@ -103,7 +105,7 @@ static bool next_transit(struct lam_slots *slots, uint32_t s, struct lam_slots_a
     if (unit->place == NOWHERE || slots->places[unit->place].state != LAM_PLACE_READY)
         return false;
     place = &slots->places[unit->place];
-    if (is_held_by(place, s) || !lam_slots_may_take(slots, session, place->holders != 0))
+    if (is_held_by(place, s) || !lam_slots_may_take(slots, session))
         return false;
     ret->kind = LAM_SLOTS_GRANT;
     ret->generation = place->generation;
@@ -170,6 +172,11 @@ void lam_slots_back(struct lam_slots *slots, uint32_t n_places)
 
 enum lam_status lam_slots_open(struct lam_slots *slots, uint32_t *ret_session, struct lam_err *err)
 {
+    if (slots->n_transit > 0 && slots->counts.sessions == slots->n_seats)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+            "the loader has memory to stream for %" PRIu32 " workers at a time, and they are here: "
+            "start it with --workers %" PRIu32 ", or with a --ram that holds the whole model",
+            slots->n_seats, slots->n_seats + 1);
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
         struct lam_slots_session *session = &slots->sessions[s];
 
@@ -499,6 +506,7 @@ enum lam_status lam_slots_create(
     slots->n_lanes = layout->n_lanes;
     slots->n_slots = layout->n_slots;
     slots->n_kept = layout->n_kept;
+    slots->n_seats = config->n_seats;
     slots->part_unit = layout->part_unit == LAM_POLICY_NO_UNIT ? NOWHERE : layout->part_unit;
     slots->part_bytes = layout->part_bytes;
     slots->load_bytes_max = config->load_bytes_max;
@@ -506,6 +514,7 @@ enum lam_status lam_slots_create(
     slots->n_places = slots->n_slots + slots->n_kept;
     slots->n_words = (slots->n_units + 63) / 64;
     assert(slots->n_units > 0 && (slots->n_slots > 0 || slots->n_transit == 0));
+    assert(slots->n_transit == 0 || (slots->n_seats > 0 && slots->n_seats <= slots->n_lanes));
 
     slots->units = lam_calloc(slots->n_units, sizeof(*slots->units));
     slots->places = lam_calloc(slots->n_places, sizeof(*slots->places));

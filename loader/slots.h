@@ -23,8 +23,13 @@
  * then units spread over all lanes, so that each is read while the one before is computed on.
  *
  * Grants. A kept unit is granted to each session once, as soon as it is there, and costs no credit.
- * The other units are granted in cyclic order, one for each credit. A session that holds a slot
- * already never takes the last lane, so a session that idles cannot starve another.
+ * The other units are granted in cyclic order, one for each credit.
+ *
+ * Seats. A lease is never taken back from a live holder, so room for others is kept in advance: each
+ * open session is sure of one lane, and so is each that may still be opened, up to n_seats; one more
+ * is refused. A session takes a second lane and more only from what is left over, and no more than
+ * its part of the lanes when others are there. So sessions that sleep on what they hold, all but one
+ * of them, leave that one a lane.
  *
  * Faults. A unit that could not be read is reported to every session that it is due for, once for
  * each failed try, and stays due: no credit is used up and no unit is passed over. lam_slots_retry
@@ -34,7 +39,9 @@
  * of a pass from its start. A place is taken from units that are needed later than the one it is
  * for, the latest first: for one session that is "the unit just released", for several they share
  * every read for as long as they are in phase. A session without credit counts a whole pass later
- * than others.
+ * than others. Of sessions that wait for different units, the one that is fewest units behind
+ * another is served first: it catches up, and from then on they share each read, whereas in turn
+ * they would read everything twice for ever. The other waits for it less than a pass, once.
  *
  * Invariants (lam_slots_check): a held place is READY; no unit is in two places; two places that
  * share memory are in use together only behind a gate; a session holds a unit once; generations
@@ -59,6 +66,7 @@ struct lam_slots;
 struct lam_slots_config {
     const struct lam_layout *layout;
     const uint64_t *unit_bytes; /* [n_units] of their windows */
+    uint32_t n_seats; /* sessions at a time; 1..n_lanes, any number if all units are kept */
     /* Another load starts while fewer bytes than this may be asked for and are not. */
     uint64_t load_bytes_max;
 };
@@ -71,7 +79,8 @@ void lam_slots_destroy(struct lam_slots *slots); /* NULL is allowed */
 /* The first n_places have memory behind them now. Never fewer than before. */
 void lam_slots_back(struct lam_slots *slots, uint32_t n_places);
 
-/* A session begins, at the first unit, without credit. Errors: LAM_RESOURCE_EXHAUSTED. */
+/* A session begins, at the first unit, without credit. Errors: LAM_RESOURCE_EXHAUSTED when all seats
+ * are taken. */
 LAM_MUST_USE enum lam_status lam_slots_open(
     struct lam_slots *slots, uint32_t *ret_session, struct lam_err *err);
 

@@ -45,6 +45,7 @@ struct lam_slots_session {
 
 struct lam_slots {
     uint32_t n_units, n_slots, n_lanes, n_places, n_kept, n_transit;
+    uint32_t n_seats; /* sessions at a time */
     uint32_t n_backed;
     uint32_t n_words;    /* of a bitmap over units */
     uint32_t n_loads;    /* under way */
@@ -70,10 +71,9 @@ struct lam_slots {
     struct lam_slots_session sessions[LAM_SLOTS_SESSIONS_MAX];
 };
 
-/* A session that holds a slot leaves a lane to others: neither the last unheld one nor, by sharing
- * what others hold, all of them. */
-bool lam_slots_may_take(
-    const struct lam_slots *slots, const struct lam_slots_session *session, bool shared);
+/* Does the session leave each other one its lane if it holds one unit more? A unit that another
+ * session holds too counts like any other: it may stay when the other gives it back. */
+bool lam_slots_may_take(const struct lam_slots *slots, const struct lam_slots_session *session);
 
 /* The next OPEN, CANCEL or LOAD. */
 bool lam_slots_next_load(struct lam_slots *slots, struct lam_slots_action *ret);

@@ -27,7 +27,7 @@ static uint64_t need_of(
 {
     uint32_t at = position(slots, session);
     uint64_t ahead = unit >= at ? unit - at : slots->n_units - at + unit;
-    bool waits = session->credits > 0 && lam_slots_may_take(slots, session, false);
+    bool waits = session->credits > 0 && lam_slots_may_take(slots, session);
 
     return ahead + (waits ? 0 : slots->n_units);
 }
@@ -307,12 +307,64 @@ static void begin_load(
         .late_end = way->late_end};
 }
 
+/* How many units the session is behind the next one that stands elsewhere and takes part; a pass if
+ * there is none. */
+static uint32_t behind(const struct lam_slots *slots, const struct lam_slots_session *session)
+{
+    uint32_t at = position(slots, session);
+    uint32_t least = slots->n_units;
+
+    for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
+        const struct lam_slots_session *other = &slots->sessions[s];
+        uint32_t there;
+
+        if (!is_waiting(slots, other) || other->cursor == session->cursor)
+            continue;
+        there = position(slots, other);
+        there = there >= at ? there - at : slots->n_units - at + there;
+        least = there < least ? there : least;
+    }
+    return least;
+}
+
+/* A session that wants something read. */
+struct want {
+    struct lam_slots_session *session; /* NULL: none */
+    uint32_t unit;
+    struct way way;
+    uint64_t need; /* 0 for all that wait for this very unit */
+};
+
+static bool is_sooner(const struct lam_slots *slots, const struct want *a, const struct want *b)
+{
+    uint32_t behind_a, behind_b;
+
+    if (b->session == NULL || a->need != b->need)
+        return b->session == NULL || a->need < b->need;
+    behind_a = a->need == 0 ? behind(slots, a->session) : 0;
+    behind_b = b->need == 0 ? behind(slots, b->session) : 0;
+    if (behind_a != behind_b)
+        return behind_a < behind_b;
+    return a->session->last_load < b->session->last_load;
+}
+
+/* The first thing that the session wants read and that has a way. */
+static bool find_want(
+    const struct lam_slots *slots, struct lam_slots_session *session, struct want *ret_want)
+{
+    struct want want = {.session = session};
+
+    if (!first_missing(slots, session, &want.unit, &want.way, &want.need))
+        return false;
+    if (is_waiting(slots, session) && slots->transit[session->cursor] == want.unit)
+        want.need = 0;
+    *ret_want = want;
+    return true;
+}
+
 static bool next_begin(struct lam_slots *slots, struct lam_slots_action *ret)
 {
-    struct lam_slots_session *best = NULL;
-    struct way way, it;
-    uint32_t unit = 0, u;
-    uint64_t need = UINT64_MAX, n;
+    struct want best = {.session = NULL}, want;
 
     if (slots->n_loads == LAM_SLOTS_LOADS_MAX ||
         (slots->load_bytes > 0 && slots->load_bytes >= slots->load_bytes_max))
@@ -320,21 +372,16 @@ static bool next_begin(struct lam_slots *slots, struct lam_slots_action *ret)
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
         struct lam_slots_session *session = &slots->sessions[s];
 
-        if (!session->open || !first_missing(slots, session, &u, &it, &n))
-            continue;
-        if (best == NULL || n < need || (n == need && session->last_load < best->last_load)) {
-            best = session;
-            unit = u;
-            way = it;
-            need = n;
-        }
+        if (session->open && find_want(slots, session, &want) && is_sooner(slots, &want, &best))
+            best = want;
     }
-    if (best == NULL &&
-        (slots->counts.sessions > 0 || !first_missing(slots, &nobody, &unit, &way, &need)))
+    if (best.session == NULL &&
+        (slots->counts.sessions > 0 ||
+            !first_missing(slots, &nobody, &best.unit, &best.way, &best.need)))
         return false;
-    begin_load(slots, unit, &way, ret);
-    if (best != NULL)
-        best->last_load = slots->generation;
+    begin_load(slots, best.unit, &best.way, ret);
+    if (best.session != NULL)
+        best.session->last_load = slots->generation;
     return true;
 }
 

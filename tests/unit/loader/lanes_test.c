@@ -177,8 +177,10 @@ static struct result run(uint32_t n_units, uint64_t budget, uint64_t hold_steps)
 {
     const uint32_t warm = 2, laps = 3;
     struct world w = {0};
-    struct lam_slots_config config = {
-        .layout = &w.layout, .unit_bytes = unit_bytes, .load_bytes_max = 32 * LAM_MIB};
+    struct lam_slots_config config = {.n_seats = 1,
+        .layout = &w.layout,
+        .unit_bytes = unit_bytes,
+        .load_bytes_max = 32 * LAM_MIB};
     uint64_t full = lam_policy_bytes_full(units, n_units, ALIGN);
     uint64_t step = 1, start_step = 0, start_bytes = 0;
     struct result result;

@@ -183,13 +183,32 @@ static void two_sessions_in_phase_share_each_read(void **state)
     world_done(&w);
 }
 
+/* Takes and gives back n units with session s, while others keep what they have. */
+static void walk_alone(struct world *w, uint32_t s, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t mine = UINT32_MAX;
+
+        world_credit(w, s, 1);
+        world_settle(w);
+        world_finish_loads(w);
+        world_finish_loads(w);
+        for (uint32_t l = 0; l < w->n_leases; l++)
+            mine = w->leases[l].session == s ? l : mine;
+        assert_true(mine != UINT32_MAX);
+        world_release(w, mine);
+        world_settle(w);
+    }
+}
+
 /* A session that took what it could and then sleeps: the other one goes on with what is left. */
 static void a_sleeping_holder_does_not_starve_another(void **state)
 {
     struct world w;
 
     (void)state;
-    world_init(&w, &(struct world_shape){.n_units = 10, .kept = 0, .n_lanes = 3, .loads_max = 10});
+    world_init(&w,
+        &(struct world_shape){.n_units = 10, .kept = 0, .n_lanes = 3, .seats = 2, .loads_max = 10});
     world_open(&w, 0);
     world_credit(&w, 0, 8);
     world_settle(&w);
@@ -197,20 +216,93 @@ static void a_sleeping_holder_does_not_starve_another(void **state)
     world_finish_loads(&w);
     assert_int_equal(w.n_leases, 2); /* of three slots */
     world_open(&w, 1);
-    for (uint32_t i = 0; i < 20; i++) {
-        uint32_t mine = UINT32_MAX;
-
-        world_credit(&w, 1, 1);
-        world_settle(&w);
-        world_finish_loads(&w);
-        world_finish_loads(&w);
-        for (uint32_t l = 0; l < w.n_leases; l++)
-            mine = w.leases[l].session == 1 ? l : mine;
-        assert_true(mine != UINT32_MAX);
-        world_release(&w, mine);
-        world_settle(&w);
-    }
+    walk_alone(&w, 1, 20);
     world_done(&w);
+}
+
+/* With three slots, two sleeping sessions could together starve a third: each held one, and the
+ * first a second. Now each has a lane of its own, or is refused. */
+static void all_but_one_session_may_sleep(void **state)
+{
+    (void)state;
+    for (uint32_t lanes = 3; lanes <= 5; lanes++) {
+        for (uint32_t n = 0; n < 4; n++) { /* how many the first takes before the second comes */
+            struct world w;
+
+            world_init(&w, &(struct world_shape){
+                               .n_units = 12, .n_lanes = lanes, .seats = 3, .loads_max = 10});
+            for (uint32_t s = 0; s < 2; s++) {
+                world_open(&w, s);
+                world_credit(&w, s, s == 0 ? n + 1 : 8);
+                for (uint32_t i = 0; i < 6; i++) {
+                    world_settle(&w);
+                    world_finish_loads(&w);
+                }
+            }
+            world_credit(&w, 0, 8);
+            world_settle(&w);
+            assert_true(w.n_leases >= 2 && w.n_leases < lanes);
+            world_open(&w, 2);
+            walk_alone(&w, 2, 30);
+            world_done(&w);
+        }
+    }
+}
+
+static void one_session_too_many_is_refused_by_name(void **state)
+{
+    struct lam_err err = {0};
+    struct world w;
+    uint32_t id;
+
+    (void)state;
+    world_init(&w, &(struct world_shape){.n_units = 5, .n_lanes = 3, .seats = 2, .loads_max = 1});
+    world_open(&w, 0);
+    world_open(&w, 1);
+    assert_int_equal(lam_slots_open(w.slots, &id, &err), LAM_RESOURCE_EXHAUSTED);
+    assert_non_null(strstr(err.text, "2 workers"));
+    assert_non_null(strstr(err.text, "--workers 3"));
+    world_close(&w, 0);
+    assert_int_equal(lam_slots_open(w.slots, &id, &err), LAM_OK);
+    world_done(&w);
+}
+
+/* One step of a drive that reads a unit at a time, and of sessions that compute in no time. */
+static void step_together(struct world *w, uint32_t n_sessions)
+{
+    world_finish_loads(w);
+    for (uint32_t i = w->n_leases; i-- > 0;)
+        world_release(w, i);
+    for (uint32_t s = 0; s < n_sessions; s++) {
+        if (w->open[s] && w->credits[s] == 0)
+            world_credit(w, s, 1);
+    }
+    world_settle(w);
+}
+
+/* Sessions that begin at different times read everything twice, until the one that is behind has
+ * caught up with the other; from then on each read serves both. */
+static void sessions_out_of_phase_join(void **state)
+{
+    (void)state;
+    for (uint32_t lag = 1; lag < 20; lag++) {
+        struct world w;
+        uint64_t loads, grants;
+
+        world_init(&w, &(struct world_shape){.n_units = 20, .n_lanes = 3, .loads_max = 1});
+        world_open(&w, 0);
+        while (w.n_grants < lag)
+            step_together(&w, 1);
+        world_open(&w, 1);
+        for (uint32_t i = 0; i < 40; i++) /* two passes of the drive */
+            step_together(&w, 2);
+        loads = w.n_loads;
+        grants = w.n_grants;
+        while (w.n_grants < grants + 2 * 200)
+            step_together(&w, 2);
+        assert_true(w.n_loads - loads <= 204); /* ten passes of each, all reads shared */
+        world_done(&w);
+    }
 }
 
 /* What an observer is told about a session and the slots, from its first moment on. */
@@ -283,6 +375,9 @@ int main(void)
         cmocka_unit_test(an_abandoned_pass_is_rewound_without_a_loop),
         cmocka_unit_test(two_sessions_in_phase_share_each_read),
         cmocka_unit_test(a_sleeping_holder_does_not_starve_another),
+        cmocka_unit_test(all_but_one_session_may_sleep),
+        cmocka_unit_test(one_session_too_many_is_refused_by_name),
+        cmocka_unit_test(sessions_out_of_phase_join),
         cmocka_unit_test(what_a_session_waits_for_is_known),
         cmocka_unit_test(credits_are_bounded),
         cmocka_unit_test(the_65th_session_is_refused),

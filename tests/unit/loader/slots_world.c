@@ -209,9 +209,13 @@ void world_init(struct world *w, const struct world_shape *shape)
 {
     struct lam_slots_config config = {.layout = &w->layout,
         .unit_bytes = w->unit_bytes,
+        .n_seats = shape->seats > 0     ? shape->seats
+                   : shape->n_lanes > 0 ? shape->n_lanes
+                                        : LAM_SLOTS_SESSIONS_MAX,
         .load_bytes_max = shape->loads_max * WORLD_UNIT_BYTES};
 
     memset(w, 0, sizeof(*w));
+    w->n_seats = config.n_seats;
     w->layout.n_units = shape->n_units;
     for (uint32_t u = 0; u < shape->n_units; u++) {
         w->kept[u] = (shape->kept >> u & 1) != 0;
@@ -234,6 +238,14 @@ void world_done(struct world *w)
 
 void world_open(struct world *w, uint32_t s)
 {
+    uint32_t n_open = 0;
+
+    for (uint32_t i = 0; i < WORLD_SESSIONS; i++)
+        n_open += w->open[i];
+    if (n_open == w->n_seats && w->layout.n_kept < w->layout.n_units) {
+        assert_int_equal(lam_slots_open(w->slots, &w->id[s], NULL), LAM_RESOURCE_EXHAUSTED);
+        return;
+    }
     assert_int_equal(lam_slots_open(w->slots, &w->id[s], NULL), LAM_OK);
     w->open[s] = true;
     w->credits[s] = 0;

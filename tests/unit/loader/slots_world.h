@@ -25,6 +25,7 @@ struct world_shape {
     uint32_t n_lanes;
     uint32_t early;     /* bytes by which the two places of a lane are shifted; 0: one place */
     uint32_t part;      /* bytes of the first transit unit that stay; 0: none */
+    uint32_t seats;     /* 0: as many as lanes */
     uint32_t loads_max; /* load_bytes_max, in whole units */
 };
 
@@ -42,6 +43,7 @@ struct world_place {
 
 struct world {
     struct lam_slots *slots;
+    uint32_t n_seats;
     struct lam_layout layout;
     bool kept[WORLD_UNITS_MAX];
     struct lam_place layout_places[WORLD_PLACES_MAX];
@@ -67,7 +69,7 @@ void world_done(struct world *w);
 void world_settle(struct world *w);
 
 /* Events, without what follows from them. */
-void world_open(struct world *w, uint32_t s);
+void world_open(struct world *w, uint32_t s); /* stays closed when all seats are taken */
 void world_close(struct world *w, uint32_t s);
 void world_credit(struct world *w, uint32_t s, uint32_t n);
 void world_release(struct world *w, uint32_t lease);
