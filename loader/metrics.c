@@ -20,6 +20,7 @@ enum series {
     HIT_RATIO,
     UNITS_KEPT,
     UNITS_KEPT_LOADED,
+    UNITS_PINNED,
     POOL_USED,
     STALL_DISK,
     STALL_NO_SLOT,
@@ -69,6 +70,8 @@ static const struct row rows[N_SERIES] = {
     [UNITS_KEPT] = {"units_kept", "Units that stay in the pool between passes.", NULL, LAM_GAUGE,
         LAM_UNIT_PLAIN},
     [UNITS_KEPT_LOADED] = {"units_kept_loaded", "Of these, the ones that are there by now.", NULL,
+        LAM_GAUGE, LAM_UNIT_PLAIN},
+    [UNITS_PINNED] = {"units_pinned", "Units that are kept because somebody asked for it.", NULL,
         LAM_GAUGE, LAM_UNIT_PLAIN},
     [POOL_USED] = {"pool_used_bytes", "Bytes of units that are in the pool now.", NULL, LAM_GAUGE,
         LAM_UNIT_PLAIN},
@@ -142,6 +145,7 @@ static void collect_sessions(const struct lam_share *share, uint64_t *values)
     values[HIT_RATIO] = hit_ppm(&counts, &share->layout);
     values[UNITS_KEPT] = share->layout.n_kept;
     values[UNITS_KEPT_LOADED] = counts.kept_loaded;
+    values[UNITS_PINNED] = counts.pinned;
     values[POOL_USED] = counts.ready_bytes;
     values[STALL_DISK] = times.waited_ns[LAM_SLOTS_WAIT_DISK];
     values[STALL_NO_SLOT] = times.waited_ns[LAM_SLOTS_WAIT_SLOT];

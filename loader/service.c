@@ -249,6 +249,60 @@ static void stream_done(void *arg, struct lam_rpc_call *call, bool cancelled)
     close_session(call);
 }
 
+/* ---- Pin, Unpin ---- */
+
+static uint32_t count_pinned(const struct lam_share *share)
+{
+    struct lam_slots_counts counts;
+
+    lam_sessions_count(share->sessions, &counts);
+    return counts.pinned;
+}
+
+static void pin(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+{
+    struct lam_service *service = arg;
+    Laminar__V1__PinResponse response = LAMINAR__V1__PIN_RESPONSE__INIT;
+    Laminar__V1__PinRequest *request =
+        unpack(service, call, &laminar__v1__pin_request__descriptor, bytes, n_bytes);
+    struct lam_err err = {0};
+    struct lam_share *share;
+
+    if (request == NULL)
+        return;
+    share = find_model(service, request->model, &err);
+    for (size_t i = 0; i < request->n_units && err.status == LAM_OK; i++)
+        lam_ignore(lam_sessions_pin(share->sessions, request->units[i], &err), "err has it");
+    if (err.status != LAM_OK) {
+        finish_err(call, &err);
+        return;
+    }
+    response.units_pinned = count_pinned(share);
+    reply(call, &response.base);
+}
+
+static void unpin(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+{
+    struct lam_service *service = arg;
+    Laminar__V1__UnpinResponse response = LAMINAR__V1__UNPIN_RESPONSE__INIT;
+    Laminar__V1__UnpinRequest *request =
+        unpack(service, call, &laminar__v1__unpin_request__descriptor, bytes, n_bytes);
+    struct lam_err err = {0};
+    struct lam_share *share;
+
+    if (request == NULL)
+        return;
+    share = find_model(service, request->model, &err);
+    for (size_t i = 0; i < request->n_units && err.status == LAM_OK; i++)
+        lam_ignore(lam_sessions_unpin(share->sessions, request->units[i], &err), "err has it");
+    if (err.status != LAM_OK) {
+        finish_err(call, &err);
+        return;
+    }
+    response.units_pinned = count_pinned(share);
+    reply(call, &response.base);
+}
+
 /* ---- GetStats ---- */
 
 /* Adds the counters of one model. */
@@ -327,6 +381,8 @@ static const struct lam_rpc_method methods[] = {
         .on_message = stream_message,
         .on_half_close = stream_half_close,
         .on_done = stream_done},
+    {.path = "/laminar.v1.Loader/Pin", .on_message = pin},
+    {.path = "/laminar.v1.Loader/Unpin", .on_message = unpin},
     {.path = "/laminar.v1.Loader/GetStats", .on_message = get_stats},
 };
 

@@ -273,6 +273,28 @@ void lam_sessions_tick(struct lam_sessions *sessions)
     pthread_mutex_unlock(&sessions->lock);
 }
 
+enum lam_status lam_sessions_pin(struct lam_sessions *sessions, uint32_t unit, struct lam_err *err)
+{
+    enum lam_status status;
+
+    pthread_mutex_lock(&sessions->lock);
+    status = lam_slots_pin(sessions->slots, unit, err);
+    settle(sessions);
+    pthread_mutex_unlock(&sessions->lock);
+    return status;
+}
+
+enum lam_status lam_sessions_unpin(
+    struct lam_sessions *sessions, uint32_t unit, struct lam_err *err)
+{
+    enum lam_status status;
+
+    pthread_mutex_lock(&sessions->lock);
+    status = lam_slots_unpin(sessions->slots, unit, err);
+    pthread_mutex_unlock(&sessions->lock);
+    return status;
+}
+
 /* ---- other threads ---- */
 
 void lam_sessions_on_gone(void *arg, const unsigned char *token, int pid)

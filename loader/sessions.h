@@ -61,6 +61,12 @@ LAM_MUST_USE enum lam_status lam_sessions_release(struct lam_sessions *sessions,
 /* The stream is over. No session on it is fine. */
 void lam_sessions_close(struct lam_sessions *sessions, struct lam_rpc_call *call);
 
+/* As lam_slots_pin and lam_slots_unpin. [any thread] */
+LAM_MUST_USE enum lam_status lam_sessions_pin(
+    struct lam_sessions *sessions, uint32_t unit, struct lam_err *err);
+LAM_MUST_USE enum lam_status lam_sessions_unpin(
+    struct lam_sessions *sessions, uint32_t unit, struct lam_err *err);
+
 /* Now and then: tries again what could not be read. */
 void lam_sessions_tick(struct lam_sessions *sessions);
 

@@ -311,7 +311,7 @@ uint32_t lam_slots_loaded(
     slots->counts.ready_bytes += unit->bytes;
     if (unit->kept)
         lam_bit_set(slots->kept_known, place->unit);
-    if (place->unit == slots->part_unit)
+    if (place->unit == slots->part_unit && p < slots->n_slots)
         slots->part_valid = true;
     return place->unit;
 }
@@ -470,12 +470,24 @@ void lam_slots_check(const struct lam_slots *slots)
 
 /* ---- life ---- */
 
+void lam_slots_list_transit(struct lam_slots *slots)
+{
+    uint32_t n = 0;
+
+    for (uint32_t u = 0; u < slots->n_units; u++) {
+        if (!slots->units[u].kept)
+            slots->transit[n++] = u;
+    }
+    assert(n == slots->n_transit);
+}
+
 static void fill_tables(struct lam_slots *slots, const struct lam_slots_config *config)
 {
-    uint32_t n_kept = 0, n_transit = 0;
+    uint32_t n_kept = 0;
 
     for (uint32_t p = 0; p < slots->n_places; p++) {
         slots->places[p].begin = config->layout->places[p].pool_offset;
+        slots->places[p].bytes = config->layout->places[p].bytes;
         slots->places[p].lane = config->layout->places[p].lane;
         slots->places[p].gate = NOWHERE;
     }
@@ -485,13 +497,10 @@ static void fill_tables(struct lam_slots *slots, const struct lam_slots_config *
         unit->kept = config->layout->kept[u];
         unit->bytes = config->unit_bytes[u];
         unit->place = NOWHERE;
-        if (unit->kept) {
+        if (unit->kept)
             unit->home = slots->n_slots + n_kept++;
-        } else {
-            unit->home = n_transit;
-            slots->transit[n_transit++] = u;
-        }
     }
+    lam_slots_list_transit(slots);
 }
 
 enum lam_status lam_slots_create(

@@ -155,12 +155,27 @@ struct lam_slots_counts {
     uint32_t sessions;
     uint32_t leases; /* (session, unit) pairs */
     uint32_t kept_loaded;
+    uint32_t pinned;
     uint64_t ready_bytes; /* of units that are in the pool now */
     /* Lanes by what they are, each counted once: held before loading before ready. */
     uint32_t slots_free, slots_loading, slots_ready, slots_held;
 };
 
 void lam_slots_count(const struct lam_slots *slots, struct lam_slots_counts *ret_counts);
+
+/*
+ * Pins: a pinned unit is kept, from now on. If it is not, it takes the place of the nearest kept unit
+ * in the pass that is not pinned and lies in a place large enough; that one streams from now on.
+ * Errors: LAM_INVALID_ARGUMENT (no such unit); LAM_RESOURCE_EXHAUSTED (no such place);
+ * LAM_FAILED_PRECONDITION when units would have to change places under open sessions;
+ * LAM_ABORTED when one of the two is being read just now: try again.
+ */
+LAM_MUST_USE enum lam_status lam_slots_pin(
+    struct lam_slots *slots, uint32_t unit, struct lam_err *err);
+
+/* It stays kept until another pin needs its place. Errors: LAM_INVALID_ARGUMENT. */
+LAM_MUST_USE enum lam_status lam_slots_unpin(
+    struct lam_slots *slots, uint32_t unit, struct lam_err *err);
 
 /* What a session waits for. */
 enum lam_slots_wait {

@@ -11,6 +11,7 @@ enum lam_slots_state { LAM_PLACE_FREE, LAM_PLACE_LOADING, LAM_PLACE_READY, LAM_P
 
 struct lam_slots_place {
     uint64_t begin; /* in the pool */
+    uint64_t bytes; /* of the largest unit that it can take */
     uint32_t lane;
     enum lam_slots_state state;
     uint32_t unit; /* while not FREE */
@@ -28,8 +29,9 @@ struct lam_slots_place {
 
 struct lam_slots_unit {
     bool kept;
+    bool pinned; /* hence kept */
     uint64_t bytes;
-    uint32_t home;         /* kept: its place; else its index among the transit units */
+    uint32_t home;         /* kept: its place */
     uint32_t place;        /* where it is or is being read to, or NOWHERE */
     enum lam_status fault; /* of the last load, until the next try */
 };
@@ -74,6 +76,12 @@ struct lam_slots {
 /* Does the session leave each other one its lane if it holds one unit more? A unit that another
  * session holds too counts like any other: it may stay when the other gives it back. */
 bool lam_slots_may_take(const struct lam_slots *slots, const struct lam_slots_session *session);
+
+/* Lists the units that are in transit. */
+void lam_slots_list_transit(struct lam_slots *slots);
+
+/* What is in the place is of no use any more. */
+void lam_slots_drop(struct lam_slots *slots, uint32_t place);
 
 /* The next OPEN, CANCEL or LOAD. */
 bool lam_slots_next_load(struct lam_slots *slots, struct lam_slots_action *ret);

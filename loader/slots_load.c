@@ -257,8 +257,7 @@ static bool first_missing(const struct lam_slots *slots, const struct lam_slots_
     return false;
 }
 
-/* What is in the place is of no use any more. */
-static void drop(struct lam_slots *slots, uint32_t p)
+void lam_slots_drop(struct lam_slots *slots, uint32_t p)
 {
     struct lam_slots_place *place = &slots->places[p];
 
@@ -276,13 +275,14 @@ static void begin_load(
     uint64_t early = early_of(way);
 
     if (place->state == LAM_PLACE_READY)
-        drop(slots, way->place);
+        lam_slots_drop(slots, way->place);
     assert(place->state == LAM_PLACE_FREE);
     for (uint32_t q = 0; way->place < slots->n_slots && q < slots->n_slots; q++) {
         if (q != way->place && q != way->gate && lam_slots_overlap(slots, way->place, u, q))
-            drop(slots, q);
+            lam_slots_drop(slots, q);
     }
     *place = (struct lam_slots_place){.begin = place->begin,
+        .bytes = place->bytes,
         .lane = place->lane,
         .state = LAM_PLACE_LOADING,
         .unit = u,
@@ -399,7 +399,7 @@ static bool next_open(struct lam_slots *slots, struct lam_slots_action *ret)
         if (is_busy(slots, gate, next_use(slots, place->unit)))
             continue;
         if (gate->state == LAM_PLACE_READY)
-            drop(slots, place->gate);
+            lam_slots_drop(slots, place->gate);
         place->gate = NOWHERE;
         place->pending_bytes += place->late_bytes;
         slots->load_bytes += place->late_bytes;

@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -55,6 +56,7 @@ static struct process start(const char *a, const char *b, const char *c)
     process.pid = fork();
     assert_true(process.pid >= 0);
     if (process.pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves none of them */
         dup2(ends[1], STDOUT_FILENO);
         execv("/proc/self/exe", argv);
         _exit(127);

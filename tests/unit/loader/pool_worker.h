@@ -62,6 +62,10 @@ Laminar__V1__RegisterModelResponse *pool_worker_register(
     struct pool_worker *worker, const char *path, struct lam_err *err);
 Laminar__V1__GetStatsResponse *pool_worker_stats(struct pool_worker *worker); /* of all models */
 Laminar__V1__GetStatsResponse *pool_worker_stats_of(struct pool_worker *worker, uint64_t model);
+enum lam_status pool_worker_pin(
+    struct pool_worker *worker, uint32_t *units, size_t n_units, struct lam_err *err);
+enum lam_status pool_worker_unpin(
+    struct pool_worker *worker, uint32_t *units, size_t n_units, struct lam_err *err);
 enum lam_status pool_worker_extent(struct pool_worker *worker, uint64_t *offsets, size_t n_offsets,
     uint64_t bytes_each, Laminar__V1__ReadExtentResponse **ret_response, struct lam_err *err);
 

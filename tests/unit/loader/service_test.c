@@ -212,6 +212,55 @@ static void rows_come_from_the_pool_or_from_the_disk(void **state)
     }
 }
 
+/* Asks again while one of the units is being read. */
+static enum lam_status pin_when_quiet(
+    struct pool_worker *worker, uint32_t *units, size_t n_units, struct lam_err *err)
+{
+    enum lam_status status;
+
+    do
+        status = pool_worker_pin(worker, units, n_units, err);
+    while (status == LAM_ABORTED);
+    return status;
+}
+
+static void pinned_units_stay(void **state)
+{
+    char text[32];
+    struct lam_loader *loader = live_start(live_share(60, text), LAM_READER_AUTO);
+    uint32_t layers[] = {0, 1}, all[64], beyond = 4711;
+    struct pool_worker worker;
+    struct pool_event event;
+    struct lam_err err = {0};
+
+    (void)state;
+    pool_worker_connect(&worker, live_model.dir);
+    if (pin_when_quiet(&worker, layers, 2, &err) != LAM_OK)
+        fail_msg("%s", err.text);
+    for (uint32_t u = 0; u < live_manifest.n_units; u++)
+        all[u] = u;
+    assert_int_equal(
+        pin_when_quiet(&worker, all, live_manifest.n_units, &err), LAM_RESOURCE_EXHAUSTED);
+    assert_non_null(strstr(err.text, "unpin one"));
+    assert_int_equal(pool_worker_unpin(&worker, all + 2, live_manifest.n_units - 2, &err), LAM_OK);
+    assert_int_equal(pool_worker_pin(&worker, &beyond, 1, &err), LAM_INVALID_ARGUMENT);
+    pool_worker_open(&worker);
+    live_walk(&worker, 1);
+    /* Of a second pass only what streams: both are not among it. */
+    for (uint32_t i = 0; i < 10; i++) {
+        assert_int_equal(pool_worker_next(&worker, &event, &err), LAM_OK);
+        if (event.kept)
+            continue;
+        assert_true(event.unit > 1);
+        pool_worker_release(&worker, event.unit, event.generation);
+        pool_worker_credit(&worker, 1);
+    }
+    worker.model = 9;
+    assert_int_equal(pool_worker_pin(&worker, layers, 2, &err), LAM_NOT_FOUND);
+    pool_worker_disconnect(&worker);
+    lam_loader_destroy(loader);
+}
+
 static void a_stale_release_ends_the_session(void **state)
 {
     char text[32];
@@ -270,6 +319,7 @@ int main(void)
         cmocka_unit_test(two_workers_in_phase_cost_one_read),
         cmocka_unit_test(the_model_is_described_and_its_header_is_readable),
         cmocka_unit_test(rows_come_from_the_pool_or_from_the_disk),
+        cmocka_unit_test(pinned_units_stay),
         cmocka_unit_test(a_stale_release_ends_the_session),
         cmocka_unit_test(sessions_need_a_token_and_come_one_to_a_connection),
     };

@@ -335,6 +335,72 @@ static void what_a_session_waits_for_is_known(void **state)
     world_done(&w);
 }
 
+/* Pins, and tells the record that these two change places. */
+static void pin_instead(struct world *w, uint32_t unit, uint32_t victim)
+{
+    struct lam_err err = {0};
+
+    if (lam_slots_pin(w->slots, unit, &err) != LAM_OK)
+        fail_msg("%s", err.text);
+    w->kept[unit] = true;
+    w->kept[victim] = false;
+    for (uint32_t i = 0; i < 20; i++) {
+        world_settle(w);
+        world_finish_loads(w);
+    }
+}
+
+/* Every third unit is small, so unit 7 can stand in for 6 but the small 2 cannot. */
+static void a_pinned_unit_is_kept(void **state)
+{
+    struct lam_slots_counts counts;
+    struct lam_err err = {0};
+    struct world w;
+    uint32_t place;
+
+    (void)state;
+    for (uint32_t early = 0; early <= 4; early += 4) {
+        world_init(&w, &(struct world_shape){.n_units = 10,
+                           .kept = 1u << 2 | 1u << 7,
+                           .n_lanes = 3,
+                           .early = early,
+                           .part = early,
+                           .loads_max = 10});
+        assert_int_equal(lam_slots_pin(w.slots, 0, &err), LAM_ABORTED); /* it is being read */
+        for (uint32_t i = 0; i < 20; i++)
+            world_finish_loads(&w);
+        assert_int_equal(lam_slots_pin(w.slots, 10, &err), LAM_INVALID_ARGUMENT);
+        pin_instead(&w, 6, 7);
+        assert_true(lam_slots_kept_ready(w.slots, 6, &place));
+        assert_false(lam_slots_kept_ready(w.slots, 7, &place));
+        assert_int_equal(lam_slots_pin(w.slots, 7, &err), LAM_RESOURCE_EXHAUSTED);
+        assert_non_null(strstr(err.text, "--ram"));
+        pin_instead(&w, 5, 2);
+        assert_int_equal(lam_slots_pin(w.slots, 8, &err), LAM_RESOURCE_EXHAUSTED);
+        assert_int_equal(lam_slots_unpin(w.slots, 6, &err), LAM_OK);
+        pin_instead(&w, 0, 6); /* in the second round a unit whose end was kept */
+        assert_int_equal(lam_slots_pin(w.slots, 0, &err), LAM_OK);
+        lam_slots_count(w.slots, &counts);
+        assert_int_equal(counts.pinned, 2);
+        assert_int_equal(counts.kept_loaded, 2);
+        world_open(&w, 0);
+        world_drain(&w);
+        assert_int_equal(lam_slots_unpin(w.slots, 0, &err), LAM_OK);
+        assert_int_equal(lam_slots_pin(w.slots, 1, &err), LAM_FAILED_PRECONDITION);
+        assert_int_equal(lam_slots_pin(w.slots, 0, &err), LAM_OK); /* kept as it is */
+        world_close(&w, 0);
+        assert_int_equal(lam_slots_unpin(w.slots, 0, &err), LAM_OK);
+        for (uint32_t i = 0; i < 20; i++) {
+            world_settle(&w);
+            world_finish_loads(&w);
+        }
+        pin_instead(&w, 1, 0);
+        world_open(&w, 0);
+        world_drain(&w);
+        world_done(&w);
+    }
+}
+
 static void credits_are_bounded(void **state)
 {
     struct world w;
@@ -379,6 +445,7 @@ int main(void)
         cmocka_unit_test(one_session_too_many_is_refused_by_name),
         cmocka_unit_test(sessions_out_of_phase_join),
         cmocka_unit_test(what_a_session_waits_for_is_known),
+        cmocka_unit_test(a_pinned_unit_is_kept),
         cmocka_unit_test(credits_are_bounded),
         cmocka_unit_test(the_65th_session_is_refused),
         cmocka_unit_test(all_interleavings_of_one_session),
