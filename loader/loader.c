@@ -118,7 +118,7 @@ static enum lam_status open_models(
     struct lam_loader *loader, const struct lam_loader_config *config, struct lam_err *err)
 {
     enum lam_status status =
-        lam_models_open(&loader->models, config->models, config->n_models, err);
+        lam_models_open(&loader->models, config->models, config->n_models, config->n_workers, err);
 
     for (uint32_t i = 0; i < loader->models.n_shares && status == LAM_OK; i++) {
         if (!config->no_checksums)

@@ -28,6 +28,7 @@ struct options {
     const char *integrity_cache;
     const char *run_dir;
     const char *log_level;
+    int64_t n_workers;
 };
 
 static const char *models[LAM_LOADER_MODELS_MAX];
@@ -39,7 +40,8 @@ static struct options given = {.models = {.items = models, .max = LAM_LOADER_MOD
     .ram = "auto",
     .engine = "auto",
     .checksum = "on",
-    .log_level = "info"};
+    .log_level = "info",
+    .n_workers = 2};
 static const struct lam_flag flags[] = {
     {.name = "model",
         .kind = LAM_FLAG_LIST,
@@ -69,6 +71,14 @@ static const struct lam_flag flags[] = {
         .value = "SIZE",
         .help = "Size of the shared memory: 3GiB, 75% of all memory, or auto: what the model "
                 "needs, up to three quarters of what is available."},
+    {.name = "workers",
+        .kind = LAM_FLAG_INT,
+        .target = &given.n_workers,
+        .value = "N",
+        .help = "Workers of one model at a time. Each is sure of room for one layer that streams; "
+                "more than two take that much more of --ram.",
+        .min = 1,
+        .max = LAM_SLOTS_SESSIONS_MAX},
     {.name = "engine",
         .kind = LAM_FLAG_CHOICE,
         .target = &given.engine,
@@ -196,6 +206,7 @@ int main(int argc, char **argv)
         .pool_socket = given.pool_socket,
         .ops = given.ops,
         .ram = given.ram,
+        .n_workers = (uint32_t)given.n_workers,
         .engine = engine_of(given.engine),
         .no_checksums = strcmp(given.checksum, "off") == 0,
         .integrity_cache = given.integrity_cache != NULL ? given.integrity_cache

@@ -39,10 +39,11 @@ static uint32_t find_file(const struct lam_models *models, const struct lam_file
     return i;
 }
 
-static enum lam_status open_one(struct lam_models *models, const char *path, struct lam_err *err)
+static enum lam_status open_one(
+    struct lam_models *models, const char *path, uint32_t n_workers, struct lam_err *err)
 {
     struct lam_share *share = &models->shares[models->n_shares];
-    enum lam_status status = lam_share_open(share, path, err);
+    enum lam_status status = lam_share_open(share, path, n_workers, err);
     uint32_t same;
 
     if (status != LAM_OK)
@@ -55,8 +56,8 @@ static enum lam_status open_one(struct lam_models *models, const char *path, str
     return add_name(models, path, same, err);
 }
 
-enum lam_status lam_models_open(
-    struct lam_models *models, const char *const *paths, size_t n_paths, struct lam_err *err)
+enum lam_status lam_models_open(struct lam_models *models, const char *const *paths, size_t n_paths,
+    uint32_t n_workers, struct lam_err *err)
 {
     enum lam_status status = LAM_OK;
 
@@ -66,7 +67,7 @@ enum lam_status lam_models_open(
             "%zu models are more than the %u of one loader: start another one", n_paths,
             LAM_MODELS_MAX);
     for (size_t i = 0; i < n_paths && status == LAM_OK; i++)
-        status = open_one(models, paths[i], err);
+        status = open_one(models, paths[i], n_workers, err);
     return status;
 }
 

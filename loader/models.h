@@ -37,9 +37,9 @@ struct lam_models {
     uint64_t pool_bytes;
 };
 
-/* Errors: those of lam_file_open. Close afterwards either way. models: zeroed. */
-LAM_MUST_USE enum lam_status lam_models_open(
-    struct lam_models *models, const char *const *paths, size_t n_paths, struct lam_err *err);
+/* n_workers: of each model, as for lam_share_open. Errors: those of lam_file_open. Close afterwards either way. models: zeroed. */
+LAM_MUST_USE enum lam_status lam_models_open(struct lam_models *models, const char *const *paths,
+    size_t n_paths, uint32_t n_workers, struct lam_err *err);
 
 /* Bytes of budget_bytes for each share, by the rule above. ret_bytes: [n_shares]. */
 void lam_models_split(const struct lam_models *models, uint64_t budget_bytes, uint64_t *ret_bytes);

@@ -76,6 +76,7 @@ static uint64_t choose_kept(
 struct lanes {
     uint64_t slot_bytes;  /* the largest window */
     uint64_t early_bytes; /* by which the two places of a lane are shifted; 0: one place each */
+    uint32_t wanted;      /* how many there should be */
 };
 
 /*
@@ -84,16 +85,17 @@ struct lanes {
  * their slots take from that hundredth too.
  */
 static uint64_t early_bytes(const struct lam_layout *layout, const struct lam_unit *units,
-    uint64_t slot_bytes, uint64_t budget_bytes)
+    const struct lanes *lanes, uint64_t budget_bytes)
 {
+    uint64_t slot_bytes = lanes->slot_bytes;
     uint64_t full_bytes = lam_policy_bytes_full(units, layout->n_units, layout->align);
-    uint64_t uneven_bytes = LAM_POLICY_LANES_WANTED * (slot_bytes - full_bytes / layout->n_units);
+    uint64_t uneven_bytes = lanes->wanted * (slot_bytes - full_bytes / layout->n_units);
     uint64_t allowed_bytes = full_bytes / 1000 * 9;
     uint64_t left_bytes = (budget_bytes - layout->n_lanes * slot_bytes) / layout->n_lanes;
     uint64_t bytes = full_bytes / 1000;
 
-    if (allowed_bytes > uneven_bytes + LAM_POLICY_LANES_WANTED * bytes)
-        bytes = (allowed_bytes - uneven_bytes) / LAM_POLICY_LANES_WANTED;
+    if (allowed_bytes > uneven_bytes + lanes->wanted * bytes)
+        bytes = (allowed_bytes - uneven_bytes) / lanes->wanted;
     if (layout->n_lanes == 1)
         bytes = left_bytes < slot_bytes ? left_bytes : slot_bytes;
     else if (bytes > LAM_POLICY_EARLY_BYTES_MAX)
@@ -194,18 +196,19 @@ static enum lam_status choose_lanes(struct lam_layout *layout, const struct lam_
             "KiB (%s), better three times that",
             lam_size_format(budget_bytes, have, sizeof(have)), (lanes->slot_bytes + 1023) / 1024,
             lam_size_format(lanes->slot_bytes, need, sizeof(need)));
-    layout->n_lanes = fit < LAM_POLICY_LANES_WANTED ? (uint32_t)fit : LAM_POLICY_LANES_WANTED;
-    lanes->early_bytes = early_bytes(layout, units, lanes->slot_bytes, budget_bytes);
+    layout->n_lanes = fit < lanes->wanted ? (uint32_t)fit : lanes->wanted;
+    lanes->early_bytes = early_bytes(layout, units, lanes, budget_bytes);
     return LAM_OK;
 }
 
 enum lam_status lam_policy_layout(const struct lam_unit *units, uint32_t n_units, uint64_t align,
-    uint64_t budget_bytes, struct lam_layout *ret_layout, struct lam_err *err)
+    uint64_t budget_bytes, uint32_t lanes_wanted, struct lam_layout *ret_layout,
+    struct lam_err *err)
 {
     struct lam_layout layout = {
         .align = align, .n_units = n_units, .part_unit = LAM_POLICY_NO_UNIT};
     uint64_t full_bytes = lam_policy_bytes_full(units, n_units, align);
-    struct lanes lanes = {0};
+    struct lanes lanes = {.wanted = lanes_wanted};
     uint64_t regions_max, rest;
 
     assert(n_units > 0 && (align & (align - 1)) == 0);
@@ -222,12 +225,11 @@ enum lam_status lam_policy_layout(const struct lam_unit *units, uint32_t n_units
     }
 
     /* Each region but the last is, together with its successor, larger than the maximum. */
-    regions_max = 2 * (full_bytes + (2 * LAM_POLICY_LANES_WANTED + 1) * lanes.slot_bytes) /
+    regions_max = 2 * (full_bytes + (2 * (uint64_t)lanes_wanted + 1) * lanes.slot_bytes) /
                       LAM_POLICY_REGION_BYTES_MAX +
                   2;
     layout.kept = lam_calloc(n_units, sizeof(*layout.kept));
-    layout.places =
-        lam_calloc(2 * (size_t)LAM_POLICY_LANES_WANTED + 1 + n_units, sizeof(*layout.places));
+    layout.places = lam_calloc(2 * (size_t)lanes_wanted + 1 + n_units, sizeof(*layout.places));
     layout.regions = lam_calloc(regions_max, sizeof(*layout.regions));
     if (layout.kept == NULL || layout.places == NULL || layout.regions == NULL) {
         lam_layout_done(&layout);

@@ -3,10 +3,12 @@
 
 #include <string.h>
 
-enum lam_status lam_share_open(struct lam_share *share, const char *path, struct lam_err *err)
+enum lam_status lam_share_open(
+    struct lam_share *share, const char *path, uint32_t n_workers, struct lam_err *err)
 {
     enum lam_status status = lam_file_open(path, &share->file, err);
 
+    share->n_workers = n_workers;
     share->file_open = status == LAM_OK;
     return status;
 }
@@ -18,6 +20,14 @@ enum lam_status lam_share_open_record(
 }
 
 /* ---- parts of the pool ---- */
+
+/* One for each worker, and one that is left when all of them sleep on theirs. */
+static uint32_t lanes_wanted(const struct lam_share *share)
+{
+    uint32_t wanted = share->n_workers + 1;
+
+    return wanted > LAM_POLICY_LANES_WANTED ? wanted : LAM_POLICY_LANES_WANTED;
+}
 
 uint64_t lam_share_bytes_full(const struct lam_share *share)
 {
@@ -37,7 +47,7 @@ uint64_t lam_share_bytes_least(const struct lam_share *share)
 
         largest = bytes > largest ? bytes : largest;
     }
-    return LAM_POLICY_LANES_WANTED * largest < full ? LAM_POLICY_LANES_WANTED * largest : full;
+    return lanes_wanted(share) * largest < full ? lanes_wanted(share) * largest : full;
 }
 
 enum lam_status lam_share_lay_out(
@@ -46,8 +56,8 @@ enum lam_status lam_share_lay_out(
     const struct lam_manifest *manifest = &share->file.manifest;
 
     share->pool_offset = pool_offset;
-    return lam_policy_layout(
-        manifest->units, manifest->n_units, share->file.align, budget_bytes, &share->layout, err);
+    return lam_policy_layout(manifest->units, manifest->n_units, share->file.align, budget_bytes,
+        lanes_wanted(share), &share->layout, err);
 }
 
 /* ---- life ---- */

@@ -27,6 +27,7 @@ struct lam_share {
     struct lam_file file;
     bool file_open;
     struct lam_layout layout;
+    uint32_t n_workers;              /* that may stream at a time */
     uint64_t pool_offset;            /* of its part */
     struct lam_integrity *integrity; /* NULL: checksums are off */
     struct lam_checker *checker;
@@ -35,17 +36,18 @@ struct lam_share {
     struct lam_extents *extents;
 };
 
-/* Errors: those of lam_file_open. The share may be closed afterwards either way. */
+/* n_workers: how many are to stream at a time, each from a lane of its own; 0 for as many as the
+ * usual lanes allow. Errors: those of lam_file_open. The share may be closed afterwards either way. */
 LAM_MUST_USE enum lam_status lam_share_open(
-    struct lam_share *share, const char *path, struct lam_err *err);
+    struct lam_share *share, const char *path, uint32_t n_workers, struct lam_err *err);
 
 /* Keeps checksums, in memory and under cache_dir (NULL: in memory only). Not called: they are off.
  * Errors: those of lam_integrity_open. */
 LAM_MUST_USE enum lam_status lam_share_open_record(
     struct lam_share *share, const char *cache_dir, struct lam_err *err);
 
-/* What a pool needs to keep all units, and what it needs to stream them well: three of the largest,
- * or all if that is less. */
+/* What a pool needs to keep all units, and what it needs to stream them well: one of the largest for
+ * each lane, or all if that is less. */
 uint64_t lam_share_bytes_full(const struct lam_share *share);
 uint64_t lam_share_bytes_least(const struct lam_share *share);
 

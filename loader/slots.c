@@ -175,7 +175,7 @@ enum lam_status lam_slots_open(struct lam_slots *slots, uint32_t *ret_session, s
     if (slots->n_transit > 0 && slots->counts.sessions == slots->n_seats)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
             "the loader has memory to stream for %" PRIu32 " workers at a time, and they are here: "
-            "start it with --workers %" PRIu32 ", or with a --ram that holds the whole model",
+            "start it with --workers %" PRIu32 ", or with a larger --ram",
             slots->n_seats, slots->n_seats + 1);
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
         struct lam_slots_session *session = &slots->sessions[s];

@@ -25,11 +25,11 @@
  * Grants. A kept unit is granted to each session once, as soon as it is there, and costs no credit.
  * The other units are granted in cyclic order, one for each credit.
  *
- * Seats. A lease is never taken back from a live holder, so room for others is kept in advance: each
- * open session is sure of one lane, and so is each that may still be opened, up to n_seats; one more
- * is refused. A session takes a second lane and more only from what is left over, and no more than
- * its part of the lanes when others are there. So sessions that sleep on what they hold, all but one
- * of them, leave that one a lane.
+ * Seats. A lease is never taken back from a live holder, so room for others is kept in advance:
+ * each open session is sure of one lane, and so is each that may still be opened, up to n_seats;
+ * one more is refused. A session takes a second lane and more only from what is left over, and no
+ * more than its part of the lanes when others are there. So sessions that sleep on what they hold,
+ * all but one of them, leave that one a lane.
  *
  * Faults. A unit that could not be read is reported to every session that it is due for, once for
  * each failed try, and stays due: no credit is used up and no unit is passed over. lam_slots_retry
@@ -79,8 +79,8 @@ void lam_slots_destroy(struct lam_slots *slots); /* NULL is allowed */
 /* The first n_places have memory behind them now. Never fewer than before. */
 void lam_slots_back(struct lam_slots *slots, uint32_t n_places);
 
-/* A session begins, at the first unit, without credit. Errors: LAM_RESOURCE_EXHAUSTED when all seats
- * are taken. */
+/* A session begins, at the first unit, without credit. Errors: LAM_RESOURCE_EXHAUSTED when all
+ * seats are taken. */
 LAM_MUST_USE enum lam_status lam_slots_open(
     struct lam_slots *slots, uint32_t *ret_session, struct lam_err *err);
 
@@ -164,8 +164,8 @@ struct lam_slots_counts {
 void lam_slots_count(const struct lam_slots *slots, struct lam_slots_counts *ret_counts);
 
 /*
- * Pins: a pinned unit is kept, from now on. If it is not, it takes the place of the nearest kept unit
- * in the pass that is not pinned and lies in a place large enough; that one streams from now on.
+ * Pins: a pinned unit is kept, from now on. If it is not, it takes the place of the nearest kept
+ * unit in the pass that is not pinned and lies in a place large enough; that one streams then.
  * Errors: LAM_INVALID_ARGUMENT (no such unit); LAM_RESOURCE_EXHAUSTED (no such place);
  * LAM_FAILED_PRECONDITION when units would have to change places under open sessions;
  * LAM_ABORTED when one of the two is being read just now: try again.

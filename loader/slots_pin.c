@@ -1,6 +1,6 @@
 /*
- * slots_pin: units that are to be kept, whatever the policy chose. See slots.h for the rules. What is
- * kept changes between sessions only: a session holds the kept units for as long as it lives.
+ * slots_pin: units that are to be kept, whatever the policy chose. See slots.h for the rules. What
+ * is kept changes between sessions only: a session holds the kept units for as long as it lives.
  */
 #include <assert.h>
 #include <inttypes.h>

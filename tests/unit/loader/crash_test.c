@@ -192,6 +192,32 @@ static void be_asking(const char *dir)
     hold_on();
 }
 
+/* Holds a unit, says its sum, and again after it was stopped for a while. */
+static void be_summing(const char *dir)
+{
+    struct pool_worker worker;
+    struct pool_event event;
+    const unsigned char *bytes;
+    char line[32];
+
+    pool_worker_connect(&worker, dir);
+    pool_worker_open(&worker);
+    pool_worker_credit(&worker, 1);
+    event = take_one(&worker);
+    bytes = worker.pool + event.pool_offset;
+    for (;;) {
+        uint64_t sum = 0;
+        ssize_t n;
+
+        for (uint64_t i = 0; i < 400000; i++)
+            sum = sum * 31 + bytes[i];
+        n = snprintf(line, sizeof(line), "%20" PRIu64 "\n", sum);
+        if (write(STDOUT_FILENO, line, (size_t)n) != n)
+            _exit(1);
+        lam_sleep_ns(LAM_NS_PER_MS);
+    }
+}
+
 static const struct {
     const char *name;
     void (*be)(const char *dir);
@@ -202,6 +228,7 @@ static const struct {
     {"holding", be_holding},
     {"waiting", be_waiting_for_credit},
     {"asking", be_asking},
+    {"summing", be_summing},
 };
 
 #define N_STATES (sizeof(states) / sizeof(*states))
@@ -398,6 +425,70 @@ static void two_hundred_kills_lose_nothing(void **state)
     assert_shmem_back(before_bytes);
 }
 
+/* ---- a stopped holder ---- */
+
+static uint64_t read_sum(const struct process *process)
+{
+    char line[22] = "";
+    size_t have = 0;
+
+    while (have < 21) {
+        ssize_t n = read(process->out, line + have, 21 - have);
+
+        assert_true(n > 0);
+        have += (size_t)n;
+    }
+    return strtoull(line, NULL, 10);
+}
+
+/* Takes and gives back so many units as fast as they come; returns how long that took. */
+static uint64_t stream_units(struct pool_worker *worker, uint32_t n_units)
+{
+    uint64_t begin_ns = lam_now_ns();
+
+    for (uint32_t i = 0; i < n_units; i++) {
+        struct pool_event event = take_one(worker);
+
+        live_check_unit(worker, &event);
+        pool_worker_release(worker, event.unit, event.generation);
+        pool_worker_credit(worker, 1);
+    }
+    return lam_now_ns() - begin_ns;
+}
+
+/* Alternately with a holder that is stopped and with one that is not there; the best of each. */
+static void a_stopped_holder_is_in_nobodys_way(void **state)
+{
+    struct process loader = start_loader();
+    uint64_t alone_ns = UINT64_MAX, beside_ns = UINT64_MAX;
+    struct pool_worker worker;
+
+    (void)state;
+    pool_worker_connect(&worker, live_model.dir);
+    pool_worker_open(&worker);
+    pool_worker_credit(&worker, 3);
+    for (uint32_t round = 0; round < 12; round++) {
+        struct process holder = start("be", "summing", live_model.dir);
+        uint64_t sum, took_ns;
+
+        sum = read_sum(&holder);
+        kill(holder.pid, SIGSTOP);
+        took_ns = stream_units(&worker, 50);
+        beside_ns = took_ns < beside_ns ? took_ns : beside_ns;
+        kill(holder.pid, SIGCONT);
+        for (int i = 0; i < 5; i++)
+            assert_int_equal(read_sum(&holder), sum); /* some of them from after the stop */
+        kill_now(&holder);
+        took_ns = stream_units(&worker, 50);
+        alone_ns = took_ns < alone_ns ? took_ns : alone_ns;
+    }
+    print_message("speed beside a stopped holder: %.3f of that alone\n",
+        (double)alone_ns / (double)beside_ns);
+    assert_true((double)alone_ns / (double)beside_ns >= 0.95);
+    pool_worker_disconnect(&worker);
+    kill_now(&loader);
+}
+
 /* ---- this program as somebody else ---- */
 
 static int serve(const char *dir, const char *ram)
@@ -452,6 +543,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_worker_killed_in_any_state_leaves_nothing),
         cmocka_unit_test(a_killed_loader_takes_its_memory_with_it),
         cmocka_unit_test(two_hundred_kills_lose_nothing),
+        cmocka_unit_test(a_stopped_holder_is_in_nobodys_way),
     };
 
     lam_log_init("crash_test", LAM_LOG_OFF);

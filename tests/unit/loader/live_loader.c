@@ -15,6 +15,7 @@ struct model_file live_model;
 struct lam_manifest live_manifest;
 const char *live_path = live_model.path;
 const char *live_ops;
+uint32_t live_workers;
 static struct lam_gguf *gguf;
 static struct lam_spec spec;
 
@@ -28,6 +29,7 @@ struct lam_loader *live_start(const char *ram, enum lam_reader_choice engine)
         .n_listen = 1,
         .pool_socket = pool_socket,
         .ops = live_ops,
+        .n_workers = live_workers,
         .ram = ram,
         .engine = engine};
     struct lam_loader *loader = NULL;

@@ -98,7 +98,8 @@ static void everything_is_kept_when_it_fits(void **state)
     (void)state;
     fill_units(10, 100000, 777);
     full = lam_policy_bytes_full(units, 10, ALIGN);
-    assert_int_equal(lam_policy_layout(units, 10, ALIGN, full, &layout, NULL), LAM_OK);
+    assert_int_equal(
+        lam_policy_layout(units, 10, ALIGN, full, LAM_POLICY_LANES_WANTED, &layout, NULL), LAM_OK);
     assert_int_equal(layout.n_kept, 10);
     assert_int_equal(layout.n_slots, 0);
     check(&layout, 10, full);
@@ -114,7 +115,9 @@ static void the_kept_units_are_as_many_as_fit_and_spread(void **state)
         uint32_t gap = 0, gap_max = 0;
         struct lam_layout layout;
 
-        assert_int_equal(lam_policy_layout(units, 80, ALIGN, budget, &layout, NULL), LAM_OK);
+        assert_int_equal(
+            lam_policy_layout(units, 80, ALIGN, budget, LAM_POLICY_LANES_WANTED, &layout, NULL),
+            LAM_OK);
         check(&layout, 80, budget);
         assert_int_equal(layout.n_lanes, c < 3 ? c : 3);
         assert_int_equal(layout.n_kept, c < 4 ? 0 : c - 4);
@@ -149,7 +152,9 @@ static void units_of_any_size_fit_any_budget(void **state)
                 largest = lam_policy_window(&units[u], ALIGN).bytes;
         }
         budget = largest + (rng >> 20) % (2 * lam_policy_bytes_full(units, n, ALIGN));
-        assert_int_equal(lam_policy_layout(units, n, ALIGN, budget, &layout, NULL), LAM_OK);
+        assert_int_equal(
+            lam_policy_layout(units, n, ALIGN, budget, LAM_POLICY_LANES_WANTED, &layout, NULL),
+            LAM_OK);
         check(&layout, n, budget);
         lam_layout_done(&layout);
     }
@@ -161,7 +166,9 @@ static void regions_end_where_places_end(void **state)
 
     (void)state;
     fill_units(40, 218000000, 5000);
-    assert_int_equal(lam_policy_layout(units, 40, ALIGN, UINT64_MAX / 4, &layout, NULL), LAM_OK);
+    assert_int_equal(
+        lam_policy_layout(units, 40, ALIGN, UINT64_MAX / 4, LAM_POLICY_LANES_WANTED, &layout, NULL),
+        LAM_OK);
     check(&layout, 40, UINT64_MAX / 4);
     assert_int_equal(layout.n_regions, 10);
     for (uint32_t r = 1; r < layout.n_regions; r++)
@@ -169,7 +176,9 @@ static void regions_end_where_places_end(void **state)
     lam_layout_done(&layout);
 
     fill_units(3, 5ull << 30, 5000); /* larger than a region: cut inside */
-    assert_int_equal(lam_policy_layout(units, 3, ALIGN, UINT64_MAX / 4, &layout, NULL), LAM_OK);
+    assert_int_equal(
+        lam_policy_layout(units, 3, ALIGN, UINT64_MAX / 4, LAM_POLICY_LANES_WANTED, &layout, NULL),
+        LAM_OK);
     check(&layout, 3, UINT64_MAX / 4);
     lam_layout_done(&layout);
 }
@@ -182,9 +191,12 @@ static void too_small_names_the_smallest_that_works(void **state)
     (void)state;
     fill_units(10, 1000000, 100);
     assert_int_equal(
-        lam_policy_layout(units, 10, ALIGN, 500000, &layout, &err), LAM_RESOURCE_EXHAUSTED);
+        lam_policy_layout(units, 10, ALIGN, 500000, LAM_POLICY_LANES_WANTED, &layout, &err),
+        LAM_RESOURCE_EXHAUSTED);
     assert_non_null(strstr(err.text, "--ram 984KiB"));
-    assert_int_equal(lam_policy_layout(units, 10, ALIGN, 984 << 10, &layout, &err), LAM_OK);
+    assert_int_equal(
+        lam_policy_layout(units, 10, ALIGN, 984 << 10, LAM_POLICY_LANES_WANTED, &layout, &err),
+        LAM_OK);
     assert_int_equal(layout.n_slots, 1);
     check(&layout, 10, 984 << 10);
     lam_layout_done(&layout);
@@ -199,7 +211,8 @@ static void no_memory_is_a_status(void **state)
     fill_units(10, 1000000, 100);
     do {
         lam_fault_arm("alloc", ++n);
-        if (lam_policy_layout(units, 10, ALIGN, 5000000, &layout, NULL) == LAM_OK) {
+        if (lam_policy_layout(units, 10, ALIGN, 5000000, LAM_POLICY_LANES_WANTED, &layout, NULL) ==
+            LAM_OK) {
             assert_false(lam_fault_fired());
             lam_layout_done(&layout);
         }

@@ -86,7 +86,8 @@ static void many_sessions_at_once(void **state)
     char text[32];
 
     (void)state;
-    loader = live_start(live_share(60, text), LAM_READER_AUTO);
+    live_workers = N_WORKERS;
+    loader = live_start(live_share(80, text), LAM_READER_AUTO);
     pool_worker_connect(&observer, live_model.dir);
     for (uint32_t w = 0; w < N_WORKERS; w++) {
         walkers[w].rng = w + 1;
