@@ -156,6 +156,7 @@ static enum lam_status make_server(
         .n_listen = config->n_listen,
         .message_bytes_max = LAM_SERVICE_REQUEST_BYTES_MAX,
         .calls_max = CALLS_MAX,
+        .no_keepalive = true, /* the pool socket tells who is alive */
         .on_tick = on_tick,
         .tick_arg = loader};
     enum lam_status status;

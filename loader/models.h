@@ -37,7 +37,8 @@ struct lam_models {
     uint64_t pool_bytes;
 };
 
-/* n_workers: of each model, as for lam_share_open. Errors: those of lam_file_open. Close afterwards either way. models: zeroed. */
+/* n_workers: of each model, as for lam_share_open. Errors: those of lam_file_open. Close
+ * afterwards either way. models: zeroed. */
 LAM_MUST_USE enum lam_status lam_models_open(struct lam_models *models, const char *const *paths,
     size_t n_paths, uint32_t n_workers, struct lam_err *err);
 

@@ -84,10 +84,10 @@ struct lam_window lam_policy_window(const struct lam_unit *unit, uint64_t align)
 uint64_t lam_policy_bytes_full(const struct lam_unit *units, uint32_t n_units, uint64_t align);
 
 /*
- * Lays out units[n_units], n_units > 0, in at most budget_bytes. align: a power of two. lanes_wanted
- * > 0: there are fewer where no more fit, and none where all units are kept.
- * Errors: LAM_RESOURCE_EXHAUSTED when not even one slot fits, naming the smallest --ram that works,
- * and when there is no memory for the tables. Destroy with lam_layout_done.
+ * Lays out units[n_units], n_units > 0, in at most budget_bytes. align: a power of two.
+ * lanes_wanted > 0: there are fewer where no more fit, and none where all units are kept. Errors:
+ * LAM_RESOURCE_EXHAUSTED when not even one slot fits, naming the smallest --ram that works, and
+ * when there is no memory for the tables. Destroy with lam_layout_done.
  */
 LAM_MUST_USE enum lam_status lam_policy_layout(const struct lam_unit *units, uint32_t n_units,
     uint64_t align, uint64_t budget_bytes, uint32_t lanes_wanted, struct lam_layout *ret_layout,

@@ -190,13 +190,13 @@ static enum lam_status open_session(struct lam_service *service, struct lam_rpc_
     return status;
 }
 
-/* Ends the stream's session, if it has one. */
-static void close_session(struct lam_rpc_call *call)
+/* The stream ends, and its worker has not said that it is done. */
+static void detach_session(struct lam_rpc_call *call)
 {
     struct lam_share *share = lam_rpc_call_user(call);
 
     if (share != NULL)
-        lam_sessions_close(share->sessions, call);
+        lam_sessions_detach(share->sessions, call);
 }
 
 static enum lam_status take_message(struct lam_service *service, struct lam_rpc_call *call,
@@ -226,19 +226,22 @@ static void stream_message(void *arg, struct lam_rpc_call *call, const void *byt
     struct lam_err err = {0};
 
     if (request == NULL) {
-        close_session(call);
+        detach_session(call);
         return;
     }
     if (take_message(service, call, request, &err) == LAM_OK)
         return;
-    close_session(call);
+    detach_session(call);
     finish_err(call, &err);
 }
 
 static void stream_half_close(void *arg, struct lam_rpc_call *call)
 {
+    struct lam_share *share = lam_rpc_call_user(call);
+
     (void)arg;
-    close_session(call);
+    if (share != NULL)
+        lam_sessions_close(share->sessions, call);
     lam_rpc_call_finish(call, LAM_OK, NULL);
 }
 
@@ -246,7 +249,7 @@ static void stream_done(void *arg, struct lam_rpc_call *call, bool cancelled)
 {
     (void)arg;
     (void)cancelled;
-    close_session(call);
+    detach_session(call);
 }
 
 /* ---- Pin, Unpin ---- */

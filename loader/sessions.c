@@ -22,7 +22,8 @@
 #define MESSAGE_BYTES_MAX 4096
 
 struct session {
-    struct lam_rpc_call *call; /* NULL: none; alive until its on_done has been through here */
+    bool open;
+    struct lam_rpc_call *call; /* alive until its on_done has been through here; NULL: detached */
     unsigned char token[LAM_POOL_TOKEN_BYTES];
 };
 
@@ -171,7 +172,7 @@ static uint32_t find_token(const struct lam_sessions *sessions, const void *toke
     uint32_t s = 0;
 
     while (s < LAM_SLOTS_SESSIONS_MAX &&
-           (sessions->sessions[s].call == NULL ||
+           (!sessions->sessions[s].open ||
                memcmp(sessions->sessions[s].token, token, LAM_POOL_TOKEN_BYTES) != 0))
         s++;
     return s;
@@ -196,6 +197,7 @@ enum lam_status lam_sessions_open(struct lam_sessions *sessions, struct lam_rpc_
     else
         status = lam_slots_open(sessions->slots, &s, err);
     if (status == LAM_OK) {
+        sessions->sessions[s].open = true;
         sessions->sessions[s].call = call;
         memcpy(sessions->sessions[s].token, token, LAM_POOL_TOKEN_BYTES);
         settle(sessions);
@@ -248,9 +250,18 @@ enum lam_status lam_sessions_release(struct lam_sessions *sessions, struct lam_r
 
 static void end_session(struct lam_sessions *sessions, uint32_t s)
 {
+    sessions->sessions[s].open = false;
     sessions->sessions[s].call = NULL;
     lam_slots_close(sessions->slots, s);
     lam_watch_close(&sessions->watch, s, lam_now_ns());
+    settle(sessions);
+}
+
+static void detach_session(struct lam_sessions *sessions, uint32_t s)
+{
+    sessions->sessions[s].call = NULL;
+    lam_slots_detach(sessions->slots, s);
+    lam_watch_wait(&sessions->watch, s, LAM_SLOTS_WAIT_NONE, lam_now_ns());
     settle(sessions);
 }
 
@@ -262,6 +273,17 @@ void lam_sessions_close(struct lam_sessions *sessions, struct lam_rpc_call *call
     s = find_call(sessions, call);
     if (s < LAM_SLOTS_SESSIONS_MAX)
         end_session(sessions, s);
+    pthread_mutex_unlock(&sessions->lock);
+}
+
+void lam_sessions_detach(struct lam_sessions *sessions, struct lam_rpc_call *call)
+{
+    uint32_t s;
+
+    pthread_mutex_lock(&sessions->lock);
+    s = find_call(sessions, call);
+    if (s < LAM_SLOTS_SESSIONS_MAX)
+        detach_session(sessions, s);
     pthread_mutex_unlock(&sessions->lock);
 }
 
@@ -309,8 +331,9 @@ void lam_sessions_on_gone(void *arg, const unsigned char *token, int pid)
     had_session = s < LAM_SLOTS_SESSIONS_MAX;
     lam_slots_count(sessions->slots, &before);
     if (had_session) {
-        lam_rpc_call_finish(
-            sessions->sessions[s].call, LAM_UNAVAILABLE, "the pool connection was closed");
+        if (sessions->sessions[s].call != NULL)
+            lam_rpc_call_finish(
+                sessions->sessions[s].call, LAM_UNAVAILABLE, "the pool connection was closed");
         end_session(sessions, s);
         sessions->watch.deaths++;
     }
@@ -331,7 +354,7 @@ void lam_sessions_on_lost(void *arg, const struct lam_err *why)
         if (sessions->sessions[s].call == NULL)
             continue;
         lam_rpc_call_finish(sessions->sessions[s].call, why->status, why->text);
-        end_session(sessions, s);
+        detach_session(sessions, s);
     }
     pthread_mutex_unlock(&sessions->lock);
 }

@@ -8,8 +8,11 @@
  * is therefore done at once, on the thread that heard of the death, and never by a worker that
  * waits for memory.
  *
- * A session ends with its stream, with its pool connection or with the worker's process, whichever
- * is first; from then on nothing that it held is held.
+ * A session ends when its worker says so (it half-closes the stream), or with the worker's pool
+ * connection or process. A stream that is lost in any other way, after an error or because nobody
+ * answered pings for a while, ends no lease: a worker that is stopped still has its mapping, and
+ * may go on to read what it holds. Such a session is detached: it gets nothing more, and waits for
+ * the end of the connection. So nothing that a process might read is ever refilled under it.
  */
 #ifndef LAMINAR_LOADER_SESSIONS_H
 #define LAMINAR_LOADER_SESSIONS_H
@@ -58,8 +61,11 @@ LAM_MUST_USE enum lam_status lam_sessions_credit(struct lam_sessions *sessions,
 LAM_MUST_USE enum lam_status lam_sessions_release(struct lam_sessions *sessions,
     struct lam_rpc_call *call, uint32_t unit, uint64_t generation, struct lam_err *err);
 
-/* The stream is over. No session on it is fine. */
+/* The worker is done with all that it held. No session on the call is fine, here and below. */
 void lam_sessions_close(struct lam_sessions *sessions, struct lam_rpc_call *call);
+
+/* The stream is over, and nobody knows what the worker does. */
+void lam_sessions_detach(struct lam_sessions *sessions, struct lam_rpc_call *call);
 
 /* As lam_slots_pin and lam_slots_unpin. [any thread] */
 LAM_MUST_USE enum lam_status lam_sessions_pin(

@@ -37,7 +37,8 @@ struct lam_share {
 };
 
 /* n_workers: how many are to stream at a time, each from a lane of its own; 0 for as many as the
- * usual lanes allow. Errors: those of lam_file_open. The share may be closed afterwards either way. */
+ * usual lanes allow. Errors: those of lam_file_open. The share may be closed afterwards either
+ * way. */
 LAM_MUST_USE enum lam_status lam_share_open(
     struct lam_share *share, const char *path, uint32_t n_workers, struct lam_err *err);
 
@@ -46,8 +47,8 @@ LAM_MUST_USE enum lam_status lam_share_open(
 LAM_MUST_USE enum lam_status lam_share_open_record(
     struct lam_share *share, const char *cache_dir, struct lam_err *err);
 
-/* What a pool needs to keep all units, and what it needs to stream them well: one of the largest for
- * each lane, or all if that is less. */
+/* What a pool needs to keep all units, and what it needs to stream them well: one of the largest
+ * for each lane, or all if that is less. */
 uint64_t lam_share_bytes_full(const struct lam_share *share);
 uint64_t lam_share_bytes_least(const struct lam_share *share);
 

@@ -44,7 +44,7 @@ bool lam_slots_may_take(const struct lam_slots *slots, const struct lam_slots_se
         const struct lam_slots_session *it = &slots->sessions[s];
 
         if (it->open)
-            taken += it->held_slots > 0 ? it->held_slots : 1;
+            taken += it->held_slots > 0 || it->detached ? it->held_slots : 1;
     }
     return taken < slots->n_lanes;
 }
@@ -123,7 +123,7 @@ static bool next_transit(struct lam_slots *slots, uint32_t s, struct lam_slots_a
 static bool next_grant(struct lam_slots *slots, struct lam_slots_action *ret)
 {
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
-        if (!slots->sessions[s].open)
+        if (!slots->sessions[s].open || slots->sessions[s].detached)
             continue;
         if (next_kept(slots, s, ret) || next_transit(slots, s, ret)) {
             slots->counts.grants += ret->kind == LAM_SLOTS_GRANT;
@@ -192,6 +192,13 @@ enum lam_status lam_slots_open(struct lam_slots *slots, uint32_t *ret_session, s
     return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
         "the loader has %u sessions already: end one, or start another loader",
         LAM_SLOTS_SESSIONS_MAX);
+}
+
+void lam_slots_detach(struct lam_slots *slots, uint32_t session)
+{
+    lam_ignore(session_at(slots, session) == NULL, "asserts only");
+    slots->sessions[session].detached = true;
+    slots->sessions[session].credits = 0;
 }
 
 void lam_slots_close(struct lam_slots *slots, uint32_t session)

@@ -84,7 +84,11 @@ void lam_slots_back(struct lam_slots *slots, uint32_t n_places);
 LAM_MUST_USE enum lam_status lam_slots_open(
     struct lam_slots *slots, uint32_t *ret_session, struct lam_err *err);
 
-/* The session and the memory it could read are gone: all that it held is free. */
+/* The session asks for nothing any more, and what it holds stays held: its process may still
+ * read it. Only lam_slots_close follows. */
+void lam_slots_detach(struct lam_slots *slots, uint32_t session);
+
+/* The session reads nothing any more: all that it held is free. */
 void lam_slots_close(struct lam_slots *slots, uint32_t session);
 
 /* Errors: LAM_INVALID_ARGUMENT when the session would have more than LAM_SLOTS_CREDITS_MAX. */

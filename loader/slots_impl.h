@@ -38,6 +38,7 @@ struct lam_slots_unit {
 
 struct lam_slots_session {
     bool open;
+    bool detached;   /* holds, and wants nothing */
     uint32_t cursor; /* index of the next transit unit to be granted */
     uint32_t credits;
     uint32_t held_slots;

@@ -42,7 +42,7 @@ static uint64_t next_use(const struct lam_slots *slots, uint32_t unit)
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
         const struct lam_slots_session *session = &slots->sessions[s];
 
-        if (session->open && need_of(slots, session, unit) < soonest)
+        if (session->open && !session->detached && need_of(slots, session, unit) < soonest)
             soonest = need_of(slots, session, unit);
     }
     return soonest;
@@ -372,7 +372,8 @@ static bool next_begin(struct lam_slots *slots, struct lam_slots_action *ret)
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
         struct lam_slots_session *session = &slots->sessions[s];
 
-        if (session->open && find_want(slots, session, &want) && is_sooner(slots, &want, &best))
+        if (session->open && !session->detached && find_want(slots, session, &want) &&
+            is_sooner(slots, &want, &best))
             best = want;
     }
     if (best.session == NULL &&

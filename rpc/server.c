@@ -12,6 +12,7 @@
  */
 #include "rpc/internal.h"
 
+#include <limits.h>
 #include <assert.h>
 #include <errno.h>
 #include <grpc/grpc_security.h>
@@ -296,7 +297,8 @@ static grpc_server *create_core(const struct lam_rpc_server_config *config)
         /* Identity alone: a few compressed bytes must not become many. */
         lam_core_arg(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1),
         lam_core_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS),
-        lam_core_arg(GRPC_ARG_KEEPALIVE_TIME_MS, LAM_CORE_KEEPALIVE_MS),
+        lam_core_arg(
+            GRPC_ARG_KEEPALIVE_TIME_MS, config->no_keepalive ? INT_MAX : LAM_CORE_KEEPALIVE_MS),
         lam_core_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, LAM_CORE_KEEPALIVE_TIMEOUT_MS),
         lam_core_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
         lam_core_arg(

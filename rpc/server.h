@@ -38,8 +38,9 @@ struct lam_rpc_method {
 struct lam_rpc_server_config {
     const char *const *listen; /* [n_listen] "unix:/path", "127.0.0.1:50051"; port 0 picks one */
     size_t n_listen;
-    size_t message_bytes_max;   /* larger messages end the call with RESOURCE_EXHAUSTED */
-    uint32_t calls_max;         /* open calls; more get RESOURCE_EXHAUSTED */
+    size_t message_bytes_max; /* larger messages end the call with RESOURCE_EXHAUSTED */
+    uint32_t calls_max;       /* open calls; more get RESOURCE_EXHAUSTED */
+    bool no_keepalive; /* clients are processes of this machine that may be stopped for long */
     void (*on_tick)(void *arg); /* about every 100 ms on the I/O thread; may be NULL */
     void *tick_arg;
 };

@@ -23,6 +23,7 @@
 
 #define LEASE_MESSAGE_BYTES_MAX 4096u
 #define LEASE_ARENA_BYTES 16384u
+#define GOODBYE_NS (500 * LAM_NS_PER_MS)
 #define LEASE_OFFSET_ALIGN                                                                         \
     4096u /* a unit keeps its file offset modulo this, so floats stay aligned */
 
@@ -260,11 +261,33 @@ enum lam_status lam_leases_create(
     return LAM_OK;
 }
 
+static struct timespec timespec_of(uint64_t ns)
+{
+    return (struct timespec){
+        .tv_sec = (time_t)(ns / LAM_NS_PER_S),
+        .tv_nsec = (long)(ns % LAM_NS_PER_S),
+    };
+}
+
+/* Tells the loader that we are done with all units, and gives it a moment to say that it heard. */
+static void say_goodbye(struct lam_leases *leases)
+{
+    struct timespec until = timespec_of(lam_now_ns() + GOODBYE_NS);
+    bool in_time = lam_rpc_stream_half_close(leases->stream, NULL) == LAM_OK;
+
+    pthread_mutex_lock(&leases->lock);
+    while (in_time && !leases->ended)
+        in_time = pthread_cond_timedwait(&leases->changed, &leases->lock, &until) != ETIMEDOUT;
+    pthread_mutex_unlock(&leases->lock);
+}
+
 void lam_leases_destroy(struct lam_leases *leases)
 {
     if (!leases)
         return;
     lam_leases_stop(leases);
+    if (leases->receiver_started)
+        say_goodbye(leases);
     if (leases->stream)
         lam_rpc_stream_cancel(leases->stream);
     if (leases->receiver_started)
@@ -277,14 +300,6 @@ void lam_leases_destroy(struct lam_leases *leases)
     lam_buf_done(&leases->receiving);
     lam_free(leases->units);
     lam_free(leases);
-}
-
-static struct timespec timespec_of(uint64_t ns)
-{
-    return (struct timespec){
-        .tv_sec = (time_t)(ns / LAM_NS_PER_S),
-        .tv_nsec = (long)(ns % LAM_NS_PER_S),
-    };
 }
 
 /* Under the lock: until unit `index` is here, or cannot come any more. */

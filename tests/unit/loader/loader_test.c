@@ -29,35 +29,60 @@
 
 /* ---- ends ---- */
 
-static void leases_end_with_the_stream_or_the_pool_connection(void **state)
+/* Takes a unit and ends in some way; how many leases there are a little later. */
+static uint32_t leases_after(struct pool_worker *observer, int way)
+{
+    struct pool_worker worker;
+    struct pool_event event = {.kept = true};
+    struct lam_err err = {0};
+    uint32_t leases;
+
+    pool_worker_connect(&worker, live_model.dir);
+    pool_worker_open(&worker);
+    pool_worker_credit(&worker, 2);
+    while (event.kept)
+        assert_int_equal(pool_worker_next(&worker, &event, &err), LAM_OK);
+    assert_true(pool_worker_stats(observer)->leases > 0);
+    if (way == 0) {
+        assert_int_equal(lam_rpc_stream_half_close(worker.stream, NULL), LAM_OK);
+        assert_int_equal(live_end_of(&worker, &err), LAM_CANCELLED); /* a good end */
+    } else if (way == 1) {
+        close(worker.connection);
+        worker.connection = -1;
+        assert_int_equal(live_end_of(&worker, &err), LAM_UNAVAILABLE);
+    } else {
+        if (way == 2)
+            lam_rpc_stream_cancel(worker.stream);
+        else
+            pool_worker_release(&worker, 4711, 1);
+        assert_true(live_end_of(&worker, &err) != LAM_OK);
+    }
+    leases = live_leases_after(observer, 100 * LAM_NS_PER_MS);
+    if (way >= 2) {
+        /* Nothing that it might still read is touched, until its connection ends. */
+        for (int i = 0; i < 20; i++)
+            live_check_unit(&worker, &event);
+        assert_int_equal(pool_worker_stats(observer)->sessions, 1);
+    }
+    pool_worker_disconnect(&worker);
+    assert_int_equal(live_leases_after(observer, LAM_NS_PER_S), 0);
+    assert_int_equal(pool_worker_stats(observer)->sessions, 0);
+    return leases;
+}
+
+static void leases_end_with_a_word_or_the_pool_connection(void **state)
 {
     char text[32];
     struct lam_loader *loader = live_start(live_share(40, text), LAM_READER_AUTO);
     struct pool_worker observer;
-    struct lam_err err = {0};
 
     (void)state;
     pool_worker_connect(&observer, live_model.dir);
-    for (int round = 0; round < 20; round++) {
-        struct pool_worker worker;
-        struct pool_event event = {.kept = true};
-
-        pool_worker_connect(&worker, live_model.dir);
-        pool_worker_open(&worker);
-        pool_worker_credit(&worker, 2);
-        while (event.kept)
-            assert_int_equal(pool_worker_next(&worker, &event, &err), LAM_OK);
-        assert_true(pool_worker_stats(&observer)->leases > 0);
-        if (round % 2 == 0) {
-            lam_rpc_stream_cancel(worker.stream);
-        } else {
-            close(worker.connection);
-            worker.connection = -1;
-            assert_int_equal(live_end_of(&worker, &err), LAM_UNAVAILABLE);
-        }
-        assert_int_equal(live_leases_after(&observer, LAM_NS_PER_S), 0);
-        assert_int_equal(pool_worker_stats(&observer)->sessions, 0);
-        pool_worker_disconnect(&worker);
+    for (int round = 0; round < 5; round++) {
+        assert_int_equal(leases_after(&observer, 0), 0);
+        assert_int_equal(leases_after(&observer, 1), 0);
+        assert_true(leases_after(&observer, 2) > 0);
+        assert_true(leases_after(&observer, 3) > 0);
     }
     /* And whoever comes next gets everything. */
     pool_worker_open(&observer);
@@ -365,7 +390,7 @@ static void little_locked_memory_is_enough(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(leases_end_with_the_stream_or_the_pool_connection),
+        cmocka_unit_test(leases_end_with_a_word_or_the_pool_connection),
         cmocka_unit_test(leases_of_a_killed_worker_are_free_at_once),
         cmocka_unit_test(nothing_is_left_after_the_end),
         cmocka_unit_test(a_file_that_changes_is_refused),

@@ -13,6 +13,8 @@
 #include "common/mem.h"
 #include "tests/unit/model/gguf_builder.h"
 
+const char *model_file_base = "/tmp";
+
 static void fill_random(unsigned char *bytes, uint64_t n_bytes)
 {
     uint64_t x = 88172645463325252ull;
@@ -66,7 +68,7 @@ void model_file_make(struct model_file *file, uint64_t shift)
     gguf_builder_done(builder);
     lam_free(builder);
 
-    snprintf(file->dir, sizeof(file->dir), "/tmp/lam-loader-XXXXXX");
+    snprintf(file->dir, sizeof(file->dir), "%s/lam-loader-XXXXXX", model_file_base);
     assert(mkdtemp(file->dir) != NULL);
     snprintf(file->path, sizeof(file->path), "%s/model.gguf", file->dir);
     model_file_write(file);

@@ -16,6 +16,8 @@ struct model_file {
     uint64_t n_bytes;
 };
 
+extern const char *model_file_base; /* where directories are made: "/tmp" */
+
 /* shift: bytes before the first tensor, so that everything lies differently. Asserts. */
 void model_file_make(struct model_file *file, uint64_t shift);
 void model_file_write(const struct model_file *file);           /* its bytes, again */

@@ -108,7 +108,7 @@ static void on_grant(struct world *w, const struct lam_slots_action *a)
 {
     uint32_t s = session_of(w, a->session);
 
-    assert_false(w->places[a->place].loading);
+    assert_false(w->detached[s] || w->places[a->place].loading);
     assert_int_equal(w->places[a->place].unit, a->unit);
     assert_int_equal(w->places[a->place].generation, a->generation);
     for (uint32_t i = 0; i < w->n_leases; i++)
@@ -248,10 +248,18 @@ void world_open(struct world *w, uint32_t s)
     }
     assert_int_equal(lam_slots_open(w->slots, &w->id[s], NULL), LAM_OK);
     w->open[s] = true;
+    w->detached[s] = false;
     w->credits[s] = 0;
     w->kept_granted[s] = 0;
     w->next_unit[s] =
         w->layout.n_kept == w->layout.n_units ? 0 : next_transit(w, w->layout.n_units - 1);
+}
+
+void world_detach(struct world *w, uint32_t s)
+{
+    lam_slots_detach(w->slots, w->id[s]);
+    w->detached[s] = true;
+    w->credits[s] = 0;
 }
 
 void world_close(struct world *w, uint32_t s)
@@ -335,6 +343,15 @@ void world_finish_loads(struct world *w)
     world_settle(w);
 }
 
+static bool holds(const struct world *w, uint32_t s)
+{
+    uint32_t i = 0;
+
+    while (i < w->n_leases && w->leases[i].session != s)
+        i++;
+    return i < w->n_leases;
+}
+
 static bool play_session(struct world *w, uint32_t event, uint32_t *n, uint32_t s)
 {
     if ((*n)++ == event) {
@@ -344,8 +361,14 @@ static bool play_session(struct world *w, uint32_t event, uint32_t *n, uint32_t 
             world_open(w, s);
         return true;
     }
-    if (w->open[s] && w->credits[s] < 2 && (*n)++ == event) {
+    if (!w->open[s] || w->detached[s])
+        return false;
+    if (w->credits[s] < 2 && (*n)++ == event) {
         world_credit(w, s, 1);
+        return true;
+    }
+    if (holds(w, s) && (*n)++ == event) {
+        world_detach(w, s);
         return true;
     }
     return false;
@@ -428,8 +451,11 @@ void world_drain(struct world *w)
 
     for (uint32_t u = 0; u < w->layout.n_units; u++)
         kept_all |= w->kept[u] ? 1u << u : 0;
-    for (uint32_t s = 0; s < WORLD_SESSIONS; s++)
+    for (uint32_t s = 0; s < WORLD_SESSIONS; s++) {
+        if (w->open[s] && w->detached[s])
+            world_close(w, s);
         target[s] = w->open[s] ? 2 * (uint64_t)n_transit : 0;
+    }
     for (uint32_t round = 0;; round++) {
         bool more = false;
 

@@ -54,6 +54,7 @@ struct world {
     struct world_lease leases[WORLD_UNITS_MAX * WORLD_SESSIONS];
     uint32_t n_leases;
     bool open[WORLD_SESSIONS];
+    bool detached[WORLD_SESSIONS];
     uint32_t id[WORLD_SESSIONS];
     uint32_t next_unit[WORLD_SESSIONS]; /* the transit unit that has to be granted next */
     uint32_t credits[WORLD_SESSIONS];
@@ -69,7 +70,8 @@ void world_done(struct world *w);
 void world_settle(struct world *w);
 
 /* Events, without what follows from them. */
-void world_open(struct world *w, uint32_t s); /* stays closed when all seats are taken */
+void world_open(struct world *w, uint32_t s);   /* stays closed when all seats are taken */
+void world_detach(struct world *w, uint32_t s); /* its leases stay, and may be released still */
 void world_close(struct world *w, uint32_t s);
 void world_credit(struct world *w, uint32_t s, uint32_t n);
 void world_release(struct world *w, uint32_t lease);
