@@ -103,6 +103,9 @@ static enum lam_status take_result(struct lam_service *service, struct lam_worke
     if (worker->phase != LAM_WORKER_READY)
         return lam_fail(
             err, LAM_FAILED_PRECONDITION, "a step result before the worker was welcome");
+    status = lam_report_take_profile(&worker->report, result->profile, err);
+    if (status != LAM_OK)
+        return status;
     samples = lam_arena_alloc(
         &service->arena, result->n_tokens + 1, sizeof *samples, _Alignof(struct lam_sched_sample));
     if (!samples)

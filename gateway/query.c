@@ -97,7 +97,7 @@ void lam_detokenize_on_message(
     lam_buf_done(&text);
 }
 
-static void describe_worker(const struct lam_worker *worker, Laminar__V1__WorkerInfo *info)
+static void describe_worker(struct lam_worker *worker, Laminar__V1__WorkerInfo *info)
 {
     struct lam_sched_load load = lam_sched_load(worker->sched);
 
@@ -111,6 +111,7 @@ static void describe_worker(const struct lam_worker *worker, Laminar__V1__Worker
     info->max_kv_tokens = (int64_t)worker->caps.pages * worker->caps.page_tokens;
     info->passes = load.passes;
     info->tokens = load.rows;
+    lam_report_describe(&worker->report, info);
 }
 
 void lam_get_model_on_message(
@@ -125,7 +126,7 @@ void lam_get_model_on_message(
     if (!served || !lam_service_unpack(service, call, &laminar__v1__get_model_request__descriptor,
                        bytes, n_bytes, LAM_REQUEST_BYTES_MAX))
         return;
-    for (const struct lam_worker *worker = lam_registry_workers(service->registry); worker;
+    for (struct lam_worker *worker = lam_registry_workers(service->registry); worker;
          worker = worker->next) {
         if (!worker->sched)
             continue;

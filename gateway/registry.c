@@ -219,6 +219,8 @@ enum lam_status lam_registry_hello(struct lam_registry *registry, struct lam_wor
         status = check_numbers(hello, err);
     if (status == LAM_OK)
         status = check_fit(registry, worker, hello, err);
+    if (status == LAM_OK)
+        status = lam_report_take_memory(&worker->report, hello->memory, err);
     if (status != LAM_OK)
         return status;
     take_hello(worker, hello);

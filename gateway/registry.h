@@ -17,6 +17,7 @@
 
 #include "common/buf.h"
 #include "common/status.h"
+#include "gateway/report.h"
 #include "gateway/schedule.h"
 #include "gateway/served.h"
 #include "proto/laminar/v1/worker.pb-c.h"
@@ -40,6 +41,7 @@ struct lam_worker {
     uint64_t file_bytes;
     uint32_t context_tokens;
     struct lam_sched_caps caps;
+    struct lam_report report;
     struct lam_buf header;          /* as far as it has come */
     struct lam_sched_worker *sched; /* the service's: set while it takes steps */
     void *user;

@@ -3,7 +3,7 @@
 # Generated code is not ours: its warnings are off, ours stay on.
 _GENERATED_COPTS = ["-w"]
 
-def lam_protos(name, srcs, root, virtual, visibility):
+def lam_protos(name, srcs, root, virtual, visibility, imports = []):
     """Compiles .proto files to one C library.
 
     Args:
@@ -12,6 +12,7 @@ def lam_protos(name, srcs, root, virtual, visibility):
       root: folder on which the paths stand, as seen from the execution root.
       virtual: prefix of the include paths, which are "<virtual>/<path>.pb-c.h".
       visibility: who may depend on it.
+      imports: labels of the files that others import, as paths below `root`.
     """
     sources = []
     headers = []
@@ -20,9 +21,9 @@ def lam_protos(name, srcs, root, virtual, visibility):
         outs = [path + ".pb-c.c", path + ".pb-c.h"]
         native.genrule(
             name = name + "_" + path.replace("/", "_"),
-            srcs = [label],
+            srcs = [label] + [other for other in imports if other != label],
             outs = outs,
-            cmd = "protoc-c -I%s=%s --c_out=$(GENDIR) %s.proto" % (virtual, root, below),
+            cmd = "protoc-c -I%s=%s -I%s --c_out=$(GENDIR) %s.proto" % (virtual, root, root, below),
             visibility = ["//visibility:private"],
         )
         sources.append(outs[0])
@@ -32,6 +33,7 @@ def lam_protos(name, srcs, root, virtual, visibility):
         srcs = sources,
         hdrs = headers,
         copts = _GENERATED_COPTS,
+        includes = ["."],  # an import is named from `root` on, also in C
         visibility = visibility,
         deps = ["@debian//:protobuf_c"],
     )

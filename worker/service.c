@@ -243,6 +243,7 @@ static enum lam_status send_result(struct lam_service *service, struct lam_rpc_s
 {
     Laminar__V1__StepResult result = LAMINAR__V1__STEP_RESULT__INIT;
     Laminar__V1__WorkerMessage message = LAMINAR__V1__WORKER_MESSAGE__INIT;
+    Laminar__V1__Profile profile = LAMINAR__V1__PROFILE__INIT;
 
     for (size_t i = 0; i < step->n_rows; i++) {
         Laminar__V1__SampledToken *token = &service->tokens[result.n_tokens];
@@ -257,8 +258,10 @@ static enum lam_status send_result(struct lam_service *service, struct lam_rpc_s
     }
     result.id = step->id;
     result.tokens = service->token_refs;
-    result.stall_seconds = (double)stall_ns / LAM_NS_PER_S;
-    result.compute_seconds = (double)(pass_ns - stall_ns) / LAM_NS_PER_S;
+    profile.wall_seconds = (double)pass_ns / LAM_NS_PER_S;
+    profile.disk_wait_seconds = (double)stall_ns / LAM_NS_PER_S;
+    profile.compute_seconds = (double)(pass_ns - stall_ns) / LAM_NS_PER_S;
+    result.profile = &profile;
     message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_STEP_RESULT;
     message.step_result = &result;
     return send_message(service, stream, &message, err);

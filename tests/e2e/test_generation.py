@@ -323,6 +323,17 @@ def test_get_model(client):
     assert model.workers[0].max_sequences == 4
 
 
+def test_profile_adds_up(client):
+    """Every pass is accounted for: what was not waited for was computed."""
+    client.generate(text="one two three", max_tokens=4)
+    worker = client.model().workers[0]
+    total, last = worker.profile, worker.last_pass
+    assert total.wall_seconds > last.wall_seconds > 0
+    assert total.compute_seconds > 0 and total.disk_wait_seconds >= 0
+    parts = total.compute_seconds + total.disk_wait_seconds + total.link_wait_seconds
+    assert parts <= total.wall_seconds * 1.001
+
+
 def test_health(client):
     stub = health_pb2_grpc.HealthStub(client.channel)
     serving = health_pb2.HealthCheckResponse.SERVING

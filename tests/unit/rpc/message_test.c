@@ -262,6 +262,7 @@ static void every_prefix_of_a_message_is_handled(void **state)
     Laminar__V1__WorkerMessage whole = LAMINAR__V1__WORKER_MESSAGE__INIT;
     Laminar__V1__SampledToken token = LAMINAR__V1__SAMPLED_TOKEN__INIT;
     Laminar__V1__SampledToken *tokens[] = {&token, &token, &token};
+    Laminar__V1__Profile profile = LAMINAR__V1__PROFILE__INIT;
     struct lam_buf packed = LAM_BUF(1 << 20);
     struct lam_err err = {0};
     size_t n_accepted = 0;
@@ -273,7 +274,8 @@ static void every_prefix_of_a_message_is_handled(void **state)
     result.id = UINT64_MAX;
     result.n_tokens = 3;
     result.tokens = tokens;
-    result.compute_seconds = 1.5;
+    profile.compute_seconds = 1.5;
+    result.profile = &profile;
     whole.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_STEP_RESULT;
     whole.step_result = &result;
     assert_true(lam_message_pack(&whole.base, &packed));
