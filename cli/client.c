@@ -111,6 +111,7 @@ enum lam_status lam_client_get_model(struct lam_client *client, uint64_t timeout
     snprintf(
         ret_model->chat_template, sizeof ret_model->chat_template, "%s", response->chat_template);
     ret_model->n_ctx = response->context_tokens;
+    ret_model->n_vocab = response->vocabulary;
     ret_model->n_workers = response->n_workers;
     return LAM_OK;
 }
@@ -184,18 +185,38 @@ static bool fill_chat(
     return true;
 }
 
+/* Packing copies them: protobuf-c wants what it only reads to be writable. */
+static bool fill_ids(struct lam_arena *arena, const struct lam_client_request *request,
+    Laminar__V1__TokenIds *token_ids)
+{
+    token_ids->ids =
+        lam_arena_alloc(arena, request->n_ids, sizeof *token_ids->ids, _Alignof(int32_t));
+    if (!token_ids->ids)
+        return false;
+    memcpy(token_ids->ids, request->ids, request->n_ids * sizeof *token_ids->ids);
+    token_ids->n_ids = request->n_ids;
+    return true;
+}
+
 static enum lam_status pack_request(
     struct lam_client *client, const struct lam_client_request *from, struct lam_err *err)
 {
     Laminar__V1__GenerateRequest request = LAMINAR__V1__GENERATE_REQUEST__INIT;
     Laminar__V1__Sampling sampling = LAMINAR__V1__SAMPLING__INIT;
     Laminar__V1__Chat chat = LAMINAR__V1__CHAT__INIT;
+    Laminar__V1__TokenIds token_ids = LAMINAR__V1__TOKEN_IDS__INIT;
     char *stop = field(from->stop);
 
     lam_arena_reset(&client->arena);
     fill_sampling(&from->sampling, &sampling);
     request.sampling = &sampling;
-    if (from->text) {
+    request.ignore_eos = from->ignore_eos;
+    if (from->ids) {
+        if (!fill_ids(&client->arena, from, &token_ids))
+            return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "the prompt is too long");
+        request.prompt_case = LAMINAR__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS;
+        request.token_ids = &token_ids;
+    } else if (from->text) {
         request.prompt_case = LAMINAR__V1__GENERATE_REQUEST__PROMPT_TEXT;
         request.text = field(from->text);
     } else {
@@ -232,8 +253,9 @@ static void take_end(
     answer->decode_seconds = response->usage->decode_seconds;
 }
 
-static enum lam_status take_message(struct lam_client *client, lam_client_text_fn *on_text,
-    void *arg, struct lam_client_answer *answer, struct lam_err *err)
+static enum lam_status take_message(struct lam_client *client,
+    const struct lam_client_request *request, lam_client_text_fn *on_text, void *arg,
+    struct lam_client_answer *answer, struct lam_err *err)
 {
     const Laminar__V1__GenerateResponse *response;
     ProtobufCMessage *message = NULL;
@@ -246,6 +268,8 @@ static enum lam_status take_message(struct lam_client *client, lam_client_text_f
     if (!lam_buf_append(&answer->text, response->text, n_text) ||
         !lam_buf_append(&answer->ids, response->token_ids, response->n_token_ids * sizeof(int32_t)))
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the generated text");
+    if (request->on_tokens && response->n_token_ids > 0)
+        request->on_tokens(arg, response->n_token_ids);
     if (n_text > 0 && !on_text(arg, response->text, n_text))
         return lam_fail(
             err, LAM_ABORTED, "cannot write to standard output any more; was it closed?");
@@ -303,7 +327,7 @@ enum lam_status lam_client_generate(struct lam_client *client,
     while (!status && !end) {
         status = lam_rpc_stream_recv(client->stream, &client->in, &end, err);
         if (!status && !end)
-            status = take_message(client, on_text, arg, answer, err);
+            status = take_message(client, request, on_text, arg, answer, err);
     }
     close_stream(client);
     if (!status && !answer->finish_reason)

@@ -27,6 +27,7 @@ struct lam_client_model {
     char name[128];
     char chat_template[32]; /* "": raw text only */
     int32_t n_ctx;
+    int32_t n_vocab;
     size_t n_workers;
 };
 
@@ -51,10 +52,18 @@ struct lam_client_sampling {
     const int64_t *seed;
 };
 
+/* n_tokens more tokens have come, with or without text. */
+typedef void lam_client_tokens_fn(void *arg, size_t n_tokens);
+
+/* The prompt: ids, else text, else messages. */
 struct lam_client_request {
+    const int32_t *ids; /* [n_ids] used as they are; NULL: text */
+    size_t n_ids;
     const char *text; /* raw; NULL: messages */
     const struct lam_client_message *messages;
     size_t n_messages;
+    bool ignore_eos;                 /* for benchmarks: an end token does not end it */
+    lam_client_tokens_fn *on_tokens; /* called before on_text with the same arg; may be NULL */
     const int64_t *max_tokens;
     const char *stop; /* NULL: none */
     struct lam_client_sampling sampling;

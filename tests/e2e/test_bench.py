@@ -1,0 +1,65 @@
+"""`laminar bench`: figures that hang together, and what it says when it cannot measure."""
+import signal
+import time
+
+import pytest
+
+import cli
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A private runtime directory, which must be empty again after each test."""
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    yield folder
+    cli.assert_nothing_left(folder)
+
+
+def test_figures_of_several_texts_agree_with_each_other(home):
+    begin = time.monotonic()
+    data = cli.run_json(home, "bench", "generate", cli.MODEL, "--batch", 3, "--prompt", 20,
+                        "--gen", 24, "--ctx", 256)
+    elapsed = time.monotonic() - begin
+    one = data["pass"]
+    assert (data["batch"], data["prompt"], data["gen"]) == (3, 20, 24)
+    assert 0 < data["ready_seconds"] < data["first_token_seconds"] < elapsed
+    assert 0 < one["p10_seconds"] <= one["median_seconds"] <= one["p90_seconds"] < elapsed
+    assert 10 <= one["count"] <= 23  # the window leaves out where not all texts are there
+    # Each pass gives three tokens: the rate follows from the passes but for their spread.
+    assert data["tokens_per_second"] == pytest.approx(3 / one["median_seconds"], rel=0.6)
+    assert one["disk_bytes"] == 0  # the model fits into the pool
+
+
+def test_a_small_pool_reads_the_disk_in_every_pass(home):
+    pool = 60 << 20
+    data = cli.run_json(home, "bench", "generate", cli.MODEL, "--ram", f"{pool >> 20}MiB",
+                        "--gen", 12, "--ctx", 256)
+    model = cli.run_json(home, "inspect", cli.MODEL)["units"]["bytes_total"]
+    missing = model - data["pool"]["bytes"]
+    assert data["pool"]["bytes"] <= pool
+    assert 0.8 * missing < data["pass"]["disk_bytes"] < 1.2 * model
+
+
+@pytest.mark.parametrize("line, words", [
+    (["generate", "/nonexistent.gguf"], (1, "/nonexistent.gguf")),
+    (["generate", "m.gguf", "--gen", "1"], (2, "--gen")),
+    (["generate", "m.gguf", "--batch", "0"], (2, "--batch")),
+    (["nothing"], (2, "'nothing' is no benchmark")),
+    ([], (2, "usage: laminar bench NAME")),
+])
+def test_what_cannot_be_measured_is_named(home, line, words):
+    done = cli.run(home, "bench", *line)
+    assert done.returncode == words[0] and words[1] in done.stderr.decode()
+    assert done.stdout == b""
+
+
+def test_a_signal_ends_it_and_all_its_texts(home):
+    with cli.start(home, "bench", "generate", cli.MODEL, "--batch", 2, "--gen", 4000,
+                   "--ctx", 4096) as process:
+        cli.wait_for_services(home)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+        assert cli.died_by(process, signal.SIGINT)
+    cli.assert_nothing_left(home, 5)
