@@ -6,11 +6,11 @@
  * by the tensor cores.
  *
  * How. The rows of a sequence times the query heads that share a key/value head form one list; a
- * warp takes 16 of it. The context is cut into parts of
- * split_tokens positions, counted from 0. In a part the warp walks over 32 positions at a time with
- * a running maximum and sum; parts are merged in order. Calls of few rows give every part to a warp
- * of its own and merge in a second kernel, others let one warp do all parts: the arithmetic is the
- * same, so a row's bits do not depend on which way was taken, nor on other rows.
+ * warp takes 16 of it. The context is cut into parts of split_tokens positions, counted from 0. In
+ * a part the warp walks over 32 positions at a time with a running maximum and sum; parts are merged
+ * in order. Calls of few rows give every part to a warp of its own and merge in a second kernel,
+ * others let one warp do all parts: the arithmetic is the same, so a row's bits do not depend on
+ * which way was taken, nor on other rows.
  *
  * Precision: q and the softmax weights are split in two f16 (22 bits), keys and values are f16 as
  * they lie: results are as good as in f32. No shared memory but for q: which lane holds which of
@@ -24,6 +24,7 @@
 #include "kernels/device.h"
 
 #include "kernels/cuda/dispatch.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/seqs.cuh"
 
@@ -357,6 +358,8 @@ static __global__ void __launch_bounds__(WARPS * 32) attend_whole(const attentio
     tile_rows rows;
     state<OUT> all;
 
+    let_successors_begin();
+    wait_for_predecessors();
     rows.seq = &args.batch.seqs[blockIdx.z];
     rows.kv_head = blockIdx.y / (D / OUT);
     rows.first = (blockIdx.x * WARPS + warp) * TILE_ROWS;
@@ -401,6 +404,8 @@ static __global__ void __launch_bounds__(WARPS * 32)
     tile_rows rows;
     state<OUT> s;
 
+    let_successors_begin();
+    wait_for_predecessors();
     rows.seq = &args.batch.seqs[blockIdx.z];
     rows.kv_head = blockIdx.y / (D / OUT);
     rows.first = blockIdx.x / n_part_blocks * TILE_ROWS;
@@ -439,6 +444,8 @@ template <int D> static __global__ void __launch_bounds__(D) merge_parts(const a
     float sum = 0;
     float value = 0;
 
+    let_successors_begin();
+    wait_for_predecessors();
     if (blockIdx.x >= seq.n_rows)
         return;
     uint32_t n_parts = (seq.pos_begin + blockIdx.x) / args.split_tokens + 1;
@@ -470,26 +477,28 @@ template <int D> struct head_kernels {
         return error != 0 ? error : load_kernel(merge_parts<D>);
     }
 
-    static int whole(
-        CUstream_st *stream, const attention_args &args, uint32_t n_seqs, uint32_t rows_max)
+    static int whole(CUstream_st *stream, const lam_cuda_chip *chip, const attention_args &args,
+        uint32_t n_seqs, uint32_t rows_max)
     {
         dim3 grid(div_up(static_cast<uint64_t>(rows_max) * args.group, WARPS * TILE_ROWS),
             args.kv.n_kv_heads * (D / OUT), n_seqs);
 
-        attend_whole<D, OUT><<<grid, WARPS * 32, SMEM_BYTES, stream>>>(args);
-        return cudaGetLastError();
+        return launch(stream, chip, attend_whole<D, OUT>, grid, WARPS * 32, SMEM_BYTES, args);
     }
 
-    static int parts(CUstream_st *stream, const attention_args &args, uint32_t n_seqs,
-        uint32_t rows_max, uint32_t n_parts)
+    static int parts(CUstream_st *stream, const lam_cuda_chip *chip, const attention_args &args,
+        uint32_t n_seqs, uint32_t rows_max, uint32_t n_parts)
     {
         uint32_t n_part_blocks = div_up(n_parts, WARPS);
         uint32_t n_tiles = div_up(static_cast<uint64_t>(rows_max) * args.group, TILE_ROWS);
         dim3 grid(n_part_blocks * n_tiles, args.kv.n_kv_heads * (D / OUT), n_seqs);
 
-        attend_parts<D, OUT><<<grid, WARPS * 32, SMEM_BYTES, stream>>>(args, n_part_blocks);
-        merge_parts<D><<<dim3(rows_max, args.n_heads, n_seqs), D, 0, stream>>>(args);
-        return cudaGetLastError();
+        int error = launch(
+            stream, chip, attend_parts<D, OUT>, grid, WARPS * 32, SMEM_BYTES, args, n_part_blocks);
+        if (error != 0)
+            return error;
+        return launch(
+            stream, chip, merge_parts<D>, dim3(rows_max, args.n_heads, n_seqs), D, 0, args);
     }
 };
 
@@ -519,8 +528,8 @@ bool lam_cuda_attention_fits(const lam_kv_layer *kv)
            (reinterpret_cast<uintptr_t>(kv->k) | reinterpret_cast<uintptr_t>(kv->v)) % 16 == 0;
 }
 
-int lam_cuda_attention(
-    CUstream_st *stream, const lam_attention_args *args, uint32_t split_tokens, float *splits)
+int lam_cuda_attention(CUstream_st *stream, const lam_cuda_chip *chip,
+    const lam_attention_args *args, uint32_t split_tokens, float *splits)
 {
     attention_args own = {};
     uint32_t n_rows = 0;
@@ -550,8 +559,8 @@ int lam_cuda_attention(
                 part_row += batch.seqs[s].n_rows;
             }
             return for_head_dim(args->kv.head_dim, [&](auto kernels) {
-                return cut ? kernels.parts(stream, own, n, rows_max, n_parts)
-                           : kernels.whole(stream, own, n, rows_max);
+                return cut ? kernels.parts(stream, chip, own, n, rows_max, n_parts)
+                           : kernels.whole(stream, chip, own, n, rows_max);
             });
         });
 }

@@ -9,6 +9,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include "kernels/cuda/dispatch.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/seqs.cuh"
 
 enum { BLOCK = 128, WARPS = BLOCK / 32, D_MAX = 256, PER_THREAD = D_MAX / BLOCK };
@@ -65,6 +66,8 @@ static __global__ void __launch_bounds__(BLOCK)
     float sum = 0;
     float value[PER_THREAD] = {};
 
+    let_successors_begin();
+    wait_for_predecessors();
     if (blockIdx.x >= seq.n_rows)
         return;
     uint32_t last = seq.pos_begin + blockIdx.x;
@@ -107,17 +110,16 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-int lam_cuda_attention_any(CUstream_st *stream, const lam_attention_args *args)
+int lam_cuda_attention_any(
+    CUstream_st *stream, const lam_cuda_chip *chip, const lam_attention_args *args)
 {
     return for_seqs(
         args->seqs, args->n_seqs, [](const lam_seq_rows &) { return true; },
         [&](const seq_batch &batch, uint32_t n, uint32_t rows_max) -> int {
             dim3 grid(rows_max, args->n_heads, n);
-            if (args->kv.dtype == LAM_F16)
-                attend_row<__half><<<grid, BLOCK, 0, stream>>>(batch, *args);
-            else
-                attend_row<float><<<grid, BLOCK, 0, stream>>>(batch, *args);
-            return cudaGetLastError();
+            return launch(stream, chip,
+                args->kv.dtype == LAM_F16 ? attend_row<__half> : attend_row<float>, grid, BLOCK, 0,
+                batch, *args);
         });
 }
 

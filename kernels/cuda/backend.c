@@ -1,9 +1,9 @@
 /*
  * backend: the table of operations on a CUDA device: checks the shapes, chooses the kernel, queues
- * it. matmul has two ways: up to LAM_CUDA_GEMV_ROWS rows the weights are read packed (gemv*.cu, f32
- * activations); more rows are multiplied in f16 on tensor cores, a tile of unpacked weights at a
- * time (pack.cu, gemm.cu). Within each way a row's bits do not depend on the other rows; between
- * the ways they differ by the rounding of the activations.
+ * it. matmul has two ways: up to LAM_CUDA_GEMV_ROWS rows the weights are read packed (gemv*.cu,
+ * exact weights, activations of 16 bits); more rows are multiplied in f16 on tensor cores, a tile
+ * of unpacked weights at a time (pack.cu, gemm.cu). Within each way a row's bits do not depend on
+ * the other rows; between the ways they differ by the rounding of the activations.
  *
  * create leaves nothing to be loaded later: the memory that the process holds after it stays.
  */
@@ -17,7 +17,6 @@
 #include "kernels/cuda/open.h"
 
 enum {
-    GEMV_LAUNCH_ROWS = 8,
     TILE_ROWS_ALIGN = 128,
     TILE_ROWS_MAX = 65408, /* the grid's second axis ends at 65535 */
     SPLIT_TOKENS_MIN = 64,
@@ -39,14 +38,14 @@ static void cuda_dequant(struct lam_kernels *kernels, const struct lam_dequant_a
 {
     assert(args->n_cols <= kernels->config.max_cols);
     if (args->n_rows > 0)
-        queued(kernels, lam_cuda_dequant(kernels->compute, args), "dequant");
+        queued(kernels, lam_cuda_dequant(kernels->compute, &kernels->chip, args), "dequant");
 }
 
 static void cuda_rms_norm(struct lam_kernels *kernels, const struct lam_rms_norm_args *args)
 {
     assert(args->n_rows <= kernels->config.max_rows);
     if (args->n_rows > 0)
-        queued(kernels, lam_cuda_rms_norm(kernels->compute, args), "rms_norm");
+        queued(kernels, lam_cuda_rms_norm(kernels->compute, &kernels->chip, args), "rms_norm");
 }
 
 static void gemv(struct lam_kernels *kernels, const struct lam_matmul_args *args)
@@ -57,35 +56,31 @@ static void gemv(struct lam_kernels *kernels, const struct lam_matmul_args *args
     case LAM_F32:
     case LAM_F16:
     case LAM_BF16:
-        error = lam_cuda_gemv_float(kernels->compute, &kernels->chip, args);
+        error = lam_cuda_gemv_float(kernels->compute, &kernels->chip, args, kernels->rows);
         break;
     case LAM_Q4_K:
     case LAM_Q5_K:
     case LAM_Q6_K:
-        error = lam_cuda_gemv_super(kernels->compute, &kernels->chip, args);
+        error = lam_cuda_gemv_super(kernels->compute, &kernels->chip, args, kernels->rows);
         break;
     default:
-        error = lam_cuda_gemv_block(kernels->compute, &kernels->chip, args);
+        error = lam_cuda_gemv_block(kernels->compute, &kernels->chip, args, kernels->rows);
     }
     queued(kernels, error, "matmul of few rows");
 }
 
-/* Rows [begin, begin + n) of the call: one launch for all matrices of one dtype. */
-static void matmul_few(
-    struct lam_kernels *kernels, const struct lam_matmul_args *args, uint32_t begin, uint32_t n)
+/* One launch for all matrices of one dtype. */
+static void matmul_few(struct lam_kernels *kernels, const struct lam_matmul_args *args)
 {
     bool done[3] = {false, false, false};
 
     for (uint32_t i = 0; i < args->n_mats; i++) {
         struct lam_matmul_args part = *args;
-        part.x = args->x + (size_t)begin * args->n_cols;
-        part.n_rows = n;
         part.n_mats = 0;
         for (uint32_t m = i; m < args->n_mats; m++) {
             if (done[m] || args->mats[m].dtype != args->mats[i].dtype)
                 continue;
-            part.mats[part.n_mats] = args->mats[m];
-            part.mats[part.n_mats++].out += begin * args->mats[m].out_stride;
+            part.mats[part.n_mats++] = args->mats[m];
             done[m] = true;
         }
         if (part.n_mats > 0)
@@ -116,7 +111,7 @@ static void matmul_tiles(struct lam_kernels *kernels, const struct lam_matmul_ar
             .accumulate = args->accumulate,
         };
         queued(kernels,
-            lam_cuda_pack_weights(kernels->compute,
+            lam_cuda_pack_weights(kernels->compute, &kernels->chip,
                 (const unsigned char *)mat->weight + begin * row_bytes, mat->dtype, n, args->n_cols,
                 ld, kernels->tile),
             "unpacking weights");
@@ -133,17 +128,14 @@ static void cuda_matmul(struct lam_kernels *kernels, const struct lam_matmul_arg
     assert(args->n_mats >= 1 && args->n_mats <= 3);
     if (args->n_rows == 0)
         return;
+    assert(kernels->rows != NULL);
     if (args->n_rows <= LAM_CUDA_GEMV_ROWS) {
-        for (uint32_t begin = 0; begin < args->n_rows; begin += GEMV_LAUNCH_ROWS) {
-            uint32_t left = args->n_rows - begin;
-            matmul_few(kernels, args, begin, left < GEMV_LAUNCH_ROWS ? left : GEMV_LAUNCH_ROWS);
-        }
+        matmul_few(kernels, args);
         return;
     }
-    assert(kernels->rows != NULL);
     queued(kernels,
-        lam_cuda_pack_rows(
-            kernels->compute, args->x, args->n_rows, args->n_cols, ld, kernels->rows),
+        lam_cuda_pack_rows(kernels->compute, &kernels->chip, args->x, args->n_rows, args->n_cols,
+            ld, kernels->rows),
         "rounding activations");
     for (uint32_t i = 0; i < args->n_mats; i++) {
         uint64_t row_bytes;
@@ -157,21 +149,21 @@ static void cuda_rope_table(struct lam_kernels *kernels, const struct lam_rope_t
 {
     assert(args->n_rows <= kernels->config.max_rows && args->rope_dim % 2 == 0);
     if (args->n_rows > 0 && args->rope_dim > 0)
-        queued(kernels, lam_cuda_rope_table(kernels->compute, args), "rope_table");
+        queued(kernels, lam_cuda_rope_table(kernels->compute, &kernels->chip, args), "rope_table");
 }
 
 static void cuda_rope(struct lam_kernels *kernels, const struct lam_rope_args *args)
 {
     assert(args->n_rows <= kernels->config.max_rows && args->rope_dim <= args->head_dim);
     if (args->n_rows > 0 && args->rope_dim > 0)
-        queued(kernels, lam_cuda_rope(kernels->compute, args), "rope");
+        queued(kernels, lam_cuda_rope(kernels->compute, &kernels->chip, args), "rope");
 }
 
 static void cuda_kv_write(struct lam_kernels *kernels, const struct lam_kv_write_args *args)
 {
     assert(args->n_seqs <= kernels->config.max_seqs);
     assert(args->kv.dtype == LAM_F16 || args->kv.dtype == LAM_F32);
-    queued(kernels, lam_cuda_kv_write(kernels->compute, args), "kv_write");
+    queued(kernels, lam_cuda_kv_write(kernels->compute, &kernels->chip, args), "kv_write");
 }
 
 static void cuda_attention(struct lam_kernels *kernels, const struct lam_attention_args *args)
@@ -184,18 +176,19 @@ static void cuda_attention(struct lam_kernels *kernels, const struct lam_attenti
     if (lam_cuda_attention_fits(&args->kv)) {
         assert(kernels->splits != NULL);
         queued(kernels,
-            lam_cuda_attention(
-                kernels->compute, args, kernels->split_tokens, (float *)(void *)kernels->splits),
+            lam_cuda_attention(kernels->compute, &kernels->chip, args, kernels->split_tokens,
+                (float *)(void *)kernels->splits),
             "attention");
     } else {
-        queued(kernels, lam_cuda_attention_any(kernels->compute, args), "attention");
+        queued(
+            kernels, lam_cuda_attention_any(kernels->compute, &kernels->chip, args), "attention");
     }
 }
 
 static void cuda_swiglu(struct lam_kernels *kernels, const struct lam_swiglu_args *args)
 {
     if (args->n > 0)
-        queued(kernels, lam_cuda_swiglu(kernels->compute, args), "swiglu");
+        queued(kernels, lam_cuda_swiglu(kernels->compute, &kernels->chip, args), "swiglu");
 }
 
 static const char *cuda_describe(const struct lam_kernels *kernels)

@@ -35,36 +35,44 @@ enum { LAM_CUDA_COLS_ALIGN = 64 };
 #define LAM_CUDA_ROWS_SCALE 0.0625f
 
 int lam_cuda_prepare_dequant(void);
-int lam_cuda_dequant(struct CUstream_st *stream, const struct lam_dequant_args *args);
+int lam_cuda_dequant(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_dequant_args *args);
 
 int lam_cuda_prepare_rms_norm(void);
-int lam_cuda_rms_norm(struct CUstream_st *stream, const struct lam_rms_norm_args *args);
+int lam_cuda_rms_norm(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_rms_norm_args *args);
 int lam_cuda_prepare_rope(void);
-int lam_cuda_rope_table(struct CUstream_st *stream, const struct lam_rope_table_args *args);
-int lam_cuda_rope(struct CUstream_st *stream, const struct lam_rope_args *args);
+int lam_cuda_rope_table(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_rope_table_args *args);
+int lam_cuda_rope(
+    struct CUstream_st *stream, const struct lam_cuda_chip *chip, const struct lam_rope_args *args);
 int lam_cuda_prepare_kv_write(void);
-int lam_cuda_kv_write(struct CUstream_st *stream, const struct lam_kv_write_args *args);
+int lam_cuda_kv_write(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_kv_write_args *args);
 int lam_cuda_prepare_swiglu(void);
-int lam_cuda_swiglu(struct CUstream_st *stream, const struct lam_swiglu_args *args);
+int lam_cuda_swiglu(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_swiglu_args *args);
 
-/* 1 to 8 rows; all matrices of one dtype. One implementation per family of formats. */
+/* 1 to 16 rows; all matrices of one dtype. One implementation per family of formats. workspace:
+ * 66 bytes for each of n_cols, rounded up to 256. */
 int lam_cuda_prepare_gemv_float(const struct lam_cuda_chip *chip);
 int lam_cuda_gemv_float(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
-    const struct lam_matmul_args *args);
+    const struct lam_matmul_args *args, void *workspace);
 int lam_cuda_prepare_gemv_block(const struct lam_cuda_chip *chip);
 int lam_cuda_gemv_block(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
-    const struct lam_matmul_args *args);
+    const struct lam_matmul_args *args, void *workspace);
 int lam_cuda_prepare_gemv_super(const struct lam_cuda_chip *chip);
 int lam_cuda_gemv_super(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
-    const struct lam_matmul_args *args);
+    const struct lam_matmul_args *args, void *workspace);
 
 /* out[r, c] = half(x[r, c] * LAM_CUDA_ROWS_SCALE), ld >= n_cols values apart, zeros between. */
 int lam_cuda_prepare_pack(void);
-int lam_cuda_pack_rows(struct CUstream_st *stream, const float *x, uint32_t n_rows, uint32_t n_cols,
-    uint32_t ld, void *out);
-/* The same, unscaled, of packed weight rows. */
-int lam_cuda_pack_weights(struct CUstream_st *stream, const void *weight, enum lam_dtype dtype,
+int lam_cuda_pack_rows(struct CUstream_st *stream, const struct lam_cuda_chip *chip, const float *x,
     uint32_t n_rows, uint32_t n_cols, uint32_t ld, void *out);
+/* The same, unscaled, of packed weight rows. */
+int lam_cuda_pack_weights(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const void *weight, enum lam_dtype dtype, uint32_t n_rows, uint32_t n_cols, uint32_t ld,
+    void *out);
 
 /* out[t, n] (+)= sum_k x[t, k] * w[n, k] / LAM_CUDA_ROWS_SCALE; x and w in 16 bits, 16-byte
  * aligned, ld values apart; ld a multiple of LAM_CUDA_COLS_ALIGN. */
@@ -92,12 +100,13 @@ int lam_cuda_probe(
  * positions of one part of a context, a multiple of 32. */
 bool lam_cuda_attention_fits(const struct lam_kv_layer *kv);
 int lam_cuda_prepare_attention(void);
-int lam_cuda_attention(struct CUstream_st *stream, const struct lam_attention_args *args,
-    uint32_t split_tokens, float *splits);
+int lam_cuda_attention(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_attention_args *args, uint32_t split_tokens, float *splits);
 
 /* Attention for everything else. */
 int lam_cuda_prepare_attention_any(void);
-int lam_cuda_attention_any(struct CUstream_st *stream, const struct lam_attention_args *args);
+int lam_cuda_attention_any(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_attention_args *args);
 
 #ifdef __cplusplus
 }

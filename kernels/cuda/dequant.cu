@@ -8,6 +8,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include "kernels/cuda/dispatch.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/unpack.cuh"
 
 enum : uint32_t { BLOCK = 128, BATCH = 256 };
@@ -25,6 +26,8 @@ static __global__ void __launch_bounds__(BLOCK)
     uint32_t k = (blockIdx.x * BLOCK + threadIdx.x) * 8;
     float w[8];
 
+    let_successors_begin();
+    wait_for_predecessors();
     out += static_cast<size_t>(blockIdx.y) * n_cols;
     if (k + 8 <= n_cols) {
         unpack8<DTYPE>(row, k, w);
@@ -36,7 +39,7 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-int lam_cuda_dequant(CUstream_st *stream, const lam_dequant_args *args)
+int lam_cuda_dequant(CUstream_st *stream, const lam_cuda_chip *chip, const lam_dequant_args *args)
 {
     dim3 grid(div_up(args->n_cols, 8 * BLOCK));
     int error = 0;
@@ -48,9 +51,8 @@ int lam_cuda_dequant(CUstream_st *stream, const lam_dequant_args *args)
             batch.rows[i] = i < grid.y ? args->rows[begin + i] : NULL;
         float *out = args->out + static_cast<size_t>(begin) * args->n_cols;
         error = for_dtype(args->dtype, [&](auto tag) -> int {
-            dequant_rows<decltype(tag)::value>
-                <<<grid, BLOCK, 0, stream>>>(batch, args->n_cols, out);
-            return cudaGetLastError();
+            return launch(stream, chip, dequant_rows<decltype(tag)::value>, grid, BLOCK, 0, batch,
+                args->n_cols, out);
         });
     }
     return error;

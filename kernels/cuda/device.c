@@ -17,6 +17,12 @@ void lam_cuda_note(struct lam_kernels *kernels, cudaError_t error, const char *c
     kernels->error_call = call;
 }
 
+/* A refusal that was told must not be found again behind the next launch. */
+static void forget_error(void)
+{
+    lam_ignore(cudaGetLastError(), "told already");
+}
+
 static enum lam_status cuda_facts(
     struct lam_kernels *kernels, struct lam_device_facts *ret_facts, struct lam_err *err)
 {
@@ -42,21 +48,25 @@ static enum lam_status cuda_arena(
     struct lam_kernels *kernels, uint64_t bytes, void **ret_base, struct lam_err *err)
 {
     char asked[24], left[24];
-    size_t free_bytes = 0, total_bytes = 0;
+    size_t free_bytes, total_bytes;
 
     assert(kernels->arena == NULL);
-    cudaError_t error = cudaMalloc(&kernels->arena, bytes);
+    cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes);
+    if (error == cudaSuccess)
+        error = bytes > free_bytes ? cudaErrorMemoryAllocation : cudaMalloc(&kernels->arena, bytes);
     if (error == cudaSuccess) {
         *ret_base = kernels->arena;
         return LAM_OK;
     }
     kernels->arena = NULL;
-    if (cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess)
-        free_bytes = 0;
-    return lam_fail(err, error == cudaErrorMemoryAllocation ? LAM_RESOURCE_EXHAUSTED : LAM_INTERNAL,
-        "GPU %u (%s) gives no %s: %s, %s are free; lower --vram", kernels->config.device,
-        kernels->name, lam_size_format(bytes, asked, sizeof(asked)), cudaGetErrorString(error),
-        lam_size_format(free_bytes, left, sizeof(left)));
+    forget_error();
+    if (error != cudaErrorMemoryAllocation)
+        return lam_fail(err, LAM_INTERNAL, "taking memory of GPU %u failed: %s",
+            kernels->config.device, cudaGetErrorString(error));
+    return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+        "GPU %u (%s) has %s free and %s were asked for; lower --vram", kernels->config.device,
+        kernels->name, lam_size_format(free_bytes, left, sizeof(left)),
+        lam_size_format(bytes, asked, sizeof(asked)));
 }
 
 static void cuda_workspace(struct lam_kernels *kernels, void *base)
@@ -77,6 +87,7 @@ static enum lam_status cuda_host_memory(
     cudaError_t error = cudaHostAlloc(block, bytes, cudaHostAllocDefault);
     if (error != cudaSuccess) {
         *block = NULL;
+        forget_error();
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no %s of pinned host memory: %s",
             lam_size_format(bytes, asked, sizeof(asked)), cudaGetErrorString(error));
     }
@@ -97,6 +108,7 @@ static enum lam_status cuda_pin(
         error = cudaHostRegister(address, bytes, cudaHostRegisterReadOnly);
     if (error == cudaSuccess)
         return LAM_OK;
+    forget_error();
     return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
         "cannot pin %s of the pool for GPU %u: %s; copies will be slow; check `ulimit -l`",
         lam_size_format(bytes, size, sizeof(size)), kernels->config.device,

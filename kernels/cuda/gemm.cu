@@ -16,6 +16,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include "kernels/cuda/dispatch.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 
 enum { SLICE_BYTES = 128, PIECES = SLICE_BYTES / 16 };
@@ -144,6 +145,8 @@ static __global__ void __launch_bounds__(TILE::THREADS, 2)
         copy_async_commit();
     };
 
+    let_successors_begin();
+    wait_for_predecessors();
     for (uint32_t i = 0; i < TILE::STAGES - 1; i++)
         begin_slice(i);
     for (uint32_t slice = 0; slice < n_slices; slice++) {
@@ -156,13 +159,15 @@ static __global__ void __launch_bounds__(TILE::THREADS, 2)
     store_tile<TILE>(args, row, column, c);
 }
 
-template <typename TILE> static int launch_gemm(CUstream_st *stream, const lam_cuda_gemm_args &args)
+template <typename TILE>
+static int launch_gemm(
+    CUstream_st *stream, const lam_cuda_chip *chip, const lam_cuda_gemm_args &args)
 {
     uint32_t n_row_tiles = div_up(args.n_rows, TILE::BM);
     uint32_t n_tiles = n_row_tiles * div_up(args.n_out, TILE::BN);
 
-    gemm_tiles<TILE><<<n_tiles, TILE::THREADS, TILE::SMEM_BYTES, stream>>>(args, n_row_tiles);
-    return cudaGetLastError();
+    return launch(stream, chip, gemm_tiles<TILE>, dim3(n_tiles), TILE::THREADS, TILE::SMEM_BYTES,
+        args, n_row_tiles);
 }
 
 int lam_cuda_gemm(CUstream_st *stream, const lam_cuda_chip *chip, const lam_cuda_gemm_args *args)
@@ -170,8 +175,8 @@ int lam_cuda_gemm(CUstream_st *stream, const lam_cuda_chip *chip, const lam_cuda
     uint32_t n_large = div_up(args->n_rows, large_tile::BM) * div_up(args->n_out, large_tile::BN);
 
     if (args->n_rows <= small_tile::BM || n_large < chip->n_sms / 2)
-        return launch_gemm<small_tile>(stream, *args);
-    return launch_gemm<large_tile>(stream, *args);
+        return launch_gemm<small_tile>(stream, chip, *args);
+    return launch_gemm<large_tile>(stream, chip, *args);
 }
 
 int lam_cuda_prepare_gemm(const lam_cuda_chip *chip)

@@ -1,153 +1,116 @@
 /*
- * gemv_block: gemv for the formats with blocks of 32 weights. A lane has one block of each row in a
- * step of 32 blocks. Scales and offsets are f16, exact in f32.
+ * gemv_block: gemv for the formats with blocks of 32 weights: a step has 8 blocks of each row. Of a
+ * block a lane holds bytes 4t to 4t + 3: their low four bits are weights 4t.., the high ones 16 +
+ * 4t.. Scales and offsets are f16, exact in f32.
  */
 #include "kernels/cuda/gemv.cuh"
 
 template <lam_dtype DTYPE, int ALIGNMENT> struct format_block {
-    enum {
-        HAS_MIN = DTYPE == LAM_Q4_1 || DTYPE == LAM_Q5_1,
-        HAS_FIFTH = DTYPE == LAM_Q5_0 || DTYPE == LAM_Q5_1,
-        BYTES = 2 + (HAS_MIN ? 2 : 0) + (HAS_FIFTH ? 4 : 0) + 16,
-        ALIGN = ALIGNMENT,
-        STEP_K = 1024,
-        STEP_BYTES = 32 * BYTES,
-        SLOT_BYTES = STEP_BYTES + 32, /* a skew of up to 15, a word of reading ahead */
-        STEP_GROUPS = 32,
+    static const bool FIFTH = DTYPE == LAM_Q5_0 || DTYPE == LAM_Q5_1;
+    static const bool MIN = DTYPE == LAM_Q4_1 || DTYPE == LAM_Q5_1;
+    enum : uint32_t {
+        HEAD = MIN ? 4 : 2,
+        BYTES = HEAD + (FIFTH ? 4 : 0) + 16,
+        STEP_K = 256,
+        STEP_BYTES = 8 * BYTES,
+        ROW_SLOT = FIFTH ? 208 : 176, /* room for a skew; from row to row other banks */
+        SLOT = TILE * ROW_SLOT,
         STAGES = 3,
-        SLICES_MAX = 2,
-        PARTS = 1,
-        PART_FOURS = 8,
-        OFFSET = 1,
-        /* What the bits under the exponent add, and what the format takes off. */
-        ADDED = HAS_FIFTH ? 32 : 16,
-        BIAS = ADDED + (HAS_MIN        ? 0
-                           : HAS_FIFTH ? 16
-                                       : 8),
+        SCALE_BYTES = 0,
+        /* What is taken off the bits: 128 that make them a number, and the format's own. */
+        LESS = MIN     ? 0x43004300u
+               : FIFTH ? 0x43104310u
+                       : 0x43084308u,
     };
-    uint32_t words[4];
-    uint32_t fifth[1];
-    float d;
+    enum { ALIGN = ALIGNMENT, SCALES = 1, HAS_MIN = MIN, TERMS = 1 };
+    static const order ORDER = ORDER_HALVES;
+    static_assert(ROW_SLOT >= STEP_BYTES + 15, "a skew fits");
+    float d[1];
     float m;
 
-    static __device__ __forceinline__ uint32_t x_offset(uint32_t lane)
+    static __device__ __forceinline__ uint32_t place(uint32_t, uint32_t piece)
     {
-        return lane * X_PITCH;
+        return piece;
     }
 
-    __device__ __forceinline__ void fetch(uint32_t at, uint32_t lane, uint32_t left)
+    static __device__ __forceinline__ void prepare(const row_bytes_at (&)[2], uint32_t, uint32_t)
     {
-        bool inside = lane * 32 < left;
+    }
 
-        at += lane * BYTES;
-        d = inside ? half_bits(smem_u16(at)) : 0.0f;
-        m = HAS_MIN && inside ? half_bits(smem_u16(at + 2)) : 0.0f;
-        at += HAS_MIN ? 4 : 2;
-        if (HAS_FIFTH) {
-            smem_words<ALIGN>(at, fifth);
-            at += 4;
+    __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t, uint32_t group,
+        uint32_t lane, uint32_t, uint32_t left, uint32_t (&w)[TERMS][4])
+    {
+        bool inside = group * GROUP_K < left;
+        uint32_t t = lane % 4;
+
+        uint32_t at = group * BYTES;
+        d[0] = inside ? half_bits(smem_u16(row.at + at)) : 0.0f;
+        m = MIN && inside ? half_bits(smem_u16(row.at + at + 2)) : 0.0f;
+        uint32_t word = smem_word<ALIGN>(row, 4 * t, at + HEAD + (FIFTH ? 4 : 0));
+        /* Bits 4t.. and 16 + 4t.. of the word of fifth bits. */
+        uint32_t bits = FIFTH ? smem_word<ALIGN>(row, 0, at + HEAD) >> 4 * t : 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) { /* low 0 and 2, low 1 and 3, high 0 and 2, high 1 and 3 */
+            uint32_t four = word >> (i / 2 * 4 + i % 2 * 8);
+            if (FIFTH) {
+                uint32_t two = bits >> (i / 2 * 16 + i % 2) & 5; /* to bits 4 and 20 */
+                four = (four & 0x000F000Fu) | (two * 0x00040010u & 0x00100010u);
+            }
+            w[0][i] = small_ints(four, FIFTH ? 0x001F001Fu : 0x000F000Fu, LESS);
         }
-        smem_words<ALIGN>(at, words);
-    }
-
-    template <int C> __device__ __forceinline__ void four_at(float (&w)[4]) const
-    {
-        const int low = C < 4 ? 0 : 4;
-        uint32_t word = words[C % 4];
-
-        if (HAS_FIFTH) {
-            w[0] = float_of_5<low, 4 * C>(word, fifth[0]);
-            w[1] = float_of_5<low + 8, 4 * C + 1>(word, fifth[0]);
-            w[2] = float_of_5<low + 16, 4 * C + 2>(word, fifth[0]);
-            w[3] = float_of_5<low + 24, 4 * C + 3>(word, fifth[0]);
-        } else {
-            w[0] = float_of_4<low>(word);
-            w[1] = float_of_4<low + 8>(word);
-            w[2] = float_of_4<low + 16>(word);
-            w[3] = float_of_4<low + 24>(word);
-        }
-    }
-
-    __device__ __forceinline__ void four(int c, float (&w)[4]) const
-    {
-        switch (c) { /* c is a constant once the loops are unrolled */
-        case 0:
-            return four_at<0>(w);
-        case 1:
-            return four_at<1>(w);
-        case 2:
-            return four_at<2>(w);
-        case 3:
-            return four_at<3>(w);
-        case 4:
-            return four_at<4>(w);
-        case 5:
-            return four_at<5>(w);
-        case 6:
-            return four_at<6>(w);
-        default:
-            return four_at<7>(w);
-        }
-    }
-
-    __device__ __forceinline__ float scaled(int, float dot, float x_sum, float sum) const
-    {
-        sum = fmaf(d, fmaf(-static_cast<float>(BIAS), x_sum, dot), sum);
-        return HAS_MIN ? fmaf(m, x_sum, sum) : sum;
     }
 };
 
 struct format_q8_0 {
-    enum {
-        ALIGN = 2,
-        STEP_K = 1024,
-        STEP_BYTES = 32 * 34,
-        SLOT_BYTES = STEP_BYTES + 32,
-        STEP_GROUPS = 32,
+    enum : uint32_t {
+        BYTES = 34,
+        STEP_K = 256,
+        STEP_BYTES = 8 * BYTES,
+        ROW_SLOT = 304,
+        SLOT = TILE * ROW_SLOT,
         STAGES = 2,
-        SLICES_MAX = 2,
-        PARTS = 1,
-        PART_FOURS = 8,
-        OFFSET = 0,
+        SCALE_BYTES = 0,
     };
-    uint32_t words[8];
-    float d;
+    enum { ALIGN = 2, SCALES = 1, HAS_MIN = 0, TERMS = 1 };
+    static const order ORDER = ORDER_HALVES;
+    float d[1];
+    float m;
 
-    static __device__ __forceinline__ uint32_t x_offset(uint32_t lane)
+    static __device__ __forceinline__ uint32_t place(uint32_t, uint32_t piece)
     {
-        return lane * X_PITCH;
+        return piece;
     }
 
-    __device__ __forceinline__ void fetch(uint32_t at, uint32_t lane, uint32_t left)
+    static __device__ __forceinline__ void prepare(const row_bytes_at (&)[2], uint32_t, uint32_t)
     {
-        at += lane * 34;
-        d = lane * 32 < left ? half_bits(smem_u16(at)) : 0.0f;
-        smem_words<ALIGN>(at + 2, words);
     }
 
-    /* 2^23 + (128 + q) as bits, less the rest: exact. */
-    __device__ __forceinline__ void four(int c, float (&w)[4]) const
+    __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t, uint32_t group,
+        uint32_t lane, uint32_t, uint32_t left, uint32_t (&w)[TERMS][4])
     {
-        uint32_t word = words[c] ^ 0x80808080u;
-
-        w[0] = __uint_as_float(__byte_perm(word, 0x4B000000u, 0x7440)) - 8388736.0f;
-        w[1] = __uint_as_float(__byte_perm(word, 0x4B000000u, 0x7441)) - 8388736.0f;
-        w[2] = __uint_as_float(__byte_perm(word, 0x4B000000u, 0x7442)) - 8388736.0f;
-        w[3] = __uint_as_float(__byte_perm(word, 0x4B000000u, 0x7443)) - 8388736.0f;
-    }
-
-    __device__ __forceinline__ float scaled(int, float dot, float, float sum) const
-    {
-        return fmaf(d, dot, sum);
+        uint32_t at = group * BYTES;
+        d[0] = group * GROUP_K < left ? half_bits(smem_u16(row.at + at)) : 0.0f;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            uint32_t word = smem_word<ALIGN>(row, lane % 4 * 4, at + 2 + i * 16);
+#pragma unroll
+            for (int odd = 0; odd < 2; odd++) {
+                /* 128 + the low 7 bits, less 128, or 256 where the sign bit is set. */
+                uint32_t bytes = word >> odd * 8;
+                w[0][i * 2 + odd] =
+                    small_ints(bytes, 0x007F007Fu, (bytes & 0x00800080u) | 0x43004300u);
+            }
+        }
     }
 };
 
-int lam_cuda_gemv_block(CUstream_st *stream, const lam_cuda_chip *chip, const lam_matmul_args *args)
+int lam_cuda_gemv_block(
+    CUstream_st *stream, const lam_cuda_chip *chip, const lam_matmul_args *args, void *workspace)
 {
     lam_dtype dtype = args->mats[0].dtype;
     uint64_t row_bytes =
         static_cast<uint64_t>(args->n_cols) / 32 * lam_dtype_info(dtype)->block_bytes;
-    gemv_args own = gemv_args_of(args, row_bytes);
+    gemv_args own = gemv_args_of(args, row_bytes, workspace);
     bool aligned = rows_aligned(own, 4);
 
     switch (dtype) {

@@ -1,148 +1,186 @@
 /*
- * gemv_super: gemv for the formats with blocks of 256 weights. A lane has 32 weights of each row in
- * a step of 4 blocks: lane / 8 is the block, lane % 8 the part of it.
+ * gemv_super: gemv for the formats with blocks of 256 weights: a step is one block of each row.
+ * Once per step the lanes of a row unpack its scales, as f32, into shared memory.
  */
 #include "kernels/cuda/gemv.cuh"
 
+enum : uint32_t { SCALES_PITCH = 80 }; /* bytes of a row's scales: 8 pairs, a gap for the banks */
+
+/* Two neighbouring words at a multiple of ALIGN / 2, or of 2. */
+template <int ALIGN>
+static __device__ __forceinline__ void smem_two_words(
+    const row_bytes_at &row, uint32_t lane, uint32_t offset, uint32_t (&words)[2])
+{
+    if (ALIGN == 16) {
+        uint2 two = *reinterpret_cast<const uint2 *>(smem_at(row.at + lane + offset));
+        words[0] = two.x;
+        words[1] = two.y;
+    } else {
+        words[0] = smem_word<ALIGN>(row, lane, offset);
+        words[1] = smem_word<ALIGN>(row, lane, offset + 4);
+    }
+}
+
+/* Bit (or bits from) FROM of each half of a word to bit TO. */
+static __device__ __forceinline__ uint32_t moved(uint32_t word, uint32_t from, uint32_t to)
+{
+    return from < to ? word << (to - from) : word >> (from - to);
+}
+
 /* Q4_K and Q5_K: d * scale * q - dmin * min, scales and mins of 6 bits. */
 template <bool FIFTH, int ALIGNMENT> struct format_k {
-    enum {
-        BYTES = FIFTH ? 176 : 144,
-        ALIGN = ALIGNMENT,
-        STEP_K = 1024,
-        STEP_BYTES = 4 * BYTES,
-        SLOT_BYTES = STEP_BYTES + (ALIGNMENT == 16 ? 0 : 32),
-        STEP_GROUPS = 32,
+    enum : uint32_t {
+        STEP_K = 256,
+        STEP_BYTES = FIFTH ? 176 : 144,
+        ROW_SLOT = ALIGNMENT == 16 ? STEP_BYTES
+                   : FIFTH         ? 208
+                                   : 176,
+        SLOT = TILE * ROW_SLOT,
         STAGES = 3,
-        SLICES_MAX = 2,
-        PARTS = 1,
-        PART_FOURS = 8,
-        OFFSET = 1,
+        SCALE_BYTES = TILE * SCALES_PITCH,
     };
-    uint32_t words[8]; /* the four bits at 0, 8, 16, 24 of each word are this lane's */
-    uint32_t fifth[FIFTH ? 8 : 1];
-    float d;
+    enum { ALIGN = ALIGNMENT, SCALES = 1, HAS_MIN = 1, TERMS = 1 };
+    static const order ORDER = ORDER_BYTES;
+    float d[1];
     float m;
+    float4 scale_pair;      /* scale and offset of two groups */
+    uint32_t words[2];      /* their four bits */
+    uint32_t fifth_bits[2]; /* of all groups */
 
-    static __device__ __forceinline__ uint32_t x_offset(uint32_t lane)
+    static __device__ __forceinline__ uint32_t place(uint32_t, uint32_t piece)
     {
-        return lane * X_PITCH;
+        return piece;
     }
 
-    __device__ __forceinline__ void fetch(uint32_t at, uint32_t lane, uint32_t left)
+    /* Lane t of a row unpacks parts t and t + 4. */
+    static __device__ __forceinline__ void prepare(
+        const row_bytes_at (&rows)[2], uint32_t scales, uint32_t lane)
     {
-        uint32_t s = lane % 8;
-        bool inside = lane * 32 < left;
+        uint32_t t = lane % 4;
 
-        at += lane / 8 * BYTES;
-        uint32_t a = *smem_at(at + 4 + s % 4);
-        uint32_t b = *smem_at(at + 8 + s % 4);
-        uint32_t c = *smem_at(at + 12 + s % 4);
-        uint32_t scale = s < 4 ? a & 63 : (c & 15) | a >> 6 << 4;
-        uint32_t min = s < 4 ? b & 63 : c >> 4 | b >> 6 << 4;
-        d = inside ? half_bits(smem_u16(at)) * static_cast<float>(scale) : 0.0f;
-        m = inside ? half_bits(smem_u16(at + 2)) * static_cast<float>(min) : 0.0f;
-        smem_words<ALIGN>(at + (FIFTH ? 48 : 16) + s / 2 * 32, words);
 #pragma unroll
-        for (int i = 0; i < 8; i++)
-            words[i] >>= s % 2 * 4;
-        if (FIFTH) {
-            smem_words<ALIGN>(at + 16, fifth);
+        for (uint32_t i = 0; i < 2; i++) {
+            uint32_t at = rows[i].at;
+            uint32_t a = *smem_at(at + 4 + t);
+            uint32_t b = *smem_at(at + 8 + t);
+            uint32_t c = *smem_at(at + 12 + t);
+            float d = half_bits(smem_u16(at));
+            float dmin = half_bits(smem_u16(at + 2));
+            float2 low =
+                make_float2(d * static_cast<float>(a & 63), -(dmin * static_cast<float>(b & 63)));
+            float2 high = make_float2(d * static_cast<float>((c & 15) | a >> 6 << 4),
+                -(dmin * static_cast<float>(c >> 4 | b >> 6 << 4)));
+            uint32_t to = scales + (lane / 4 + i * 8) * SCALES_PITCH + t * 8;
+            *reinterpret_cast<float2 *>(smem_at(to)) = low;
+            *reinterpret_cast<float2 *>(smem_at(to + 32)) = high;
+        }
+        __syncwarp();
+    }
+
+    /* Two groups share their bytes: the even one has the low four bits. */
+    __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t scales, uint32_t group,
+        uint32_t lane, uint32_t i, uint32_t, uint32_t (&w)[TERMS][4])
+    {
+        uint32_t byte = lane % 4 * 8;
+
+        if (group % 2 == 0) {
+            uint32_t from = scales + (lane / 4 + i * 8) * SCALES_PITCH + group * 8;
+            scale_pair = *reinterpret_cast<const float4 *>(smem_at(from));
+            smem_two_words<ALIGN>(row, byte, (FIFTH ? 48 : 16) + group / 2 * 32, words);
+        }
+        if (FIFTH && group == 0)
+            smem_two_words<ALIGN>(row, byte, 16, fifth_bits);
+        d[0] = group % 2 == 0 ? scale_pair.x : scale_pair.z;
+        m = group % 2 == 0 ? scale_pair.y : scale_pair.w;
 #pragma unroll
-            for (int i = 0; i < 8; i++)
-                fifth[i % (FIFTH ? 8 : 1)] >>= s;
+        for (uint32_t p = 0; p < 2; p++) {
+#pragma unroll
+            for (uint32_t odd = 0; odd < 2; odd++) {
+                uint32_t four = words[p] >> (group % 2 * 4 + odd * 8);
+                if (FIFTH)
+                    four = (four & 0x000F000Fu) |
+                           (moved(fifth_bits[p], group + odd * 8, 4) & 0x00100010u);
+                w[0][p * 2 + odd] =
+                    small_ints(four, FIFTH ? 0x001F001Fu : 0x000F000Fu, 0x43004300u);
+            }
         }
-    }
-
-    __device__ __forceinline__ void four(int c, float (&w)[4]) const
-    {
-        uint32_t word = words[c];
-
-        if (FIFTH) {
-            uint32_t high = fifth[c % (FIFTH ? 8 : 1)];
-            w[0] = float_of_5<0, 0>(word, high);
-            w[1] = float_of_5<8, 8>(word, high);
-            w[2] = float_of_5<16, 16>(word, high);
-            w[3] = float_of_5<24, 24>(word, high);
-        } else {
-            w[0] = float_of_4<0>(word);
-            w[1] = float_of_4<8>(word);
-            w[2] = float_of_4<16>(word);
-            w[3] = float_of_4<24>(word);
-        }
-    }
-
-    __device__ __forceinline__ float scaled(int, float dot, float x_sum, float sum) const
-    {
-        sum = fmaf(d, fmaf(FIFTH ? -32.0f : -16.0f, x_sum, dot), sum);
-        return fmaf(-m, x_sum, sum);
     }
 };
 
 /* Q6_K: d * scale * (q - 32), a scale of 8 bits for every 16 weights. */
 struct format_q6_k {
-    enum {
-        BYTES = 210,
-        ALIGN = 2,
-        STEP_K = 1024,
-        STEP_BYTES = 4 * BYTES,
-        SLOT_BYTES = STEP_BYTES + 40, /* to a multiple of 16 */
-        STEP_GROUPS = 32,
+    enum : uint32_t {
+        STEP_K = 256,
+        STEP_BYTES = 210,
+        ROW_SLOT = 240,
+        SLOT = TILE * ROW_SLOT,
         STAGES = 2,
-        SLICES_MAX = 2,
-        PARTS = 2,
-        PART_FOURS = 4,
-        OFFSET = 1,
+        SCALE_BYTES = TILE * SCALES_PITCH,
     };
-    uint32_t words[8]; /* four bits at 0, 8, 16, 24 */
-    uint32_t high[8];  /* two bits there */
+    enum { ALIGN = 2, SCALES = 2, HAS_MIN = 0, TERMS = 1 };
+    static const order ORDER = ORDER_HALVES;
     float d[2];
+    float m;
 
-    static __device__ __forceinline__ uint32_t x_offset(uint32_t lane)
+    static __device__ __forceinline__ uint32_t place(uint32_t, uint32_t piece)
     {
-        return lane * X_PITCH;
+        return piece;
     }
 
-    __device__ __forceinline__ void fetch(uint32_t at, uint32_t lane, uint32_t left)
+    /* Lane t of a row unpacks scales 4t to 4t + 3. */
+    static __device__ __forceinline__ void prepare(
+        const row_bytes_at (&rows)[2], uint32_t scales, uint32_t lane)
     {
-        uint32_t s = lane % 8;
-        uint32_t quarter = s % 4;
-        bool inside = lane * 32 < left;
+        uint32_t t = lane % 4;
 
-        at += lane / 8 * BYTES;
-        float all = inside ? half_bits(smem_u16(at + 208)) : 0.0f;
-        uint32_t scales = smem_u16(at + 192 + 2 * s);
-        d[0] = all * static_cast<float>(static_cast<int8_t>(scales & 255));
-        d[1] = all * static_cast<float>(static_cast<int8_t>(scales >> 8));
-        smem_words<ALIGN>(at + s / 4 * 64 + quarter % 2 * 32, words);
-        smem_words<ALIGN>(at + 128 + s / 4 * 32, high);
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            words[i] >>= quarter / 2 * 4;
-            high[i] >>= quarter * 2;
+        for (uint32_t i = 0; i < 2; i++) {
+            float all = half_bits(smem_u16(rows[i].at + 208));
+            uint32_t to = scales + (lane / 4 + i * 8) * SCALES_PITCH + t * 16;
+#pragma unroll
+            for (uint32_t half = 0; half < 2; half++) {
+                uint32_t two = smem_u16(rows[i].at + 192 + t * 4 + half * 2);
+                float first = all * static_cast<float>(static_cast<int8_t>(two & 255));
+                float second = all * static_cast<float>(static_cast<int8_t>(two >> 8));
+                *reinterpret_cast<float2 *>(smem_at(to + half * 8)) = make_float2(first, second);
+            }
         }
+        __syncwarp();
     }
 
-    __device__ __forceinline__ void four(int c, float (&w)[4]) const
+    __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t scales, uint32_t group,
+        uint32_t lane, uint32_t i, uint32_t, uint32_t (&w)[TERMS][4])
     {
-        w[0] = float_of_6<0, 0>(words[c], high[c]);
-        w[1] = float_of_6<8, 8>(words[c], high[c]);
-        w[2] = float_of_6<16, 16>(words[c], high[c]);
-        w[3] = float_of_6<24, 24>(words[c], high[c]);
-    }
+        uint32_t quarter = group % 4;
+        uint32_t byte = lane % 4 * 4;
+        uint32_t from = scales + (lane / 4 + i * 8) * SCALES_PITCH + group * 8;
+        float2 pair = *reinterpret_cast<const float2 *>(smem_at(from));
 
-    __device__ __forceinline__ float scaled(int part, float dot, float x_sum, float sum) const
-    {
-        return fmaf(d[part], fmaf(-96.0f, x_sum, dot), sum);
+        d[0] = pair.x;
+        d[1] = pair.y;
+#pragma unroll
+        for (uint32_t half = 0; half < 2; half++) { /* the scales want products of 16 neighbours */
+            uint32_t low = group / 4 * 64 + quarter % 2 * 32 + half * 16;
+            uint32_t high = 128 + group / 4 * 32 + half * 16;
+            uint32_t word = smem_word<ALIGN>(row, byte, low) >> quarter / 2 * 4;
+            uint32_t bits = smem_word<ALIGN>(row, byte, high);
+#pragma unroll
+            for (uint32_t odd = 0; odd < 2; odd++) {
+                uint32_t six = (word >> odd * 8 & 0x000F000Fu) |
+                               (moved(bits, quarter * 2 + odd * 8, 4) & 0x00300030u);
+                w[0][half * 2 + odd] = small_ints(six, 0x003F003Fu, 0x43204320u);
+            }
+        }
     }
 };
 
-int lam_cuda_gemv_super(CUstream_st *stream, const lam_cuda_chip *chip, const lam_matmul_args *args)
+int lam_cuda_gemv_super(
+    CUstream_st *stream, const lam_cuda_chip *chip, const lam_matmul_args *args, void *workspace)
 {
     lam_dtype dtype = args->mats[0].dtype;
     uint64_t row_bytes =
         static_cast<uint64_t>(args->n_cols) / 256 * lam_dtype_info(dtype)->block_bytes;
-    gemv_args own = gemv_args_of(args, row_bytes);
+    gemv_args own = gemv_args_of(args, row_bytes, workspace);
     bool aligned = rows_aligned(own, 16);
 
     if (dtype == LAM_Q4_K)

@@ -9,6 +9,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include "kernels/cuda/dispatch.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/seqs.cuh"
 
 enum { BLOCK = 128 };
@@ -31,6 +32,8 @@ static __global__ void __launch_bounds__(BLOCK)
     const lam_seq_rows &seq = batch.seqs[blockIdx.y];
     uint32_t width = kv.n_kv_heads * kv.head_dim;
 
+    let_successors_begin();
+    wait_for_predecessors();
     if (blockIdx.x >= seq.n_rows)
         return;
     uint32_t position = seq.pos_begin + blockIdx.x;
@@ -45,18 +48,15 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-int lam_cuda_kv_write(CUstream_st *stream, const lam_kv_write_args *args)
+int lam_cuda_kv_write(CUstream_st *stream, const lam_cuda_chip *chip, const lam_kv_write_args *args)
 {
     return for_seqs(
         args->seqs, args->n_seqs, [](const lam_seq_rows &) { return true; },
         [&](const seq_batch &batch, uint32_t n, uint32_t rows_max) -> int {
             dim3 grid(rows_max, n, 2);
-            if (args->kv.dtype == LAM_F16)
-                kv_write_rows<__half>
-                    <<<grid, BLOCK, 0, stream>>>(batch, args->k, args->v, args->kv);
-            else
-                kv_write_rows<float><<<grid, BLOCK, 0, stream>>>(batch, args->k, args->v, args->kv);
-            return cudaGetLastError();
+            return launch(stream, chip,
+                args->kv.dtype == LAM_F16 ? kv_write_rows<__half> : kv_write_rows<float>, grid,
+                BLOCK, 0, batch, args->k, args->v, args->kv);
         });
 }
 

@@ -11,6 +11,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include "kernels/cuda/dispatch.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/unpack.cuh"
 
 enum { BLOCK = 256 };
@@ -31,6 +32,8 @@ static __global__ void __launch_bounds__(BLOCK)
     uint32_t k = (blockIdx.x * BLOCK + threadIdx.x) * 8;
     float w[8];
 
+    let_successors_begin();
+    wait_for_predecessors();
     if (k >= ld)
         return;
     x += static_cast<size_t>(blockIdx.y) * n_cols;
@@ -47,6 +50,8 @@ static __global__ void __launch_bounds__(BLOCK)
     const uint8_t *row = weight + blockIdx.y * row_bytes<DTYPE>(n_cols);
     float w[8] = {0, 0, 0, 0, 0, 0, 0, 0};
 
+    let_successors_begin();
+    wait_for_predecessors();
     if (k >= ld)
         return;
     if (k + 8 <= n_cols) {
@@ -59,24 +64,23 @@ static __global__ void __launch_bounds__(BLOCK)
     store8(out + static_cast<size_t>(blockIdx.y) * ld + k, w);
 }
 
-int lam_cuda_pack_rows(
-    CUstream_st *stream, const float *x, uint32_t n_rows, uint32_t n_cols, uint32_t ld, void *out)
+int lam_cuda_pack_rows(CUstream_st *stream, const lam_cuda_chip *chip, const float *x,
+    uint32_t n_rows, uint32_t n_cols, uint32_t ld, void *out)
 {
     dim3 grid(div_up(ld, 8 * BLOCK), n_rows);
 
-    pack_rows<<<grid, BLOCK, 0, stream>>>(x, n_cols, ld, static_cast<__half *>(out));
-    return cudaGetLastError();
+    return launch(
+        stream, chip, pack_rows, grid, BLOCK, 0, x, n_cols, ld, static_cast<__half *>(out));
 }
 
-int lam_cuda_pack_weights(CUstream_st *stream, const void *weight, lam_dtype dtype, uint32_t n_rows,
-    uint32_t n_cols, uint32_t ld, void *out)
+int lam_cuda_pack_weights(CUstream_st *stream, const lam_cuda_chip *chip, const void *weight,
+    lam_dtype dtype, uint32_t n_rows, uint32_t n_cols, uint32_t ld, void *out)
 {
     dim3 grid(div_up(ld, 8 * BLOCK), n_rows);
 
     return for_dtype(dtype, [&](auto tag) -> int {
-        pack_weights<decltype(tag)::value><<<grid, BLOCK, 0, stream>>>(
+        return launch(stream, chip, pack_weights<decltype(tag)::value>, grid, BLOCK, 0,
             static_cast<const uint8_t *>(weight), n_cols, ld, static_cast<__half *>(out));
-        return cudaGetLastError();
     });
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include "kernels/cuda/dispatch.cuh"
+#include "kernels/cuda/launch.cuh"
 
 enum { BLOCK = 512, PER_SM = 4, UNROLL = 8 };
 
@@ -15,6 +16,8 @@ static __global__ void __launch_bounds__(BLOCK) probe_sums(uint4 *from, uint64_t
     uint64_t i = static_cast<uint64_t>(blockIdx.x) * BLOCK + threadIdx.x;
     uint32_t sum = 0;
 
+    let_successors_begin();
+    wait_for_predecessors();
     for (; i + (UNROLL - 1) * stride < n; i += UNROLL * stride) {
         uint4 four[UNROLL];
 #pragma unroll
@@ -32,8 +35,8 @@ static __global__ void __launch_bounds__(BLOCK) probe_sums(uint4 *from, uint64_t
 
 int lam_cuda_probe(CUstream_st *stream, const lam_cuda_chip *chip, void *from, uint64_t bytes)
 {
-    probe_sums<<<chip->n_sms * PER_SM, BLOCK, 0, stream>>>(static_cast<uint4 *>(from), bytes / 16);
-    return cudaGetLastError();
+    return launch(stream, chip, probe_sums, dim3(chip->n_sms * PER_SM), BLOCK, 0,
+        static_cast<uint4 *>(from), bytes / 16);
 }
 
 int lam_cuda_prepare_probe(void)

@@ -8,6 +8,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include "kernels/cuda/dispatch.cuh"
+#include "kernels/cuda/launch.cuh"
 
 enum { BLOCK = 512, WARPS = BLOCK / 32 };
 
@@ -25,6 +26,8 @@ static __global__ void __launch_bounds__(BLOCK) rms_norm_rows(const lam_rms_norm
     float *out = args.out + static_cast<size_t>(blockIdx.x) * args.n_cols;
     float sum = 0;
 
+    let_successors_begin();
+    wait_for_predecessors();
     for (uint32_t i = threadIdx.x; i < args.n_cols; i += BLOCK)
         sum = fmaf(x[i], x[i], sum);
     sum = warp_sum(sum);
@@ -37,10 +40,9 @@ static __global__ void __launch_bounds__(BLOCK) rms_norm_rows(const lam_rms_norm
         out[i] = x[i] * scale * args.weight[i];
 }
 
-int lam_cuda_rms_norm(CUstream_st *stream, const lam_rms_norm_args *args)
+int lam_cuda_rms_norm(CUstream_st *stream, const lam_cuda_chip *chip, const lam_rms_norm_args *args)
 {
-    rms_norm_rows<<<args->n_rows, BLOCK, 0, stream>>>(*args);
-    return cudaGetLastError();
+    return launch(stream, chip, rms_norm_rows, dim3(args->n_rows), BLOCK, 0, *args);
 }
 
 int lam_cuda_prepare_rms_norm(void)

@@ -10,6 +10,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include "kernels/cuda/dispatch.cuh"
+#include "kernels/cuda/launch.cuh"
 
 enum { BLOCK = 128 };
 
@@ -21,6 +22,8 @@ static __global__ void __launch_bounds__(BLOCK) rope_angles(const lam_rope_table
     uint32_t t = index / n_pairs;
     uint32_t i = index % n_pairs;
 
+    let_successors_begin();
+    wait_for_predecessors();
     if (t >= args.n_rows)
         return;
     double exponent = -2.0 * i / args.rope_dim;
@@ -44,6 +47,8 @@ static __global__ void __launch_bounds__(BLOCK) rope_rotate(const lam_rope_args 
     float *row = args.x + static_cast<size_t>(blockIdx.x) * args.n_heads * args.head_dim;
     bool adjacent = args.pairing == LAM_ROPE_ADJACENT;
 
+    let_successors_begin();
+    wait_for_predecessors();
     for (uint32_t at = threadIdx.x; at < args.n_heads * n_pairs; at += BLOCK) {
         uint32_t i = at % n_pairs;
         float *head = row + at / n_pairs * args.head_dim;
@@ -58,18 +63,17 @@ static __global__ void __launch_bounds__(BLOCK) rope_rotate(const lam_rope_args 
     }
 }
 
-int lam_cuda_rope_table(CUstream_st *stream, const lam_rope_table_args *args)
+int lam_cuda_rope_table(
+    CUstream_st *stream, const lam_cuda_chip *chip, const lam_rope_table_args *args)
 {
     uint32_t n_blocks = div_up(static_cast<uint64_t>(args->n_rows) * (args->rope_dim / 2), BLOCK);
 
-    rope_angles<<<n_blocks, BLOCK, 0, stream>>>(*args);
-    return cudaGetLastError();
+    return launch(stream, chip, rope_angles, dim3(n_blocks), BLOCK, 0, *args);
 }
 
-int lam_cuda_rope(CUstream_st *stream, const lam_rope_args *args)
+int lam_cuda_rope(CUstream_st *stream, const lam_cuda_chip *chip, const lam_rope_args *args)
 {
-    rope_rotate<<<args->n_rows, BLOCK, 0, stream>>>(*args);
-    return cudaGetLastError();
+    return launch(stream, chip, rope_rotate, dim3(args->n_rows), BLOCK, 0, *args);
 }
 
 int lam_cuda_prepare_rope(void)

@@ -4,7 +4,7 @@
  * Bounds, for 1 to 16 rows (f32 activations, exact weights):
  *     |gpu - exact| <= 2^-18 * sum |x w|
  * and for more rows, where activations and weights are rounded to f16 once, the same against the
- * sum of the numbers rounded so, and 2^-11 * sum |x w| against the unrounded.
+ * sum of the numbers rounded so, and 2^-10 * sum |x w| against the unrounded.
  * test_matmul_bound_has_teeth: one quantum of one weight breaks the first.
  */
 #include <math.h>
@@ -174,7 +174,7 @@ static void check(struct gpu *gpu, enum lam_dtype dtype, struct shape shape, boo
         fail_msg("%s %u x %u x %u: error %g", lam_dtype_info(dtype)->name, shape.n_rows,
             shape.n_cols, shape.n_out, error);
     if (many)
-        assert_true(worst_error(&scene, false, accumulate, out) <= 0x1p-11);
+        assert_true(worst_error(&scene, false, accumulate, out) <= 0x1p-10);
     scene_done(&scene);
     twin_free(out);
     twin_free(again);
@@ -205,32 +205,37 @@ void test_matmul_tiles(void **state)
     check(*state, LAM_Q4_0, (struct shape){17, 14336, 2400}, true);
 }
 
-/* The least defect of a weight: its lowest bit, in the last quantity of the first block. */
-static size_t a_weight_byte(enum lam_dtype dtype)
+/* The least defect of a weight of the first block: its lowest bit, of floats the lowest of BF16. */
+static void damage(struct scene *scene)
 {
-    switch (dtype) {
+    switch (scene->dtype) {
     case LAM_F32:
-        return 2; /* as small as a bit of BF16 */
+        scene->weights[2] ^= 1;
+        return;
     case LAM_F16:
+        scene->weights[0] ^= 8;
+        return;
     case LAM_BF16:
-        return 0;
+        scene->weights[0] ^= 1;
+        return;
     case LAM_Q6_K:
-        return 5;
+        scene->weights[5] ^= 1;
+        return;
     default:
-        return lam_dtype_info(dtype)->block_bytes - 3u;
+        scene->weights[lam_dtype_info(scene->dtype)->block_bytes - 3u] ^= 1;
     }
 }
 
 void test_matmul_bound_has_teeth(void **state)
 {
-    struct shape shape = {2, 512, 5};
+    struct shape shape = {4, 256, 1};
 
     for (size_t d = 0; d < twin_n_dtypes; d++) {
         struct scene scene;
         float *out = twin_floats((size_t)shape.n_rows * shape.n_out);
         scene_init(&scene, twin_dtypes[d], shape);
         run(*state, &scene, false, out);
-        scene.weights[a_weight_byte(twin_dtypes[d])] ^= 1;
+        damage(&scene);
         assert_true(worst_error(&scene, false, false, out) > 0x1p-18);
         scene_done(&scene);
         twin_free(out);
