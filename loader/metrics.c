@@ -118,18 +118,14 @@ static void collect_disk(const struct lam_share *share, uint64_t *values)
     values[DISK_BUSY_RATIO] = meter.busy_ppm;
 }
 
-/* A session uses each kept unit once a pass, though it is told of it once only. */
+/* A session uses each kept unit of its cycle once a pass, though it is told of it once only. */
 static uint64_t hit_ppm(const struct lam_slots_counts *counts, const struct lam_layout *layout)
 {
-    uint64_t n_transit = layout->n_units - layout->n_kept;
     uint64_t misses = counts->transit_grants - counts->transit_hits;
 
-    if (n_transit == 0)
+    if (layout->n_units == layout->n_kept)
         return 1000000;
-    if (counts->transit_grants == 0)
-        return 0;
-    /* misses / (grants * units of a pass / units that are granted in a pass) */
-    return 1000000 - misses * n_transit * 1000000 / (counts->transit_grants * layout->n_units);
+    return counts->steps == 0 ? 0 : 1000000 - misses * 1000000 / counts->steps;
 }
 
 static void collect_sessions(const struct lam_share *share, uint64_t *values)

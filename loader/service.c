@@ -175,6 +175,10 @@ static enum lam_status open_session(struct lam_service *service, struct lam_rpc_
     const Laminar__V1__OpenSession *open, struct lam_err *err)
 {
     struct lam_share *share = find_model(service, open->model, err);
+    struct lam_session_request request = {.token = open->token.data,
+        .token_bytes = open->token.len,
+        .units = open->units,
+        .n_units = open->n_units};
     enum lam_status status;
 
     if (share == NULL)
@@ -184,7 +188,7 @@ static enum lam_status open_session(struct lam_service *service, struct lam_rpc_
         status = lam_fail(
             err, LAM_FAILED_PRECONDITION, "this stream has a session already: open another stream");
     if (status == LAM_OK)
-        status = lam_sessions_open(share->sessions, call, open->token.data, open->token.len, err);
+        status = lam_sessions_open(share->sessions, call, &request, err);
     if (status == LAM_OK)
         lam_rpc_call_set_user(call, share);
     return status;

@@ -179,7 +179,7 @@ static uint32_t find_token(const struct lam_sessions *sessions, const void *toke
 }
 
 enum lam_status lam_sessions_open(struct lam_sessions *sessions, struct lam_rpc_call *call,
-    const void *token, size_t token_bytes, struct lam_err *err)
+    const struct lam_session_request *request, struct lam_err *err)
 {
     enum lam_status status;
     uint32_t s;
@@ -187,19 +187,19 @@ enum lam_status lam_sessions_open(struct lam_sessions *sessions, struct lam_rpc_
     pthread_mutex_lock(&sessions->lock);
     /* Asked under our lock: if the peer goes after a yes, its on_gone waits for the lock and then
      * finds the session. */
-    if (!lam_handover_knows(sessions->handover, token, token_bytes))
+    if (!lam_handover_knows(sessions->handover, request->token, request->token_bytes))
         status = lam_fail(err, LAM_PERMISSION_DENIED,
             "the token is not that of an open connection to the pool socket: connect there first");
     else if (find_call(sessions, call) < LAM_SLOTS_SESSIONS_MAX ||
-             find_token(sessions, token) < LAM_SLOTS_SESSIONS_MAX)
+             find_token(sessions, request->token) < LAM_SLOTS_SESSIONS_MAX)
         status = lam_fail(err, LAM_FAILED_PRECONDITION,
-            "this stream or this pool connection has a session already: one each");
+            "this stream or this pool connection has a session already: one each at a time");
     else
-        status = lam_slots_open(sessions->slots, &s, err);
+        status = lam_slots_open(sessions->slots, request->units, request->n_units, &s, err);
     if (status == LAM_OK) {
         sessions->sessions[s].open = true;
         sessions->sessions[s].call = call;
-        memcpy(sessions->sessions[s].token, token, LAM_POOL_TOKEN_BYTES);
+        memcpy(sessions->sessions[s].token, request->token, LAM_POOL_TOKEN_BYTES);
         settle(sessions);
     }
     pthread_mutex_unlock(&sessions->lock);

@@ -51,11 +51,18 @@ void lam_sessions_connect(
 
 /* ---- streams: on the server's I/O thread; errors end the stream with their status ---- */
 
-/* The stream's first message. Errors: LAM_PERMISSION_DENIED (unknown token),
- * LAM_FAILED_PRECONDITION (a second session of one connection or stream), LAM_RESOURCE_EXHAUSTED.
- */
+/* What a worker asks for in the stream's first message. */
+struct lam_session_request {
+    const void *token;
+    size_t token_bytes;
+    const uint32_t *units; /* [n_units] its cycle, as for lam_slots_open */
+    size_t n_units;
+};
+
+/* Errors: LAM_PERMISSION_DENIED (unknown token), LAM_FAILED_PRECONDITION (the connection or the
+ * stream has a session that has not ended), LAM_INVALID_ARGUMENT, LAM_RESOURCE_EXHAUSTED. */
 LAM_MUST_USE enum lam_status lam_sessions_open(struct lam_sessions *sessions,
-    struct lam_rpc_call *call, const void *token, size_t token_bytes, struct lam_err *err);
+    struct lam_rpc_call *call, const struct lam_session_request *request, struct lam_err *err);
 LAM_MUST_USE enum lam_status lam_sessions_credit(struct lam_sessions *sessions,
     struct lam_rpc_call *call, uint32_t n_units, struct lam_err *err);
 LAM_MUST_USE enum lam_status lam_sessions_release(struct lam_sessions *sessions,

@@ -1,7 +1,6 @@
 /*
- * slots: see the header for the rules. The state is four tables: units, places, sessions, and the
- * list of the units that are in transit. Here are the events and the grants; slots_load.c has what
- * is read next.
+ * slots: see the header for the rules. The state is three tables: units, places, sessions. Here are
+ * the events and the grants; slots_load.c has what is read next, slots_cycle.c who needs what when.
  */
 #include "loader/slots.h"
 
@@ -89,9 +88,9 @@ static bool next_transit(struct lam_slots *slots, uint32_t s, struct lam_slots_a
     struct lam_slots_unit *unit;
     uint32_t u;
 
-    if (session->credits == 0 || slots->n_transit == 0)
+    u = session->next;
+    if (session->credits == 0 || u == NOWHERE)
         return false;
-    u = slots->transit[session->cursor];
     unit = &slots->units[u];
     *ret = (struct lam_slots_action){.session = s, .unit = u, .place = unit->place};
     if (unit->fault != LAM_OK) {
@@ -116,7 +115,7 @@ static bool next_transit(struct lam_slots *slots, uint32_t s, struct lam_slots_a
     place->served = true;
     session->held_slots++;
     session->credits--;
-    session->cursor = (session->cursor + 1) % slots->n_transit;
+    slots->counts.steps += lam_slots_step(slots, session);
     return true;
 }
 
@@ -170,8 +169,21 @@ void lam_slots_back(struct lam_slots *slots, uint32_t n_places)
     slots->n_backed = n_places;
 }
 
-enum lam_status lam_slots_open(struct lam_slots *slots, uint32_t *ret_session, struct lam_err *err)
+/* The arrays are those of place `index` in their storage. */
+static void init_session(struct lam_slots *slots, struct lam_slots_session *session, uint32_t index)
 {
+    *session = (struct lam_slots_session){.told = slots->bitmaps + (size_t)index * slots->n_words,
+        .cycle = slots->cycles + (size_t)index * 2 * slots->n_units,
+        .rank = slots->cycles + ((size_t)index * 2 + 1) * slots->n_units};
+}
+
+enum lam_status lam_slots_open(struct lam_slots *slots, const uint32_t *units, size_t n_units,
+    uint32_t *ret_session, struct lam_err *err)
+{
+    enum lam_status status = lam_slots_check_cycle(slots, units, n_units, err);
+
+    if (status != LAM_OK)
+        return status;
     if (slots->n_transit > 0 && slots->counts.sessions == slots->n_seats)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
             "the loader has memory to stream for %" PRIu32 " workers at a time, and they are here: "
@@ -182,9 +194,9 @@ enum lam_status lam_slots_open(struct lam_slots *slots, uint32_t *ret_session, s
 
         if (session->open)
             continue;
-        *session = (struct lam_slots_session){
-            .open = true, .told = slots->bitmaps + (size_t)s * slots->n_words};
-        memset(session->told, 0, slots->n_words * sizeof(*session->told));
+        init_session(slots, session, s);
+        lam_slots_begin_cycle(slots, session, units, n_units);
+        session->open = true;
         slots->counts.sessions++;
         *ret_session = s;
         return LAM_OK;
@@ -353,7 +365,7 @@ uint32_t lam_slots_retry(struct lam_slots *slots)
         unit->fault = LAM_OK;
         lam_bit_clear(slots->kept_known, u);
         for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
-            if (slots->sessions[s].open)
+            if (slots->sessions[s].open && slots->sessions[s].rank[u] != NOWHERE)
                 lam_bit_clear(slots->sessions[s].told, u);
         }
     }
@@ -410,9 +422,9 @@ enum lam_slots_wait lam_slots_wait_of(
     const struct lam_slots_unit *unit;
 
     *ret_place = NOWHERE;
-    if (slots->n_transit == 0)
+    if (session->next == NOWHERE)
         return LAM_SLOTS_WAIT_NONE;
-    unit = &slots->units[slots->transit[session->cursor]];
+    unit = &slots->units[session->next];
     if (unit->place != NOWHERE && slots->places[unit->place].state == LAM_PLACE_READY)
         return LAM_SLOTS_WAIT_WORKER; /* else it would have been granted */
     if (session->credits == 0 || session->held_slots > 0)
@@ -477,17 +489,6 @@ void lam_slots_check(const struct lam_slots *slots)
 
 /* ---- life ---- */
 
-void lam_slots_list_transit(struct lam_slots *slots)
-{
-    uint32_t n = 0;
-
-    for (uint32_t u = 0; u < slots->n_units; u++) {
-        if (!slots->units[u].kept)
-            slots->transit[n++] = u;
-    }
-    assert(n == slots->n_transit);
-}
-
 static void fill_tables(struct lam_slots *slots, const struct lam_slots_config *config)
 {
     uint32_t n_kept = 0;
@@ -507,7 +508,9 @@ static void fill_tables(struct lam_slots *slots, const struct lam_slots_config *
         if (unit->kept)
             unit->home = slots->n_slots + n_kept++;
     }
-    lam_slots_list_transit(slots);
+    init_session(slots, &slots->nobody, LAM_SLOTS_SESSIONS_MAX);
+    slots->nobody.credits = 1;
+    lam_slots_begin_cycle(slots, &slots->nobody, NULL, 0);
 }
 
 enum lam_status lam_slots_create(
@@ -534,12 +537,13 @@ enum lam_status lam_slots_create(
 
     slots->units = lam_calloc(slots->n_units, sizeof(*slots->units));
     slots->places = lam_calloc(slots->n_places, sizeof(*slots->places));
-    slots->transit = lam_calloc((size_t)slots->n_transit + 1, sizeof(*slots->transit));
     slots->kept_known = lam_calloc(slots->n_words, sizeof(*slots->kept_known));
     slots->bitmaps =
-        lam_calloc((size_t)slots->n_words * LAM_SLOTS_SESSIONS_MAX, sizeof(*slots->bitmaps));
-    if (slots->units == NULL || slots->places == NULL || slots->transit == NULL ||
-        slots->kept_known == NULL || slots->bitmaps == NULL)
+        lam_calloc((size_t)slots->n_words * (LAM_SLOTS_SESSIONS_MAX + 1), sizeof(*slots->bitmaps));
+    slots->cycles = lam_calloc(
+        (size_t)slots->n_units * 2 * (LAM_SLOTS_SESSIONS_MAX + 1), sizeof(*slots->cycles));
+    if (slots->units == NULL || slots->places == NULL || slots->kept_known == NULL ||
+        slots->bitmaps == NULL || slots->cycles == NULL)
         goto fail;
     fill_tables(slots, config);
     *ret_slots = slots;
@@ -557,8 +561,8 @@ void lam_slots_destroy(struct lam_slots *slots)
         return;
     lam_free(slots->units);
     lam_free(slots->places);
-    lam_free(slots->transit);
     lam_free(slots->kept_known);
     lam_free(slots->bitmaps);
+    lam_free(slots->cycles);
     lam_free(slots);
 }

@@ -22,8 +22,9 @@
  * each of them. Sessions that compute for long on a unit leave the drive idle behind a shut gate:
  * then units spread over all lanes, so that each is read while the one before is computed on.
  *
- * Grants. A kept unit is granted to each session once, as soon as it is there, and costs no credit.
- * The other units are granted in cyclic order, one for each credit.
+ * Grants. A session goes round a cycle of units: all, or some in ascending order; no other unit is
+ * read or granted for it. A kept unit of it is granted once, as soon as it is there, and costs no
+ * credit. The others are granted in cyclic order, one for each credit.
  *
  * Seats. A lease is never taken back from a live holder, so room for others is kept in advance:
  * each open session is sure of one lane, and so is each that may still be opened, up to n_seats;
@@ -39,9 +40,11 @@
  * of a pass from its start. A place is taken from units that are needed later than the one it is
  * for, the latest first: for one session that is "the unit just released", for several they share
  * every read for as long as they are in phase. A session without credit counts a whole pass later
- * than others. Of sessions that wait for different units, the one that is fewest units behind
- * another is served first: it catches up, and from then on they share each read, whereas in turn
- * they would read everything twice for ever. The other waits for it less than a pass, once.
+ * than others. Sessions that wait for different units are served in turn, but those that stream the
+ * same units give their turns to the one that is fewest of these behind another: it catches up, and
+ * from then on they share each read, whereas in turn they would read everything twice for ever.
+ * With the same cycle the other waits for it less than a pass, once; with cycles that differ,
+ * before the first unit that both have, less than a pass, in each.
  *
  * Invariants (lam_slots_check): a held place is READY; no unit is in two places; two places that
  * share memory are in use together only behind a gate; a session holds a unit once; generations
@@ -52,6 +55,7 @@
 #define LAMINAR_LOADER_SLOTS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "common/status.h"
@@ -79,10 +83,11 @@ void lam_slots_destroy(struct lam_slots *slots); /* NULL is allowed */
 /* The first n_places have memory behind them now. Never fewer than before. */
 void lam_slots_back(struct lam_slots *slots, uint32_t n_places);
 
-/* A session begins, at the first unit, without credit. Errors: LAM_RESOURCE_EXHAUSTED when all
- * seats are taken. */
-LAM_MUST_USE enum lam_status lam_slots_open(
-    struct lam_slots *slots, uint32_t *ret_session, struct lam_err *err);
+/* A session begins, at the first unit of its cycle, without credit. units[n_units]: the cycle,
+ * strictly ascending; none: all units. Errors: LAM_INVALID_ARGUMENT (no such cycle);
+ * LAM_RESOURCE_EXHAUSTED when all seats are taken. */
+LAM_MUST_USE enum lam_status lam_slots_open(struct lam_slots *slots, const uint32_t *units,
+    size_t n_units, uint32_t *ret_session, struct lam_err *err);
 
 /* The session asks for nothing any more, and what it holds stays held: its process may still
  * read it. Only lam_slots_close follows. */
@@ -156,6 +161,7 @@ struct lam_slots_counts {
     uint64_t grants;
     uint64_t hits;                         /* grants of a fill that had served before */
     uint64_t transit_grants, transit_hits; /* of these, the ones of units that stream */
+    uint64_t steps; /* of sessions through their cycles, past kept units too */
     uint32_t sessions;
     uint32_t leases; /* (session, unit) pairs */
     uint32_t kept_loaded;

@@ -10,49 +10,28 @@
 
 #define NOWHERE LAM_SLOTS_NOWHERE
 
-/* What is read when nobody has asked for anything yet: a pass from its start. */
-static const struct lam_slots_session nobody = {.credits = 1};
-
 /* ---- needs ---- */
-
-/* Where in the pass the session stands: behind the transit unit that it was granted last. */
-static uint32_t position(const struct lam_slots *slots, const struct lam_slots_session *session)
-{
-    return session->cursor == 0 ? 0 : slots->transit[session->cursor - 1] + 1;
-}
-
-/* How many units ahead of the session `unit` is; a pass more when it cannot be taken now. */
-static uint64_t need_of(
-    const struct lam_slots *slots, const struct lam_slots_session *session, uint32_t unit)
-{
-    uint32_t at = position(slots, session);
-    uint64_t ahead = unit >= at ? unit - at : slots->n_units - at + unit;
-    bool waits = session->credits > 0 && lam_slots_may_take(slots, session);
-
-    return ahead + (waits ? 0 : slots->n_units);
-}
 
 /* The soonest need of a unit over all sessions. */
 static uint64_t next_use(const struct lam_slots *slots, uint32_t unit)
 {
-    uint64_t soonest = UINT64_MAX;
+    uint64_t soonest = LAM_SLOTS_NEVER;
 
     if (slots->counts.sessions == 0)
-        return need_of(slots, &nobody, unit);
+        return lam_slots_need_of(slots, &slots->nobody, unit);
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
         const struct lam_slots_session *session = &slots->sessions[s];
 
-        if (session->open && !session->detached && need_of(slots, session, unit) < soonest)
-            soonest = need_of(slots, session, unit);
+        if (session->open && !session->detached &&
+            lam_slots_need_of(slots, session, unit) < soonest)
+            soonest = lam_slots_need_of(slots, session, unit);
     }
     return soonest;
 }
 
-/* Would the session go on at once if its next unit were there? One that holds another may be busy
- * with it: only when nothing has moved for long does it count as waiting for both. */
-static bool is_waiting(const struct lam_slots *slots, const struct lam_slots_session *session)
+bool lam_slots_is_waiting(const struct lam_slots *slots, const struct lam_slots_session *session)
 {
-    return session->open && session->credits > 0 && slots->n_transit > 0 &&
+    return session->open && session->credits > 0 && session->next != NOWHERE &&
            (session->held_slots == 0 || slots->n_idle > 1);
 }
 
@@ -61,7 +40,7 @@ static bool is_awaited(const struct lam_slots *slots, uint32_t unit)
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
         const struct lam_slots_session *session = &slots->sessions[s];
 
-        if (is_waiting(slots, session) && slots->transit[session->cursor] == unit)
+        if (lam_slots_is_waiting(slots, session) && session->next == unit)
             return true;
     }
     return false;
@@ -82,9 +61,12 @@ bool lam_slots_overlap(const struct lam_slots *slots, uint32_t place, uint32_t u
 static bool is_busy(
     const struct lam_slots *slots, const struct lam_slots_place *place, uint64_t need)
 {
-    if (place->state == LAM_PLACE_READY)
-        return place->holders != 0 || next_use(slots, place->unit) <= need;
-    return place->state != LAM_PLACE_FREE;
+    uint64_t use;
+
+    if (place->state != LAM_PLACE_READY || place->holders != 0)
+        return place->state != LAM_PLACE_FREE;
+    use = next_use(slots, place->unit);
+    return use <= need && use != LAM_SLOTS_NEVER;
 }
 
 /* A way to load a unit. */
@@ -227,14 +209,14 @@ static bool best_way(
 static bool first_missing(const struct lam_slots *slots, const struct lam_slots_session *session,
     uint32_t *ret_unit, struct way *ret_way, uint64_t *ret_need)
 {
-    uint32_t u = position(slots, session) % slots->n_units;
     uint32_t seen = 0; /* transit units on the way: more than there are slots is no look-ahead */
     bool kept_missing = slots->counts.kept_loaded < slots->n_kept;
     bool blocked = false;
 
-    for (uint32_t i = 0; i < slots->n_units; i++, u = u + 1 == slots->n_units ? 0 : u + 1) {
+    for (uint32_t i = 0; i < session->n_cycle; i++) {
+        uint32_t u = session->cycle[(session->at + i) % session->n_cycle];
         const struct lam_slots_unit *unit = &slots->units[u];
-        uint64_t need = need_of(slots, session, u);
+        uint64_t need = lam_slots_need_of(slots, session, u);
 
         if (!unit->kept && ++seen > slots->n_slots && !kept_missing)
             return false;
@@ -307,46 +289,13 @@ static void begin_load(
         .late_end = way->late_end};
 }
 
-/* How many units the session is behind the next one that stands elsewhere and takes part; a pass if
- * there is none. */
-static uint32_t behind(const struct lam_slots *slots, const struct lam_slots_session *session)
-{
-    uint32_t at = position(slots, session);
-    uint32_t least = slots->n_units;
-
-    for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
-        const struct lam_slots_session *other = &slots->sessions[s];
-        uint32_t there;
-
-        if (!is_waiting(slots, other) || other->cursor == session->cursor)
-            continue;
-        there = position(slots, other);
-        there = there >= at ? there - at : slots->n_units - at + there;
-        least = there < least ? there : least;
-    }
-    return least;
-}
-
 /* A session that wants something read. */
 struct want {
-    struct lam_slots_session *session; /* NULL: none */
+    struct lam_slots_session *session;
     uint32_t unit;
     struct way way;
     uint64_t need; /* 0 for all that wait for this very unit */
 };
-
-static bool is_sooner(const struct lam_slots *slots, const struct want *a, const struct want *b)
-{
-    uint32_t behind_a, behind_b;
-
-    if (b->session == NULL || a->need != b->need)
-        return b->session == NULL || a->need < b->need;
-    behind_a = a->need == 0 ? behind(slots, a->session) : 0;
-    behind_b = b->need == 0 ? behind(slots, b->session) : 0;
-    if (behind_a != behind_b)
-        return behind_a < behind_b;
-    return a->session->last_load < b->session->last_load;
-}
 
 /* The first thing that the session wants read and that has a way. */
 static bool find_want(
@@ -356,15 +305,56 @@ static bool find_want(
 
     if (!first_missing(slots, session, &want.unit, &want.way, &want.need))
         return false;
-    if (is_waiting(slots, session) && slots->transit[session->cursor] == want.unit)
+    if (lam_slots_is_waiting(slots, session) && session->next == want.unit)
         want.need = 0;
     *ret_want = want;
     return true;
 }
 
+/* Whose turn it is. */
+static const struct want *find_turn(const struct want *wants, uint32_t n_wants)
+{
+    const struct want *turn = &wants[0];
+
+    for (uint32_t i = 1; i < n_wants; i++) {
+        if (wants[i].need != turn->need ? wants[i].need < turn->need
+                                        : wants[i].session->last_load < turn->session->last_load)
+            turn = &wants[i];
+    }
+    return turn;
+}
+
+/* Of those that wait and stream some of what this one does, it included, the one that is fewest
+ * units behind: it catches up in the other's turn. */
+static const struct want *find_straggler(const struct lam_slots *slots, const struct want *wants,
+    uint32_t n_wants, const struct want *turn)
+{
+    const struct want *best = turn;
+    uint32_t least;
+
+    if (turn->need > 0 || !lam_slots_is_waiting(slots, turn->session))
+        return turn;
+    least = lam_slots_behind(slots, turn->session);
+    for (uint32_t i = 0; i < n_wants; i++) {
+        uint32_t behind;
+
+        if (wants[i].need > 0 || !lam_slots_is_waiting(slots, wants[i].session) ||
+            !lam_slots_share(slots, turn->session, wants[i].session))
+            continue;
+        behind = lam_slots_behind(slots, wants[i].session);
+        if (behind < least) {
+            least = behind;
+            best = &wants[i];
+        }
+    }
+    return best;
+}
+
 static bool next_begin(struct lam_slots *slots, struct lam_slots_action *ret)
 {
-    struct want best = {.session = NULL}, want;
+    struct want wants[LAM_SLOTS_SESSIONS_MAX + 1];
+    const struct want *turn, *best;
+    uint32_t n_wants = 0;
 
     if (slots->n_loads == LAM_SLOTS_LOADS_MAX ||
         (slots->load_bytes > 0 && slots->load_bytes >= slots->load_bytes_max))
@@ -372,17 +362,18 @@ static bool next_begin(struct lam_slots *slots, struct lam_slots_action *ret)
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
         struct lam_slots_session *session = &slots->sessions[s];
 
-        if (session->open && !session->detached && find_want(slots, session, &want) &&
-            is_sooner(slots, &want, &best))
-            best = want;
+        if (session->open && !session->detached && find_want(slots, session, &wants[n_wants]))
+            n_wants++;
     }
-    if (best.session == NULL &&
-        (slots->counts.sessions > 0 ||
-            !first_missing(slots, &nobody, &best.unit, &best.way, &best.need)))
+    if (slots->counts.sessions == 0 && find_want(slots, &slots->nobody, &wants[0]))
+        n_wants = 1;
+    if (n_wants == 0)
         return false;
-    begin_load(slots, best.unit, &best.way, ret);
-    if (best.session != NULL)
-        best.session->last_load = slots->generation;
+    turn = find_turn(wants, n_wants);
+    best = find_straggler(slots, wants, n_wants, turn);
+    begin_load(slots, best->unit, &best->way, ret);
+    turn->session->last_load = slots->generation;
+    best->session->last_load = slots->generation;
     return true;
 }
 
@@ -436,9 +427,9 @@ static bool is_in_the_way(const struct lam_slots *slots, uint32_t p)
         uint32_t u, at;
         struct way way;
 
-        if (!is_waiting(slots, session))
+        if (!lam_slots_is_waiting(slots, session))
             continue;
-        u = slots->transit[session->cursor];
+        u = session->next;
         at = slots->units[u].place;
         if (slots->units[u].fault != LAM_OK ||
             next_use(slots, u) >= next_use(slots, slots->places[p].unit))

@@ -64,7 +64,7 @@ static void change_places(struct lam_slots *slots, uint32_t unit, uint32_t victi
     in->kept = true;
     in->home = out->home;
     out->kept = false;
-    lam_slots_list_transit(slots);
+    lam_slots_begin_cycle(slots, &slots->nobody, NULL, 0);
     if (unit == slots->part_unit)
         slots->part_valid = false; /* nobody fills its place any more */
 }

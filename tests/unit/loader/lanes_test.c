@@ -190,7 +190,7 @@ static struct result run(uint32_t n_units, uint64_t budget, uint64_t hold_steps)
         LAM_OK);
     assert_int_equal(lam_slots_create(&config, &w.slots, NULL), LAM_OK);
     lam_slots_back(w.slots, w.layout.n_slots + w.layout.n_kept);
-    assert_int_equal(lam_slots_open(w.slots, &w.session, NULL), LAM_OK);
+    assert_int_equal(lam_slots_open(w.slots, NULL, 0, &w.session, NULL), LAM_OK);
     assert_int_equal(lam_slots_credit(w.slots, w.session, 3, NULL), LAM_OK);
     for (uint32_t lap = 0; lap < warm + laps; lap++) {
         uint32_t before = w.at;

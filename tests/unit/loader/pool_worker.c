@@ -109,6 +109,8 @@ bool pool_worker_try_open(struct pool_worker *worker)
     open.model = worker->model;
     open.token.data = worker->token;
     open.token.len = sizeof(worker->token);
+    open.units = (uint32_t *)worker->units; /* protobuf-c has no const */
+    open.n_units = worker->n_units;
     request.kind_case = LAMINAR__V1__STREAM_REQUEST__KIND_OPEN;
     request.open = &open;
     send_request(worker, &request);

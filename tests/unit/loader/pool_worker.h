@@ -20,7 +20,9 @@
 struct pool_worker {
     struct lam_rpc_channel *channel;
     struct lam_rpc_stream *stream;
-    uint64_t model; /* handle for sessions and extents: 1 from pool_worker_connect on */
+    uint64_t model;        /* handle for sessions and extents: 1 from pool_worker_connect on */
+    const uint32_t *units; /* [n_units] the cycle of sessions; none: all */
+    size_t n_units;
     int connection; /* to the pool socket; -1: none */
     const unsigned char *pool;
     uint64_t pool_bytes;

@@ -283,6 +283,66 @@ static void a_stale_release_ends_the_session(void **state)
     lam_loader_destroy(loader);
 }
 
+/* Takes and gives back n units that stream; each has to be one of the cycle, in its order. */
+static void walk_cycle(struct pool_worker *worker, uint32_t n)
+{
+    uint32_t last = UINT32_MAX;
+
+    pool_worker_credit(worker, 1);
+    while (n > 0) {
+        struct pool_event event;
+        struct lam_err err = {0};
+        size_t i = 0;
+
+        if (pool_worker_next(worker, &event, &err) != LAM_OK)
+            fail_msg("%s", err.text);
+        while (i < worker->n_units && worker->units[i] != event.unit)
+            i++;
+        assert_true(i < worker->n_units);
+        live_check_unit(worker, &event);
+        if (event.kept)
+            continue;
+        assert_true(last == UINT32_MAX || event.unit > last || event.unit < worker->units[2]);
+        last = event.unit;
+        n--;
+        pool_worker_release(worker, event.unit, event.generation);
+        pool_worker_credit(worker, 1);
+    }
+}
+
+/* A worker that copies some units into its device, and then streams the others. */
+static void one_token_opens_cycles_one_after_the_other(void **state)
+{
+    char text[32];
+    struct lam_loader *loader = live_start(live_share(20, text), LAM_READER_AUTO);
+    uint32_t units[64];
+    struct pool_worker worker;
+    struct lam_err err = {0};
+
+    (void)state;
+    for (uint32_t u = 0; u < live_manifest.n_units; u++)
+        units[u] = u;
+    pool_worker_connect(&worker, live_model.dir);
+    for (uint32_t half = 0; half < 2; half++) {
+        worker.n_units = live_manifest.n_units / 2;
+        worker.units = units + half * worker.n_units;
+        pool_worker_open(&worker);
+        walk_cycle(&worker, 3 * live_manifest.n_units);
+        assert_int_equal(lam_rpc_stream_half_close(worker.stream, NULL), LAM_OK);
+        assert_int_equal(live_end_of(&worker, &err), LAM_CANCELLED); /* a good end */
+        assert_int_equal(pool_worker_stats(&worker)->leases, 0);
+        lam_rpc_stream_destroy(worker.stream);
+    }
+    units[0] = live_manifest.n_units;
+    worker.units = units;
+    worker.n_units = 1;
+    pool_worker_open(&worker);
+    assert_int_equal(live_end_of(&worker, &err), LAM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.text, "for a cycle"));
+    pool_worker_disconnect(&worker);
+    lam_loader_destroy(loader);
+}
+
 static void sessions_need_a_token_and_come_one_to_a_connection(void **state)
 {
     struct lam_loader *loader = live_start("auto", LAM_READER_AUTO);
@@ -320,6 +380,7 @@ int main(void)
         cmocka_unit_test(rows_come_from_the_pool_or_from_the_disk),
         cmocka_unit_test(pinned_units_stay),
         cmocka_unit_test(a_stale_release_ends_the_session),
+        cmocka_unit_test(one_token_opens_cycles_one_after_the_other),
         cmocka_unit_test(sessions_need_a_token_and_come_one_to_a_connection),
     };
 

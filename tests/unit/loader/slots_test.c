@@ -94,12 +94,43 @@ static void all_interleavings_with_faults(void **state)
         (struct world_shape){.n_units = 3, .n_lanes = 1, .early = 4, .part = 3}, 1, true, 6);
 }
 
+/* Sessions with cycles of their own: disjoint, one within the other, partly the same, all kept. */
+static void all_interleavings_of_two_cycles(void **state)
+{
+    (void)state;
+    explore_all((struct world_shape){.n_units = 4, .n_lanes = 1, .cycles = {0x6}}, 1, false, 8);
+    explore_all(
+        (struct world_shape){.n_units = 4, .n_lanes = 1, .cycles = {0x3, 0xc}}, 2, false, 6);
+    explore_all(
+        (struct world_shape){.n_units = 3, .n_lanes = 2, .cycles = {0x7, 0x2}}, 2, false, 6);
+    explore_all(
+        (struct world_shape){.n_units = 4, .kept = 1u << 2, .n_lanes = 1, .cycles = {0x7, 0xe}}, 2,
+        false, 6);
+    explore_all(
+        (struct world_shape){.n_units = 3, .kept = 1u << 2, .n_lanes = 1, .cycles = {0x4, 0x3}}, 2,
+        false, 6);
+    explore_all((struct world_shape){.n_units = 4, .n_lanes = 1, .early = 4, .cycles = {0x3, 0xe}},
+        2, false, 6);
+    explore_all((struct world_shape){.n_units = 3, .kept = 1, .n_lanes = 1, .cycles = {0x3, 0x6}},
+        2, true, 5);
+}
+
+/* Another cycle for the session, unless it is open: some units, or a run of them. */
+static void draw_cycle(struct world *w, uint32_t s, uint32_t random)
+{
+    uint32_t all = (1u << w->layout.n_units) - 1;
+    uint32_t cycle = (random & 1) != 0 ? random >> 1 : all << random % w->layout.n_units;
+
+    if (!w->open[s])
+        w->cycle[s] = (cycle & all) != 0 ? cycle & all : all;
+}
+
 static void long_random_runs_with_three_sessions(void **state)
 {
     uint64_t rng = 0x9e3779b97f4a7c15ull;
 
     (void)state;
-    for (uint32_t run = 0; run < 120; run++) {
+    for (uint32_t run = 0; run < 160; run++) {
         struct world_shape shape = {.n_units = 2 + run % 20,
             .n_lanes = 1 + run % 4,
             .early = run / 2 % 3 * 4,
@@ -111,6 +142,8 @@ static void long_random_runs_with_three_sessions(void **state)
         world_init(&w, &shape);
         for (uint32_t i = 0; i < 2000; i++) {
             rng = rng * 6364136223846793005ull + 1442695040888963407ull;
+            if (run >= 80 && i % 16 == 0)
+                draw_cycle(&w, (uint32_t)(rng >> 59) % WORLD_SESSIONS, (uint32_t)(rng >> 20));
             lam_ignore(world_play(&w, (uint32_t)(rng >> 33) % 20, WORLD_SESSIONS, run % 2 == 0),
                 "not every number is an event");
         }
@@ -259,25 +292,12 @@ static void one_session_too_many_is_refused_by_name(void **state)
     world_init(&w, &(struct world_shape){.n_units = 5, .n_lanes = 3, .seats = 2, .loads_max = 1});
     world_open(&w, 0);
     world_open(&w, 1);
-    assert_int_equal(lam_slots_open(w.slots, &id, &err), LAM_RESOURCE_EXHAUSTED);
+    assert_int_equal(lam_slots_open(w.slots, NULL, 0, &id, &err), LAM_RESOURCE_EXHAUSTED);
     assert_non_null(strstr(err.text, "2 workers"));
     assert_non_null(strstr(err.text, "--workers 3"));
     world_close(&w, 0);
-    assert_int_equal(lam_slots_open(w.slots, &id, &err), LAM_OK);
+    assert_int_equal(lam_slots_open(w.slots, NULL, 0, &id, &err), LAM_OK);
     world_done(&w);
-}
-
-/* One step of a drive that reads a unit at a time, and of sessions that compute in no time. */
-static void step_together(struct world *w, uint32_t n_sessions)
-{
-    world_finish_loads(w);
-    for (uint32_t i = w->n_leases; i-- > 0;)
-        world_release(w, i);
-    for (uint32_t s = 0; s < n_sessions; s++) {
-        if (w->open[s] && w->credits[s] == 0)
-            world_credit(w, s, 1);
-    }
-    world_settle(w);
 }
 
 /* Sessions that begin at different times read everything twice, until the one that is behind has
@@ -292,14 +312,14 @@ static void sessions_out_of_phase_join(void **state)
         world_init(&w, &(struct world_shape){.n_units = 20, .n_lanes = 3, .loads_max = 1});
         world_open(&w, 0);
         while (w.n_grants < lag)
-            step_together(&w, 1);
+            world_step(&w, 1);
         world_open(&w, 1);
         for (uint32_t i = 0; i < 40; i++) /* two passes of the drive */
-            step_together(&w, 2);
+            world_step(&w, 2);
         loads = w.n_loads;
         grants = w.n_grants;
         while (w.n_grants < grants + 2 * 200)
-            step_together(&w, 2);
+            world_step(&w, 2);
         assert_true(w.n_loads - loads <= 204); /* ten passes of each, all reads shared */
         world_done(&w);
     }
@@ -425,11 +445,11 @@ static void the_65th_session_is_refused(void **state)
     (void)state;
     world_init(&w, &(struct world_shape){.n_units = 3, .kept = 7, .n_lanes = 0, .loads_max = 10});
     for (uint32_t i = 0; i < LAM_SLOTS_SESSIONS_MAX; i++)
-        assert_int_equal(lam_slots_open(w.slots, &id, &err), LAM_OK);
-    assert_int_equal(lam_slots_open(w.slots, &id, &err), LAM_RESOURCE_EXHAUSTED);
+        assert_int_equal(lam_slots_open(w.slots, NULL, 0, &id, &err), LAM_OK);
+    assert_int_equal(lam_slots_open(w.slots, NULL, 0, &id, &err), LAM_RESOURCE_EXHAUSTED);
     assert_non_null(strstr(err.text, "64 sessions"));
     lam_slots_close(w.slots, 17);
-    assert_int_equal(lam_slots_open(w.slots, &id, &err), LAM_OK);
+    assert_int_equal(lam_slots_open(w.slots, NULL, 0, &id, &err), LAM_OK);
     assert_int_equal(id, 17);
     world_done(&w);
 }
@@ -451,6 +471,7 @@ int main(void)
         cmocka_unit_test(all_interleavings_of_one_session),
         cmocka_unit_test(all_interleavings_of_two_sessions),
         cmocka_unit_test(all_interleavings_of_overlapping_places),
+        cmocka_unit_test(all_interleavings_of_two_cycles),
         cmocka_unit_test(all_interleavings_with_faults),
         cmocka_unit_test(long_random_runs_with_three_sessions),
     };

@@ -50,14 +50,34 @@ static uint32_t session_of(const struct world *w, uint32_t id)
     return 0;
 }
 
-static uint32_t next_transit(const struct world *w, uint32_t after)
+static bool is_in_cycle(const struct world *w, uint32_t s, uint32_t unit)
 {
-    uint32_t u = after;
+    return (w->cycle[s] >> unit & 1) != 0;
+}
 
-    do
-        u = (u + 1) % w->layout.n_units;
-    while (w->kept[u]);
-    return u;
+/* The first unit of the session behind that one which streams. */
+static uint32_t next_transit(const struct world *w, uint32_t s, uint32_t after)
+{
+    for (uint32_t i = 1; i <= w->layout.n_units; i++) {
+        uint32_t u = (after + i) % w->layout.n_units;
+
+        if (!w->kept[u] && is_in_cycle(w, s, u))
+            return u;
+    }
+    return WORLD_NO_UNIT;
+}
+
+/* Does somebody go round to it? Without sessions everything is read ahead. */
+static bool is_wanted(const struct world *w, uint32_t unit)
+{
+    bool any = false;
+
+    for (uint32_t s = 0; s < WORLD_SESSIONS; s++) {
+        if (w->open[s] && !w->detached[s] && is_in_cycle(w, s, unit))
+            return true;
+        any = any || w->open[s];
+    }
+    return !any;
 }
 
 static void on_load(struct world *w, const struct lam_slots_action *a)
@@ -67,6 +87,7 @@ static void on_load(struct world *w, const struct lam_slots_action *a)
     assert_true(a->generation > w->last_generation);
     w->last_generation = a->generation;
     assert_false(place->loading);
+    assert_true(is_wanted(w, a->unit));
     assert_int_equal(a->kept, w->kept[a->unit]);
     assert_int_equal(a->kept, a->place >= w->layout.n_slots);
     assert_true(a->late_begin <= a->late_end && a->read_bytes > 0);
@@ -114,6 +135,7 @@ static void on_grant(struct world *w, const struct lam_slots_action *a)
     for (uint32_t i = 0; i < w->n_leases; i++)
         assert_false(w->leases[i].session == s && w->leases[i].unit == a->unit);
     assert_int_equal(a->kept, w->kept[a->unit]);
+    assert_true(is_in_cycle(w, s, a->unit));
     if (a->kept) {
         assert_int_equal(w->kept_granted[s] >> a->unit & 1, 0);
         w->kept_granted[s] |= 1u << a->unit;
@@ -121,7 +143,7 @@ static void on_grant(struct world *w, const struct lam_slots_action *a)
         assert_int_equal(a->unit, w->next_unit[s]);
         assert_true(w->credits[s] > 0);
         w->credits[s]--;
-        w->next_unit[s] = next_transit(w, a->unit);
+        w->next_unit[s] = next_transit(w, s, a->unit);
     }
     w->leases[w->n_leases++] = (struct world_lease){s, a->unit, a->place, a->generation};
     w->n_grants++;
@@ -187,7 +209,8 @@ static void lay_out(struct world *w, const struct world_shape *shape)
         at += WORLD_UNIT_BYTES;
     }
     if (shape->part > 0) {
-        layout->part_unit = next_transit(w, shape->n_units - 1);
+        for (layout->part_unit = 0; w->kept[layout->part_unit];)
+            layout->part_unit++;
         if (layout->part_bytes >= w->unit_bytes[layout->part_unit])
             layout->part_bytes = w->unit_bytes[layout->part_unit] - 1;
         at += layout->part_bytes;
@@ -217,6 +240,8 @@ void world_init(struct world *w, const struct world_shape *shape)
     memset(w, 0, sizeof(*w));
     w->n_seats = config.n_seats;
     w->layout.n_units = shape->n_units;
+    for (uint32_t s = 0; s < WORLD_SESSIONS; s++)
+        w->cycle[s] = shape->cycles[s] != 0 ? shape->cycles[s] : (1u << shape->n_units) - 1;
     for (uint32_t u = 0; u < shape->n_units; u++) {
         w->kept[u] = (shape->kept >> u & 1) != 0;
         w->unit_bytes[u] = u % 3 == 2 ? WORLD_UNIT_BYTES / 2 : WORLD_UNIT_BYTES;
@@ -238,21 +263,26 @@ void world_done(struct world *w)
 
 void world_open(struct world *w, uint32_t s)
 {
-    uint32_t n_open = 0;
+    uint32_t units[WORLD_UNITS_MAX];
+    uint32_t n = 0, n_open = 0;
 
+    for (uint32_t u = 0; u < w->layout.n_units; u++) {
+        if (is_in_cycle(w, s, u))
+            units[n++] = u;
+    }
     for (uint32_t i = 0; i < WORLD_SESSIONS; i++)
         n_open += w->open[i];
     if (n_open == w->n_seats && w->layout.n_kept < w->layout.n_units) {
-        assert_int_equal(lam_slots_open(w->slots, &w->id[s], NULL), LAM_RESOURCE_EXHAUSTED);
+        assert_int_equal(
+            lam_slots_open(w->slots, units, n, &w->id[s], NULL), LAM_RESOURCE_EXHAUSTED);
         return;
     }
-    assert_int_equal(lam_slots_open(w->slots, &w->id[s], NULL), LAM_OK);
+    assert_int_equal(lam_slots_open(w->slots, units, n, &w->id[s], NULL), LAM_OK);
     w->open[s] = true;
     w->detached[s] = false;
     w->credits[s] = 0;
     w->kept_granted[s] = 0;
-    w->next_unit[s] =
-        w->layout.n_kept == w->layout.n_units ? 0 : next_transit(w, w->layout.n_units - 1);
+    w->next_unit[s] = next_transit(w, s, w->layout.n_units - 1);
 }
 
 void world_detach(struct world *w, uint32_t s)
@@ -339,6 +369,18 @@ void world_finish_loads(struct world *w)
             world_loaded(w, p, LAM_OK);
         else if (w->places[p].loading && w->places[p].cancelled)
             world_loaded(w, p, LAM_CANCELLED);
+    }
+    world_settle(w);
+}
+
+void world_step(struct world *w, uint32_t n_sessions)
+{
+    world_finish_loads(w);
+    for (uint32_t i = w->n_leases; i-- > 0;)
+        world_release(w, i);
+    for (uint32_t s = 0; s < n_sessions; s++) {
+        if (w->open[s] && w->credits[s] == 0)
+            world_credit(w, s, 1);
     }
     world_settle(w);
 }
@@ -445,16 +487,15 @@ bool world_play(struct world *w, uint32_t event, uint32_t n_sessions, bool fault
 
 void world_drain(struct world *w)
 {
-    uint32_t n_transit = w->layout.n_units - w->layout.n_kept;
     uint32_t kept_all = 0;
-    uint64_t target[WORLD_SESSIONS];
+    uint32_t target[WORLD_SESSIONS];
 
     for (uint32_t u = 0; u < w->layout.n_units; u++)
         kept_all |= w->kept[u] ? 1u << u : 0;
     for (uint32_t s = 0; s < WORLD_SESSIONS; s++) {
         if (w->open[s] && w->detached[s])
             world_close(w, s);
-        target[s] = w->open[s] ? 2 * (uint64_t)n_transit : 0;
+        target[s] = w->open[s] ? 2 * (uint32_t)__builtin_popcount(w->cycle[s] & ~kept_all) : 0;
     }
     for (uint32_t round = 0;; round++) {
         bool more = false;
@@ -480,7 +521,7 @@ void world_drain(struct world *w)
                 continue;
             if (w->credits[s] == 0)
                 world_credit(w, s, 1);
-            more = more || target[s] > 0 || w->kept_granted[s] != kept_all;
+            more = more || target[s] > 0 || w->kept_granted[s] != (kept_all & w->cycle[s]);
         }
         world_settle(w);
         if (!more)

@@ -15,6 +15,7 @@
 #define WORLD_UNITS_MAX 24
 #define WORLD_SESSIONS 3
 #define WORLD_PLACES_MAX (WORLD_UNITS_MAX + 9)
+#define WORLD_NO_UNIT UINT32_MAX
 #define WORLD_UNIT_BYTES 10u /* a lane's place; every third unit is smaller */
 #define WORLD_POOL_MAX ((WORLD_UNITS_MAX + 8) * 2 * WORLD_UNIT_BYTES)
 
@@ -27,6 +28,7 @@ struct world_shape {
     uint32_t part;      /* bytes of the first transit unit that stay; 0: none */
     uint32_t seats;     /* 0: as many as lanes */
     uint32_t loads_max; /* load_bytes_max, in whole units */
+    uint32_t cycles[WORLD_SESSIONS]; /* bitmaps of units; 0: all */
 };
 
 struct world_lease {
@@ -56,7 +58,8 @@ struct world {
     bool open[WORLD_SESSIONS];
     bool detached[WORLD_SESSIONS];
     uint32_t id[WORLD_SESSIONS];
-    uint32_t next_unit[WORLD_SESSIONS]; /* the transit unit that has to be granted next */
+    uint32_t cycle[WORLD_SESSIONS];     /* of the session when it opens; may change before that */
+    uint32_t next_unit[WORLD_SESSIONS]; /* the transit unit to be granted; or WORLD_NO_UNIT */
     uint32_t credits[WORLD_SESSIONS];
     uint32_t kept_granted[WORLD_SESSIONS];
     uint64_t n_grants, n_loads, n_faults, n_cancels;
@@ -85,6 +88,9 @@ bool world_is_idle(const struct world *w);
 
 /* Everything that can end well or is cancelled does, and what follows; once. */
 void world_finish_loads(struct world *w);
+
+/* One step of a drive that reads a unit at a time, and of sessions that compute in no time. */
+void world_step(struct world *w, uint32_t n_sessions);
 
 /* Event number `event` of those possible now; false when there are not so many. Each is followed by
  * all of its consequences. */
