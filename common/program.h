@@ -31,6 +31,19 @@ enum lam_exit {
         .name = "run-dir", .kind = LAM_FLAG_TEXT, .target = (text), .value = "DIR",                \
         .help = "Directory of the sockets, removed at the end if it is empty."                     \
     }
+/* text: const char **, NULL by default. record: bool *. */
+#define LAM_PROGRAM_OPS(text)                                                                      \
+    {                                                                                              \
+        .name = "ops", .kind = LAM_FLAG_TEXT, .target = (text), .value = "ADDRESS",                \
+        .help = "Where /metrics, /healthz and /trace answer over HTTP: HOST:PORT, for example "    \
+                "127.0.0.1:9464, or unix:PATH; without it there is no such port."                  \
+    }
+#define LAM_PROGRAM_RECORD(record)                                                                 \
+    {                                                                                              \
+        .name = "record", .kind = LAM_FLAG_BOOL, .target = (record),                               \
+        .help = "Record what happens when, from the start on, for `laminar trace --since-start`; " \
+                "the newest 65,536 spans are kept."                                                \
+    }
 
 /*
  * Parses the line; exactly n_operands operands, named in the program's usage, are wanted.
