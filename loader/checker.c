@@ -11,6 +11,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/trace.h"
 
 #define THREADS_MAX 4u
 #define WATCH_NS (250 * LAM_NS_PER_MS)
@@ -88,9 +89,11 @@ static void check_one(struct lam_checker *checker)
     const unsigned char *base = bytes_of(checker, place);
     uint64_t unit_offset = checker->config.file->manifest.units[place->unit].file_offset;
     uint64_t chunk = job->first_chunk + job->n_taken++;
+    uint32_t unit = place->unit;
     struct lam_load_end end;
     struct lam_err err = {0};
     enum lam_status status;
+    uint64_t begin_ns;
 
     if (job->n_taken == job->n_chunks) {
         checker->queue_head = (checker->queue_head + 1) % LAM_JOBS_MAX;
@@ -98,7 +101,10 @@ static void check_one(struct lam_checker *checker)
     }
     pthread_mutex_unlock(&checker->lock);
     base += lam_integrity_chunk(checker->config.integrity, chunk).file_offset - unit_offset;
+    begin_ns = lam_trace_begin();
     status = lam_integrity_check(checker->config.integrity, chunk, base, &err);
+    lam_trace_end(LAM_TRACE_CHECK, "check", begin_ns, unit, job->end.place,
+        lam_integrity_chunk(checker->config.integrity, chunk).bytes);
     pthread_mutex_lock(&checker->lock);
     if (status != LAM_OK && job->end.status == LAM_OK) {
         job->end.status = status;
@@ -183,10 +189,25 @@ static void queue_job(struct lam_checker *checker, const struct lam_load_end *en
     pthread_cond_broadcast(&checker->work);
 }
 
+/* The drive's part of a load, as it ended, well or not. */
+static void trace_read(struct lam_checker *checker, const struct lam_load_end *end)
+{
+    struct place place;
+
+    if (!lam_trace_on())
+        return;
+    pthread_mutex_lock(&checker->lock);
+    place = checker->places[end->place];
+    pthread_mutex_unlock(&checker->lock);
+    lam_trace_end(LAM_TRACE_DISK, place.again ? "read again" : "read", end->issued_ns, place.unit,
+        end->place, place.load.window.bytes - place.load.have_bytes);
+}
+
 void lam_checker_on_load_end(void *arg, const struct lam_load_end *end)
 {
     struct lam_checker *checker = arg;
 
+    trace_read(checker, end);
     if (end->status != LAM_OK || checker->config.integrity == NULL) {
         checker->config.on_done(checker->config.arg, end);
         return;

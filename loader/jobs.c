@@ -67,6 +67,7 @@ static void fill_end(const struct lam_job *job, struct lam_load_end *ret_end)
         .generation = job->load.generation,
         .window = job->load.window,
         .pool_offset = job->load.pool_offset,
+        .issued_ns = job->issued_ns,
         .status = job->status,
         .err = job->err};
 }
@@ -225,6 +226,8 @@ struct lam_io *lam_jobs_next(struct lam_jobs *jobs, uint32_t drive, uint64_t now
         if (j == LAM_JOBS_MAX)
             return NULL;
         cut(jobs, j, it->request_bytes, &io->piece);
+        if (jobs->jobs[j].issued_ns == 0)
+            jobs->jobs[j].issued_ns = now_ns;
         io->last = !has_part(&jobs->jobs[j]);
     }
     io->used = true;

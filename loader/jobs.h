@@ -80,6 +80,7 @@ struct lam_job {
     uint64_t at, late_at; /* how far it is cut up, outside and inside of the late part */
     bool open;            /* the late part may be read */
     bool expired;         /* its failure was told already */
+    uint64_t issued_ns;   /* its first request; 0: none yet */
     uint32_t outstanding; /* pieces that are cut and not there */
     enum lam_status status;
     struct lam_err err;
@@ -122,7 +123,8 @@ struct lam_load_end {
     uint64_t generation;
     struct lam_window window;
     uint64_t pool_offset;
-    bool expired; /* bytes may still land: another end of the same load follows */
+    uint64_t issued_ns; /* of its first request; 0: there was none */
+    bool expired;       /* bytes may still land: another end of the same load follows */
     enum lam_status status;
     struct lam_err err;
 };

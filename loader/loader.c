@@ -201,6 +201,8 @@ static enum lam_status make_ops(
     struct lam_loader *loader, const struct lam_loader_config *config, struct lam_err *err)
 {
     struct lam_ops_config ops = {.listen = config->ops,
+        .process = "laminar-loader",
+        .record = config->record,
         .arg = loader,
         .write_metrics = write_metrics,
         .unhealthy = unhealthy};
@@ -253,7 +255,7 @@ static void log_start(const struct lam_loader *loader)
         log_share(&loader->models.shares[i], &loader->pool);
     if (loader->pool.note[0] != '\0')
         lam_debug("%s", loader->pool.note);
-    if (loader->ops != NULL)
+    if (loader->ops != NULL && lam_ops_port(loader->ops) != 0)
         lam_info("metrics and health on port %d", lam_ops_port(loader->ops));
 }
 

@@ -24,10 +24,11 @@ struct lam_loader_config {
     size_t n_models;
     const char *const *listen; /* [n_listen] gRPC addresses: "unix:/run/laminar/loader.sock" */
     size_t n_listen;
-    const char *pool_socket; /* path */
-    const char *ops;         /* "127.0.0.1:9464" for metrics and health over HTTP; NULL: none */
-    const char *ram;         /* "auto", "75%", "3GiB" */
-    uint32_t n_workers;      /* of each model at a time, each sure of a lane; 0: 2 */
+    const char *pool_socket;             /* path */
+    const char *ops;                     /* as lam_ops_config.listen; NULL: none */
+    const struct lam_trace_mark *record; /* as lam_ops_config.record */
+    const char *ram;                     /* "auto", "75%", "3GiB" */
+    uint32_t n_workers;                  /* of each model at a time, each sure of a lane; 0: 2 */
     enum lam_reader_choice engine;
     bool no_checksums;           /* for measuring what they cost */
     const char *integrity_cache; /* directory of the checksums of earlier runs; NULL: none */

@@ -13,6 +13,7 @@
 #include "common/flag.h"
 #include "common/log.h"
 #include "common/program.h"
+#include "common/trace.h"
 #include "loader/loader.h"
 
 #define PROGRAM_NAME "laminar-loader"
@@ -29,6 +30,7 @@ struct options {
     const char *run_dir;
     const char *log_level;
     int64_t n_workers;
+    bool record;
 };
 
 static const char *models[LAM_LOADER_MODELS_MAX];
@@ -59,12 +61,8 @@ static const struct lam_flag flags[] = {
         .target = &given.pool_socket,
         .value = "PATH",
         .help = "Unix socket that hands the shared memory over to workers."},
-    {.name = "ops",
-        .kind = LAM_FLAG_TEXT,
-        .target = &given.ops,
-        .value = "HOST:PORT",
-        .help = "Where /metrics and /healthz answer over HTTP, for example 127.0.0.1:9464; without "
-                "it there is no such port."},
+    LAM_PROGRAM_OPS(&given.ops),
+    LAM_PROGRAM_RECORD(&given.record),
     {.name = "ram",
         .kind = LAM_FLAG_TEXT,
         .target = &given.ram,
@@ -185,6 +183,7 @@ static enum lam_status wait_for_end(struct lam_loader *loader, int signal_fd, st
 int main(int argc, char **argv)
 {
     struct lam_loader_config config;
+    struct lam_trace_mark mark = {0};
     char cache[PATH_MAX];
     struct lam_loader *loader = NULL;
     struct lam_err err = {0};
@@ -198,6 +197,8 @@ int main(int argc, char **argv)
     lam_program_start("loader", given.log_level, &stop);
     signal_fd = signalfd(-1, &stop, SFD_CLOEXEC);
     raise_limits();
+    if (given.record)
+        mark = lam_trace_start();
 
     config = (struct lam_loader_config){.models = given.models.items,
         .n_models = given.models.n,
@@ -205,6 +206,7 @@ int main(int argc, char **argv)
         .n_listen = 1,
         .pool_socket = given.pool_socket,
         .ops = given.ops,
+        .record = given.record ? &mark : NULL,
         .ram = given.ram,
         .n_workers = (uint32_t)given.n_workers,
         .engine = engine_of(given.engine),

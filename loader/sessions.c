@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/size.h"
+#include "common/trace.h"
 #include "proto/laminar/v1/loader.pb-c.h"
 #include "rpc/message.h"
 
@@ -76,6 +77,8 @@ static void grant(struct lam_sessions *sessions, const struct lam_slots_action *
     response.unit_ready = &ready;
     if (!action->kept)
         lam_watch_grant(&sessions->watch, action->session, action->unit, lam_now_ns());
+    else /* never released: a mark in place of a span */
+        lam_trace_end(LAM_TRACE_LEASE, "kept", lam_trace_begin(), action->unit, action->place, 0);
     send_response(sessions, action->session, &response);
 }
 
@@ -242,7 +245,8 @@ enum lam_status lam_sessions_release(struct lam_sessions *sessions, struct lam_r
     else
         status = lam_slots_release(sessions->slots, s, unit, generation, err);
     if (status == LAM_OK)
-        lam_watch_release(&sessions->watch, s, unit);
+        lam_trace_end(LAM_TRACE_LEASE, "lease", lam_watch_release(&sessions->watch, s, unit), unit,
+            LAM_TRACE_NONE, sessions->file->manifest.units[unit].bytes);
     settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
     return status;

@@ -50,12 +50,14 @@ void lam_watch_grant(struct lam_watch *watch, uint32_t session, uint32_t unit, u
     *lease = (struct lam_watch_lease){.unit = unit, .since_ns = now_ns};
 }
 
-void lam_watch_release(struct lam_watch *watch, uint32_t session, uint32_t unit)
+uint64_t lam_watch_release(struct lam_watch *watch, uint32_t session, uint32_t unit)
 {
     struct lam_watch_lease *lease = find(watch, session, unit);
 
-    if (lease != NULL)
-        lease->unit = NO_UNIT;
+    if (lease == NULL)
+        return 0;
+    lease->unit = NO_UNIT;
+    return lease->since_ns;
 }
 
 uint64_t lam_watch_oldest_ns(const struct lam_watch *watch, uint64_t now_ns)

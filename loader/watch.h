@@ -46,9 +46,10 @@ void lam_watch_load(struct lam_watch *watch, uint32_t place, uint64_t now_ns);
 void lam_watch_check(struct lam_watch *watch, uint32_t place);
 void lam_watch_loaded(struct lam_watch *watch, uint32_t place, uint64_t now_ns);
 
-/* Leases on transit units. A release that was refused may be told as well. */
+/* Leases on transit units. A release that was refused may be told as well. It returns when the
+ * lease was granted; 0: there was none. */
 void lam_watch_grant(struct lam_watch *watch, uint32_t session, uint32_t unit, uint64_t now_ns);
-void lam_watch_release(struct lam_watch *watch, uint32_t session, uint32_t unit);
+uint64_t lam_watch_release(struct lam_watch *watch, uint32_t session, uint32_t unit);
 
 /* The session is open, and waits for this from now on. */
 void lam_watch_wait(

@@ -19,9 +19,9 @@ static void the_oldest_lease_is_the_one_that_counts(void **state)
     lam_watch_grant(&watch, 0, 8, 200);
     lam_watch_grant(&watch, 63, 7, 50);
     assert_int_equal(lam_watch_oldest_ns(&watch, 1000), 950);
-    lam_watch_release(&watch, 63, 7);
+    assert_int_equal(lam_watch_release(&watch, 63, 7), 50);
     assert_int_equal(lam_watch_oldest_ns(&watch, 1000), 900);
-    lam_watch_release(&watch, 0, 9); /* was never granted */
+    assert_int_equal(lam_watch_release(&watch, 0, 9), 0); /* was never granted */
     lam_watch_close(&watch, 0, 1000);
     assert_int_equal(lam_watch_oldest_ns(&watch, 2000), 0);
     for (uint32_t unit = 0; unit < 3; unit++)
