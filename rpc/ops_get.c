@@ -167,16 +167,30 @@ static int64_t content_length(const char *head)
     return lam_int_parse(digits, 0, INT64_MAX, &length) ? length : -1;
 }
 
+/* The code of "HTTP/1.1 200 OK", or 0. */
+static int status_code(const char *answer)
+{
+    int code = 0;
+
+    if (strncmp(answer, "HTTP/1.", 7) != 0 || answer[7] == '\0' || answer[8] != ' ')
+        return 0;
+    for (int i = 9; i < 12; i++) {
+        if (answer[i] < '0' || answer[i] > '9')
+            return 0;
+        code = 10 * code + answer[i] - '0';
+    }
+    return code;
+}
+
 /* Checks the head of the answer and takes it off. */
 static enum lam_status take_head(const struct ask *ask, struct lam_err *err)
 {
     char *answer = ask->out->data == NULL ? NULL : ask->out->data + ask->begin;
     char *end = answer == NULL ? NULL : strstr(answer, "\r\n\r\n");
     size_t head_bytes, body_bytes;
-    int code = 0;
+    int code = end == NULL || end - answer > HEAD_BYTES_MAX ? 0 : status_code(answer);
 
-    if (end == NULL || end - answer > HEAD_BYTES_MAX || strncmp(answer, "HTTP/1.", 7) != 0 ||
-        sscanf(answer + 7, "%*1d %3d", &code) != 1)
+    if (code == 0)
         return lam_fail(err, LAM_DATA_LOSS,
             "what listens on %.200s is no operations port: it does not speak HTTP", ask->address);
     *end = '\0';

@@ -176,7 +176,7 @@ static void begin_asking(struct asker *asker)
 
 static void make_address(char address[128], char folder[64])
 {
-    strcpy(folder, "/tmp/ops_test_XXXXXX");
+    snprintf(folder, 64, "/tmp/ops_test_XXXXXX");
     assert_non_null(mkdtemp(folder));
     snprintf(address, 128, "unix:%s/ops.sock", folder);
 }
