@@ -26,6 +26,7 @@ static const struct command commands[] = {
     {"tokenize", "text to token ids", lam_command_tokenize},
     {"logits", "the numbers behind the next token", lam_command_logits},
     {"verify", "is a model file still what it was", lam_command_verify},
+    {"synth", "a model file of a given shape with random weights", lam_command_synth},
     {"bench", "how fast this machine runs a model", lam_command_bench},
     {"doctor", "what this machine offers and lacks", lam_command_doctor},
 };

@@ -1,6 +1,6 @@
 /*
- * layout (private to model/): which tensors a llama model consists of: name, role and shape, as
- * functions of the spec. spec.c checks a file against it, manifest.c places units by it.
+ * layout: which tensors a llama model consists of: name, role and shape, as functions of the spec.
+ * spec.c checks a file against it, manifest.c places units by it, `laminar synth` writes by it.
  */
 #ifndef LAMINAR_MODEL_LAYOUT_H
 #define LAMINAR_MODEL_LAYOUT_H
