@@ -63,7 +63,8 @@ void lam_jobs_open(struct lam_jobs *jobs, uint32_t place, uint64_t generation)
 
 static void fill_end(const struct lam_job *job, struct lam_load_end *ret_end)
 {
-    *ret_end = (struct lam_load_end){.place = job->load.place,
+    *ret_end = (struct lam_load_end){.open = job->open,
+        .place = job->load.place,
         .generation = job->load.generation,
         .window = job->load.window,
         .pool_offset = job->load.pool_offset,
@@ -196,6 +197,11 @@ static uint32_t live_copies(const struct lam_jobs *jobs)
     return ((1u << jobs->config.n_copies) - 1) & ~jobs->lost;
 }
 
+static uint32_t n_copies_left(const struct lam_jobs *jobs)
+{
+    return (uint32_t)__builtin_popcount(live_copies(jobs));
+}
+
 /* Takes a piece that has to be asked for again, if there is one for these copies. */
 static bool take_again(struct lam_jobs *jobs, uint32_t copies, struct lam_piece *ret_piece)
 {
@@ -248,20 +254,33 @@ static uint64_t bytes_in_file(const struct lam_jobs *jobs, const struct lam_piec
     return left < piece->bytes ? left : piece->bytes;
 }
 
+/* The copy did not bring the piece: the next try is for another. */
+static void blame(struct lam_jobs *jobs, struct lam_io *io)
+{
+    io->piece.failed |= 1u << io->copy;
+    if (++jobs->failures[io->copy] >= LAM_JOBS_LOST_AFTER &&
+        (live_copies(jobs) & ~(1u << io->copy)) != 0)
+        jobs->lost |= 1u << io->copy;
+    if ((live_copies(jobs) & ~io->piece.failed) == 0)
+        io->piece.failed = 0;
+}
+
 /* Takes an answer that brought bytes. True: the piece has all that it asked for. */
 static bool take_bytes(struct lam_jobs *jobs, struct lam_io *io, uint64_t n_bytes)
 {
     struct lam_piece *piece = &io->piece;
     struct lam_job *job = &jobs->jobs[piece->job];
-    uint64_t whole;
+    uint64_t whole = lam_align_down(n_bytes, jobs->config.align);
 
     jobs->reads++;
     jobs->bytes_read += n_bytes;
-    jobs->failures[io->copy] = 0;
-    if (n_bytes >= bytes_in_file(jobs, piece))
+    if (n_bytes >= bytes_in_file(jobs, piece)) {
+        jobs->failures[io->copy] = 0;
         return true;
-    whole = lam_align_down(n_bytes, jobs->config.align);
-    if (whole == 0 && ++piece->tries > LAM_JOBS_TRIES) {
+    }
+    if (whole == 0)
+        blame(jobs, io); /* one copy may have been cut */
+    if (whole == 0 && ++piece->tries > LAM_JOBS_TRIES * n_copies_left(jobs)) {
         if (job->status == LAM_OK)
             job->status = lam_fail(&job->err, LAM_DATA_LOSS,
                 "%s ends at byte %" PRIu64 ", it was longer when it was opened: restore the file",
@@ -274,23 +293,12 @@ static bool take_bytes(struct lam_jobs *jobs, struct lam_io *io, uint64_t n_byte
     return false;
 }
 
-/* The copy did not bring the piece: the next try is for another. */
-static void blame(struct lam_jobs *jobs, struct lam_io *io)
-{
-    io->piece.failed |= 1u << io->copy;
-    if (++jobs->failures[io->copy] >= LAM_JOBS_LOST_AFTER &&
-        (live_copies(jobs) & ~(1u << io->copy)) != 0)
-        jobs->lost |= 1u << io->copy;
-    if ((live_copies(jobs) & ~io->piece.failed) == 0)
-        io->piece.failed = 0;
-}
-
 /* Takes a failure. True: no more tries. */
 static bool take_error(struct lam_jobs *jobs, struct lam_io *io, int native_errno)
 {
     struct lam_piece *piece = &io->piece;
     struct lam_job *job = &jobs->jobs[piece->job];
-    uint32_t n_copies = (uint32_t)__builtin_popcount(live_copies(jobs));
+    uint32_t n_copies = n_copies_left(jobs);
 
     if (native_errno == EINTR || native_errno == EAGAIN) {
         if (++piece->refusals <= LAM_JOBS_REFUSALS)

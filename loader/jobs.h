@@ -12,9 +12,9 @@
  *     all bytes, or up to the end of the file   done with this part
  *     fewer                                     the rest is asked for, from its last aligned byte
  *     EINTR, EAGAIN                             asked again, a bounded number of times
- *     EIO and its kind                          asked again, of another copy if there is one; three
+ *     EIO and its kind, nothing                 asked again, of another copy if there is one; three
  *                                               times for each copy
- *     anything else, or the file ended early    the job fails
+ *     anything else                             the job fails
  *
  * A job ends when its last request under way has been answered, never before: until then bytes may
  * land. One that is answered too late fails before (expires), and ends all the same. A copy that
@@ -125,6 +125,7 @@ struct lam_load_end {
     uint64_t pool_offset;
     uint64_t issued_ns; /* of its first request; 0: there was none */
     bool expired;       /* bytes may still land: another end of the same load follows */
+    bool open;          /* all of its window might be read */
     enum lam_status status;
     struct lam_err err;
 };

@@ -97,12 +97,8 @@ static void on_tick(void *arg)
 
     if (++loader->n_ticks % TICKS_PER_RETRY != 0)
         return;
-    for (uint32_t i = 0; i < loader->models.n_shares; i++) {
-        struct lam_share *share = &loader->models.shares[i];
-
-        lam_sessions_tick(share->sessions);
-        lam_meter_tick(lam_reader_meter(share->reader), lam_now_ns());
-    }
+    for (uint32_t i = 0; i < loader->models.n_shares; i++)
+        lam_share_tick(&loader->models.shares[i]);
 }
 
 /* On the handover's thread. A worker may have a session with each model. */
@@ -118,7 +114,7 @@ static enum lam_status open_models(
     struct lam_loader *loader, const struct lam_loader_config *config, struct lam_err *err)
 {
     enum lam_status status =
-        lam_models_open(&loader->models, config->models, config->n_models, config->n_workers, err);
+        lam_models_open(&loader->models, config->models, config->n_models, &config->share, err);
 
     for (uint32_t i = 0; i < loader->models.n_shares && status == LAM_OK; i++) {
         if (!config->no_checksums)
@@ -139,7 +135,7 @@ static enum lam_status make_parts(
         status = lam_pool_init(
             loader->models.pool_bytes, first->layout.regions[0].bytes, &loader->pool, err);
     if (status == LAM_OK)
-        status = lam_models_start(&loader->models, &loader->pool, config->engine, err);
+        status = lam_models_start(&loader->models, &loader->pool, err);
     handover.pool_fd = loader->pool.fd;
     handover.pool_bytes = loader->pool.bytes;
     if (status == LAM_OK)
@@ -236,9 +232,11 @@ static void log_share(const struct lam_share *share, const struct lam_pool *pool
         share->file.path, lam_size_format(manifest->unit_bytes_total, total, sizeof(total)),
         manifest->n_units, share->layout.n_kept,
         lam_size_format(share->layout.pool_bytes, part, sizeof(part)), pool->pages);
-    lam_info("reading by %s, %s, %s buffers", info.engine,
-        info.direct ? "direct" : "through the page cache",
-        info.fixed_buffers ? "registered" : "plain");
+    lam_info("reading by %s, %s, %s buffers, requests of %" PRIu64 " KiB, %" PRIu32
+             " under way, %" PRIu32 " copies on %" PRIu32 " drives",
+        info.engine, info.direct ? "direct" : "through the page cache",
+        info.fixed_buffers ? "registered" : "plain", info.request_bytes / LAM_KIB, info.depth,
+        info.n_copies, info.n_drives);
     if (info.note[0] != '\0')
         lam_warn("%s", info.note);
     if (!info.fixed_buffers && strcmp(info.engine, "io_uring") == 0)
@@ -254,7 +252,7 @@ static void log_start(const struct lam_loader *loader)
     for (uint32_t i = 0; i < loader->models.n_shares; i++)
         log_share(&loader->models.shares[i], &loader->pool);
     if (loader->pool.note[0] != '\0')
-        lam_debug("%s", loader->pool.note);
+        lam_info("%s", loader->pool.note);
     if (loader->ops != NULL && lam_ops_port(loader->ops) != 0)
         lam_info("metrics and health on port %d", lam_ops_port(loader->ops));
 }

@@ -13,7 +13,7 @@
 
 #include "common/status.h"
 #include "loader/models.h"
-#include "loader/reader.h"
+#include "loader/share.h"
 
 #define LAM_LOADER_MODELS_MAX LAM_MODELS_MAX
 
@@ -28,9 +28,8 @@ struct lam_loader_config {
     const char *ops;                     /* as lam_ops_config.listen; NULL: none */
     const struct lam_trace_mark *record; /* as lam_ops_config.record */
     const char *ram;                     /* "auto", "75%", "3GiB" */
-    uint32_t n_workers;                  /* of each model at a time, each sure of a lane; 0: 2 */
-    enum lam_reader_choice engine;
-    bool no_checksums;           /* for measuring what they cost */
+    struct lam_share_options share;      /* how to read them */
+    bool no_checksums;                   /* for measuring what they cost */
     const char *integrity_cache; /* directory of the checksums of earlier runs; NULL: none */
 };
 

@@ -10,6 +10,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/flag.h"
 #include "common/log.h"
 #include "common/program.h"
@@ -20,6 +21,7 @@
 
 struct options {
     struct lam_flag_list models;
+    struct lam_flag_list mirrors;
     const char *listen;
     const char *pool_socket;
     const char *ops;
@@ -27,23 +29,31 @@ struct options {
     const char *engine;
     const char *checksum;
     const char *integrity_cache;
+    const char *io_cache;
     const char *run_dir;
     const char *log_level;
     int64_t n_workers;
     bool record;
+    int64_t read_deadline_s;
+    bool require_io_uring;
 };
 
+#define MIRRORS_MAX (LAM_JOBS_COPIES_MAX - 1)
+
 static const char *models[LAM_LOADER_MODELS_MAX];
+static const char *mirrors[MIRRORS_MAX];
 
 /* The defaults; written by lam_flag_parse, read-only afterwards. */
 static struct options given = {.models = {.items = models, .max = LAM_LOADER_MODELS_MAX},
+    .mirrors = {.items = mirrors, .max = MIRRORS_MAX},
     .listen = "unix:/run/laminar/loader.sock",
     .pool_socket = "/run/laminar/pool.sock",
     .ram = "auto",
     .engine = "auto",
     .checksum = "on",
     .log_level = "info",
-    .n_workers = 2};
+    .n_workers = 2,
+    .read_deadline_s = 30};
 static const struct lam_flag flags[] = {
     {.name = "model",
         .kind = LAM_FLAG_LIST,
@@ -51,6 +61,12 @@ static const struct lam_flag flags[] = {
         .value = "PATH",
         .help = "A model: a GGUF file. It is read in place, never changed or copied. Several "
                 "models divide the memory by their size."},
+    {.name = "mirror",
+        .kind = LAM_FLAG_LIST,
+        .target = &given.mirrors,
+        .value = "DIR",
+        .help = "A directory on another drive with a copy of each model, under the same name. "
+                "Reads are spread over all copies by the speed of their drives."},
     {.name = "listen",
         .kind = LAM_FLAG_TEXT,
         .target = &given.listen,
@@ -67,8 +83,9 @@ static const struct lam_flag flags[] = {
         .kind = LAM_FLAG_TEXT,
         .target = &given.ram,
         .value = "SIZE",
-        .help = "Size of the shared memory: 3GiB, 75% of all memory, or auto: what the model "
-                "needs, up to three quarters of what is available."},
+        .help = "Size of the shared memory: 3GiB, 75% of all memory, free-1GiB for what is "
+                "available less a margin, or auto: what the model needs, up to three quarters of "
+                "what is available."},
     {.name = "workers",
         .kind = LAM_FLAG_INT,
         .target = &given.n_workers,
@@ -83,6 +100,19 @@ static const struct lam_flag flags[] = {
         .value = "ENGINE",
         .help = "How to read; auto takes io_uring where the machine allows it.",
         .choices = "auto|io_uring|pread"},
+    {.name = "require-io-uring",
+        .kind = LAM_FLAG_BOOL,
+        .target = &given.require_io_uring,
+        .help = "Refuse to start where io_uring cannot be used, as --engine io_uring does, instead "
+                "of reading with more CPU time."},
+    {.name = "read-deadline",
+        .kind = LAM_FLAG_INT,
+        .target = &given.read_deadline_s,
+        .value = "SECONDS",
+        .help = "A drive that does not answer a request for so long is stuck: the layer fails with "
+                "a status, and is tried again.",
+        .min = 1,
+        .max = 3600},
     {.name = "checksum",
         .kind = LAM_FLAG_CHOICE,
         .target = &given.checksum,
@@ -96,6 +126,12 @@ static const struct lam_flag flags[] = {
         .value = "DIR",
         .help = "Where checksums are kept from run to run; default "
                 "~/.cache/laminar/integrity."},
+    {.name = "io-cache",
+        .kind = LAM_FLAG_TEXT,
+        .target = &given.io_cache,
+        .value = "DIR",
+        .help = "Where the best request size and queue depth of each drive are kept, which are "
+                "measured at the first start; default ~/.cache/laminar/io."},
     LAM_PROGRAM_RUN_DIR(&given.run_dir),
     LAM_PROGRAM_LOG_LEVEL(&given.log_level),
     {0},
@@ -117,17 +153,20 @@ static bool parse_flags(int argc, char **argv, int *ret_exit)
 
     if (!lam_program_begin(PROGRAM_NAME, &program, argc, argv, NULL, 0, ret_exit))
         return false;
-    if (given.models.n == 0) {
+    if (given.models.n == 0)
         lam_fail(&err, LAM_INVALID_ARGUMENT,
             "--model is missing: give the path of a GGUF file, or --help");
+    else if (given.require_io_uring && strcmp(given.engine, "pread") == 0)
+        lam_fail(&err, LAM_INVALID_ARGUMENT,
+            "--require-io-uring and --engine pread exclude each other: leave one out");
+    if (err.status != LAM_OK)
         *ret_exit = lam_program_fail(PROGRAM_NAME, &err, LAM_EXIT_USAGE);
-    }
-    return given.models.n > 0;
+    return err.status == LAM_OK;
 }
 
 static enum lam_reader_choice engine_of(const char *text)
 {
-    if (strcmp(text, "io_uring") == 0)
+    if (given.require_io_uring || strcmp(text, "io_uring") == 0)
         return LAM_READER_IO_URING;
     return strcmp(text, "pread") == 0 ? LAM_READER_PREAD : LAM_READER_AUTO;
 }
@@ -153,15 +192,15 @@ static void raise_limits(void)
     }
 }
 
-/* ~/.cache/laminar/integrity in text, or NULL without a home. */
-static const char *default_cache(char *text, size_t text_bytes)
+/* ~/.cache/laminar/NAME in text, or NULL without a home. */
+static const char *default_cache(const char *name, char *text, size_t text_bytes)
 {
     const char *home = getenv("HOME");
     int length;
 
     if (home == NULL || home[0] != '/')
         return NULL;
-    length = snprintf(text, text_bytes, "%s/.cache/laminar/integrity", home);
+    length = snprintf(text, text_bytes, "%s/.cache/laminar/%s", home, name);
     return length > 0 && (size_t)length < text_bytes ? text : NULL;
 }
 
@@ -184,7 +223,7 @@ int main(int argc, char **argv)
 {
     struct lam_loader_config config;
     struct lam_trace_mark mark = {0};
-    char cache[PATH_MAX];
+    char integrity_cache[PATH_MAX], io_cache[PATH_MAX];
     struct lam_loader *loader = NULL;
     struct lam_err err = {0};
     enum lam_status status;
@@ -208,11 +247,18 @@ int main(int argc, char **argv)
         .ops = given.ops,
         .record = given.record ? &mark : NULL,
         .ram = given.ram,
-        .n_workers = (uint32_t)given.n_workers,
-        .engine = engine_of(given.engine),
+        .share = {.n_workers = (uint32_t)given.n_workers,
+            .engine = engine_of(given.engine),
+            .mirrors = given.mirrors.items,
+            .n_mirrors = given.mirrors.n,
+            .io_cache = given.io_cache != NULL ? given.io_cache
+                                               : default_cache("io", io_cache, sizeof(io_cache)),
+            .read_deadline_ns = (uint64_t)given.read_deadline_s * LAM_NS_PER_S},
         .no_checksums = strcmp(given.checksum, "off") == 0,
-        .integrity_cache = given.integrity_cache != NULL ? given.integrity_cache
-                                                         : default_cache(cache, sizeof(cache))};
+        .integrity_cache =
+            given.integrity_cache != NULL
+                ? given.integrity_cache
+                : default_cache("integrity", integrity_cache, sizeof(integrity_cache))};
     status = lam_loader_create(&config, &loader, &err);
     if (status == LAM_OK)
         status = wait_for_end(loader, signal_fd, &err);

@@ -162,6 +162,25 @@ enum lam_status lam_memory_read(struct lam_memory *ret_memory, struct lam_err *e
     return LAM_OK;
 }
 
+/* "free-SIZE" */
+static enum lam_status parse_free(
+    const struct lam_memory *memory, const char *margin, uint64_t *ret_bytes, struct lam_err *err)
+{
+    uint64_t margin_bytes;
+    char want[24], have[24];
+    enum lam_status status = lam_size_parse(margin, 0, &margin_bytes, err);
+
+    if (status != LAM_OK)
+        return status;
+    if (margin_bytes >= memory->available_bytes)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+            "%s less than the %s of memory that are available is nothing: give a smaller margin",
+            lam_size_format(margin_bytes, want, sizeof(want)),
+            lam_size_format(memory->available_bytes, have, sizeof(have)));
+    *ret_bytes = memory->available_bytes - margin_bytes;
+    return LAM_OK;
+}
+
 enum lam_status lam_memory_budget(const struct lam_memory *memory, const char *ram,
     uint64_t full_bytes, uint64_t *ret_bytes, struct lam_err *err)
 {
@@ -170,7 +189,9 @@ enum lam_status lam_memory_budget(const struct lam_memory *memory, const char *r
     enum lam_status status;
 
     if (strcmp(ram, "auto") != 0) {
-        status = lam_size_parse(ram, memory->total_bytes, &bytes, err);
+        status = strncmp(ram, "free-", strlen("free-")) == 0
+                     ? parse_free(memory, ram + strlen("free-"), &bytes, err)
+                     : lam_size_parse(ram, memory->total_bytes, &bytes, err);
         if (status != LAM_OK)
             return lam_err_wrap(err, status, "--ram");
     }

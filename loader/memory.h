@@ -17,10 +17,10 @@ struct lam_memory {
 LAM_MUST_USE enum lam_status lam_memory_read(struct lam_memory *ret_memory, struct lam_err *err);
 
 /*
- * The size of the pool from --ram: "auto", "75%" of total_bytes, or a size; never more than
- * full_bytes, with which the whole model stays in memory. auto: as much as the model needs, up to
- * three quarters of what is available. Errors: LAM_INVALID_ARGUMENT for bad text;
- * LAM_RESOURCE_EXHAUSTED when more is asked for than available.
+ * The size of the pool from --ram: "auto", "75%" of total_bytes, "free-1GiB" (what is available,
+ * less that), or a size; never more than full_bytes, with which the whole model stays in memory.
+ * auto: as much as the model needs, up to three quarters of what is available. Errors:
+ * LAM_INVALID_ARGUMENT for bad text; LAM_RESOURCE_EXHAUSTED when more is asked for than available.
  */
 LAM_MUST_USE enum lam_status lam_memory_budget(const struct lam_memory *memory, const char *ram,
     uint64_t full_bytes, uint64_t *ret_bytes, struct lam_err *err);

@@ -39,15 +39,17 @@ static uint32_t find_file(const struct lam_models *models, const struct lam_file
     return i;
 }
 
-static enum lam_status open_one(
-    struct lam_models *models, const char *path, uint32_t n_workers, struct lam_err *err)
+static enum lam_status open_one(struct lam_models *models, const char *path,
+    const struct lam_share_options *options, struct lam_err *err)
 {
     struct lam_share *share = &models->shares[models->n_shares];
-    enum lam_status status = lam_share_open(share, path, n_workers, err);
+    enum lam_status status = lam_share_open(share, path, options, err);
     uint32_t same;
 
-    if (status != LAM_OK)
+    if (status != LAM_OK) {
+        lam_share_close(share);
         return status;
+    }
     same = find_file(models, &share->file);
     if (same == models->n_shares)
         models->n_shares++;
@@ -57,7 +59,7 @@ static enum lam_status open_one(
 }
 
 enum lam_status lam_models_open(struct lam_models *models, const char *const *paths, size_t n_paths,
-    uint32_t n_workers, struct lam_err *err)
+    const struct lam_share_options *options, struct lam_err *err)
 {
     enum lam_status status = LAM_OK;
 
@@ -67,7 +69,7 @@ enum lam_status lam_models_open(struct lam_models *models, const char *const *pa
             "%zu models are more than the %u of one loader: start another one", n_paths,
             LAM_MODELS_MAX);
     for (size_t i = 0; i < n_paths && status == LAM_OK; i++)
-        status = open_one(models, paths[i], n_workers, err);
+        status = open_one(models, paths[i], options, err);
     return status;
 }
 
@@ -127,8 +129,8 @@ enum lam_status lam_models_lay_out(struct lam_models *models, const char *ram, s
     return status;
 }
 
-enum lam_status lam_models_start(struct lam_models *models, const struct lam_pool *pool,
-    enum lam_reader_choice engine, struct lam_err *err)
+enum lam_status lam_models_start(
+    struct lam_models *models, const struct lam_pool *pool, struct lam_err *err)
 {
     enum lam_status status = LAM_OK;
 
@@ -137,7 +139,7 @@ enum lam_status lam_models_start(struct lam_models *models, const struct lam_poo
 
         status = lam_pool_populate(pool, share->pool_offset, share->layout.regions[0].bytes, err);
         if (status == LAM_OK)
-            status = lam_share_start(share, pool, engine, err);
+            status = lam_share_start(share, pool, err);
     }
     return status;
 }

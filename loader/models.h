@@ -37,10 +37,10 @@ struct lam_models {
     uint64_t pool_bytes;
 };
 
-/* n_workers: of each model, as for lam_share_open. Errors: those of lam_file_open. Close
- * afterwards either way. models: zeroed. */
+/* options: of each model. Errors: those of lam_share_open. Close afterwards either way. models:
+ * zeroed. */
 LAM_MUST_USE enum lam_status lam_models_open(struct lam_models *models, const char *const *paths,
-    size_t n_paths, uint32_t n_workers, struct lam_err *err);
+    size_t n_paths, const struct lam_share_options *options, struct lam_err *err);
 
 /* Bytes of budget_bytes for each share, by the rule above. ret_bytes: [n_shares]. */
 void lam_models_split(const struct lam_models *models, uint64_t budget_bytes, uint64_t *ret_bytes);
@@ -51,8 +51,8 @@ LAM_MUST_USE enum lam_status lam_models_lay_out(
     struct lam_models *models, const char *ram, struct lam_err *err);
 
 /* Populates the first region of each model and starts its threads. */
-LAM_MUST_USE enum lam_status lam_models_start(struct lam_models *models,
-    const struct lam_pool *pool, enum lam_reader_choice engine, struct lam_err *err);
+LAM_MUST_USE enum lam_status lam_models_start(
+    struct lam_models *models, const struct lam_pool *pool, struct lam_err *err);
 
 /* A zeroed struct is allowed. */
 void lam_models_close(struct lam_models *models);

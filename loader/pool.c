@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/memfd.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -20,37 +22,83 @@
 #define HUGE_PAGE_BYTES (2 * LAM_MIB)
 #define SMALL_PAGE_BYTES 4096u
 
-/* Populated by one call: short enough that a stop is not held up. */
+/* Populated by one call to the kernel: long enough to be worth it, and all threads end together. */
 #define POPULATE_STEP_BYTES (64 * LAM_MIB)
+
+/* More do not help: the kernel clears pages at the speed of memory. */
+#define POPULATE_THREADS_MAX 8u
+
+/* What the threads of one call share. */
+struct populating {
+    const struct lam_pool *pool;
+    uint64_t end;
+    atomic_uint_fast64_t next; /* the first byte that nobody has taken */
+    atomic_int error;          /* errno of the first that failed */
+};
+
+/* Steps, until there is none left or one has failed. */
+static void *populate_steps(void *arg)
+{
+    struct populating *it = arg;
+
+    while (atomic_load(&it->error) == 0) {
+        uint64_t begin = atomic_fetch_add(&it->next, POPULATE_STEP_BYTES);
+        int error, none = 0;
+
+        if (begin >= it->end)
+            break;
+        do {
+            uint64_t bytes = it->end - begin;
+
+            bytes = bytes < POPULATE_STEP_BYTES ? bytes : POPULATE_STEP_BYTES;
+            error = madvise(it->pool->base + begin, bytes, MADV_POPULATE_WRITE) == 0 ? 0 : errno;
+            if (lam_fault_hit("populate"))
+                error = ENOMEM;
+        } while (error == EINTR || error == EAGAIN);
+        if (error != 0)
+            lam_ignore(atomic_compare_exchange_strong(&it->error, &none, error), "first wins");
+    }
+    return NULL;
+}
+
+static uint32_t threads_for(uint64_t bytes)
+{
+    uint64_t n_steps = (bytes + POPULATE_STEP_BYTES - 1) / POPULATE_STEP_BYTES;
+    long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    uint64_t n = n_cpus < 1                      ? 1
+                 : n_cpus > POPULATE_THREADS_MAX ? POPULATE_THREADS_MAX
+                                                 : (uint64_t)n_cpus;
+
+    return (uint32_t)(n < n_steps ? n : n_steps);
+}
 
 enum lam_status lam_pool_populate(
     const struct lam_pool *pool, uint64_t offset, uint64_t bytes, struct lam_err *err)
 {
     uint64_t begin = lam_align_down(offset, HUGE_PAGE_BYTES);
     uint64_t end = lam_align_up(offset + bytes, HUGE_PAGE_BYTES);
+    struct populating it = {.pool = pool, .end = end < pool->bytes ? end : pool->bytes};
+    pthread_t threads[POPULATE_THREADS_MAX];
+    uint32_t n_threads = 0;
+    uint32_t n_wanted = begin < it.end ? threads_for(it.end - begin) : 0;
     char have[24], want[24];
 
-    end = end < pool->bytes ? end : pool->bytes;
-    while (begin < end) {
-        uint64_t step = end - begin < POPULATE_STEP_BYTES ? end - begin : POPULATE_STEP_BYTES;
-
-        int result = madvise(pool->base + begin, step, MADV_POPULATE_WRITE);
-
-        if (lam_fault_hit("populate")) {
-            result = -1;
-            errno = ENOMEM;
-        }
-        if (result != 0) {
-            if (errno == EINTR || errno == EAGAIN)
-                continue;
-            return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
-                "the machine gave only %s of the pool's %s (%s): give a smaller --ram",
-                lam_size_format(begin, have, sizeof(have)),
-                lam_size_format(pool->bytes, want, sizeof(want)), strerror(errno));
-        }
-        begin += step;
-    }
-    return LAM_OK;
+    atomic_init(&it.next, begin);
+    atomic_init(&it.error, 0);
+    /* This thread is one of them; without the others it only takes longer. */
+    while (n_threads + 1 < n_wanted &&
+           pthread_create(&threads[n_threads], NULL, populate_steps, &it) == 0)
+        n_threads++;
+    lam_ignore(populate_steps(&it) == NULL, "as for the other threads");
+    for (uint32_t i = 0; i < n_threads; i++)
+        pthread_join(threads[i], NULL);
+    if (atomic_load(&it.error) == 0)
+        return LAM_OK;
+    return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+        "the machine gave no more than %s of the pool's %s (%s): give a smaller --ram",
+        lam_size_format(
+            atomic_load(&it.next) < it.end ? atomic_load(&it.next) : it.end, have, sizeof(have)),
+        lam_size_format(pool->bytes, want, sizeof(want)), strerror(atomic_load(&it.error)));
 }
 
 /* Are transparent huge pages to be had for shared memory on request? The choice in force is in
@@ -124,7 +172,11 @@ enum lam_status lam_pool_init(
     status = try_pages(bytes, first_bytes, false, &pool, err);
     if (status != LAM_OK)
         return status;
-    snprintf(pool.note, sizeof(pool.note), "no reserved huge pages: %.120s", why.text);
+    snprintf(pool.note, sizeof(pool.note), "no huge pages are set aside (%.160s)%s", why.text,
+        strcmp(pool.pages, "thp") == 0
+            ? ""
+            : ", and the kernel gives shared memory no transparent ones "
+              "(/sys/kernel/mm/transparent_hugepage/shmem_enabled): pages of 4 KiB");
     *ret_pool = pool;
     return LAM_OK;
 }

@@ -20,7 +20,7 @@ struct lam_pool {
     unsigned char *base;
     uint64_t bytes;    /* of the memfd: pool_bytes of the layout, rounded up to whole pages */
     const char *pages; /* "hugetlb", "thp" or "4k" */
-    char note[160];    /* why not the better kind of pages; "" */
+    char note[320];    /* why not the better kinds of pages; "" */
 };
 
 /*
@@ -30,7 +30,8 @@ struct lam_pool {
 LAM_MUST_USE enum lam_status lam_pool_init(
     uint64_t bytes, uint64_t first_bytes, struct lam_pool *ret_pool, struct lam_err *err);
 
-/* Populates [offset, offset + bytes). Blocks; any thread. Errors: LAM_RESOURCE_EXHAUSTED. */
+/* Populates [offset, offset + bytes), by several threads where there are processors for them.
+ * Blocks; any thread. Errors: LAM_RESOURCE_EXHAUSTED. */
 LAM_MUST_USE enum lam_status lam_pool_populate(
     const struct lam_pool *pool, uint64_t offset, uint64_t bytes, struct lam_err *err);
 

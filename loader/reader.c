@@ -95,8 +95,9 @@ static void report(struct lam_reader *reader, struct lam_load_end *end)
             posix_fadvise(reader->fds[c], (off_t)end->window.file_offset, (off_t)end->window.bytes,
                 POSIX_FADV_DONTNEED);
     }
-    if (end->status == LAM_OK && lost_a_mirror(reader)) {
-        lam_reader_load(reader, &again);
+    if (end->status != LAM_CANCELLED && end->status != LAM_DEADLINE_EXCEEDED &&
+        lost_a_mirror(reader) && end->open) {
+        lam_reader_load(reader, &again); /* from the copies that are left */
         return;
     }
     if (end->status == LAM_OK)

@@ -1,15 +1,31 @@
 /* share: see the header. */
 #include "loader/share.h"
 
+#include <inttypes.h>
 #include <string.h>
 
-enum lam_status lam_share_open(
-    struct lam_share *share, const char *path, uint32_t n_workers, struct lam_err *err)
-{
-    enum lam_status status = lam_file_open(path, &share->file, err);
+#include "common/clock.h"
+#include "common/log.h"
 
-    share->n_workers = n_workers;
+enum lam_status lam_share_open(struct lam_share *share, const char *path,
+    const struct lam_share_options *options, struct lam_err *err)
+{
+    const size_t n_mirrors_max = sizeof(share->mirrors) / sizeof(*share->mirrors);
+    enum lam_status status;
+
+    if (options->n_mirrors > n_mirrors_max)
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "%zu mirrors are more than the %zu that one model may have: give fewer --mirror",
+            options->n_mirrors, n_mirrors_max);
+    status = lam_file_open(path, &share->file, err);
+    share->options = *options;
     share->file_open = status == LAM_OK;
+    while (status == LAM_OK && share->n_mirrors < options->n_mirrors) {
+        uint32_t m = share->n_mirrors;
+
+        status = lam_mirror_open(&share->file, options->mirrors[m], &share->mirrors[m], err);
+        share->n_mirrors += status == LAM_OK;
+    }
     return status;
 }
 
@@ -24,7 +40,7 @@ enum lam_status lam_share_open_record(
 /* One for each worker, and one that is left when all of them sleep on theirs. */
 static uint32_t lanes_wanted(const struct lam_share *share)
 {
-    uint32_t wanted = share->n_workers + 1;
+    uint32_t wanted = share->options.n_workers + 1;
 
     return wanted > LAM_POLICY_LANES_WANTED ? wanted : LAM_POLICY_LANES_WANTED;
 }
@@ -62,8 +78,8 @@ enum lam_status lam_share_lay_out(
 
 /* ---- life ---- */
 
-static enum lam_status start_reading(struct lam_share *share, unsigned char *base,
-    enum lam_reader_choice engine, struct lam_err *err)
+static enum lam_status start_reading(
+    struct lam_share *share, unsigned char *base, struct lam_err *err)
 {
     struct lam_checker_config checker = {.file = &share->file,
         .integrity = share->integrity,
@@ -76,10 +92,14 @@ static enum lam_status start_reading(struct lam_share *share, unsigned char *bas
         .on_lost = lam_sessions_on_lost,
         .arg = share->sessions};
     struct lam_reader_config reader = {.file = &share->file,
+        .mirrors = share->mirrors,
+        .n_mirrors = share->n_mirrors,
+        .io_cache = share->options.io_cache,
+        .deadline_ns = share->options.read_deadline_ns,
         .pool_base = base,
         .regions = share->layout.regions,
         .n_regions = share->layout.n_regions,
-        .choice = engine,
+        .choice = share->options.engine,
         .on_done = lam_checker_on_load_end,
         .on_issued = lam_checker_on_issued,
         .on_idle = lam_checker_on_idle};
@@ -94,8 +114,8 @@ static enum lam_status start_reading(struct lam_share *share, unsigned char *bas
     return status;
 }
 
-enum lam_status lam_share_start(struct lam_share *share, const struct lam_pool *pool,
-    enum lam_reader_choice engine, struct lam_err *err)
+enum lam_status lam_share_start(
+    struct lam_share *share, const struct lam_pool *pool, struct lam_err *err)
 {
     unsigned char *base = pool->base + share->pool_offset;
     struct lam_sessions_config sessions = {.file = &share->file,
@@ -105,7 +125,7 @@ enum lam_status lam_share_start(struct lam_share *share, const struct lam_pool *
     enum lam_status status = lam_sessions_create(&sessions, &share->sessions, err);
 
     if (status == LAM_OK)
-        status = start_reading(share, base, engine, err);
+        status = start_reading(share, base, err);
     if (status != LAM_OK)
         return status;
     return lam_extents_create(
@@ -126,6 +146,30 @@ void lam_share_back(struct lam_share *share, uint32_t r)
     lam_sessions_back(share->sessions, region->pool_offset + region->bytes);
 }
 
+/* Once for each copy: the file itself or a mirror. */
+static void say_what_is_lost(struct lam_share *share)
+{
+    struct lam_reader_info info;
+    uint32_t news;
+
+    lam_reader_info(share->reader, &info);
+    news = info.lost & ~share->lost;
+    share->lost |= info.lost;
+    for (uint32_t c = 0; c <= share->n_mirrors; c++) {
+        if ((news >> c & 1) != 0)
+            lam_warn("%s fails again and again: it is not read any more, the other copies are",
+                c == 0 ? share->file.path : share->mirrors[c - 1].path);
+    }
+}
+
+void lam_share_tick(struct lam_share *share)
+{
+    lam_sessions_tick(share->sessions);
+    lam_reader_tick(share->reader);
+    lam_meter_tick(lam_reader_meter(share->reader), lam_now_ns());
+    say_what_is_lost(share);
+}
+
 void lam_share_close(struct lam_share *share)
 {
     lam_extents_destroy(share->extents);
@@ -135,6 +179,8 @@ void lam_share_close(struct lam_share *share)
     lam_sessions_destroy(share->sessions);
     lam_layout_done(&share->layout);
     lam_integrity_close(share->integrity);
+    for (uint32_t m = 0; m < share->n_mirrors; m++)
+        lam_mirror_close(&share->mirrors[m]);
     if (share->file_open)
         lam_file_close(&share->file);
     memset(share, 0, sizeof(*share));

@@ -23,24 +23,37 @@
 #include "loader/reader.h"
 #include "loader/sessions.h"
 
+/* How to read, the same for all models of a loader. Its texts outlive the shares. */
+struct lam_share_options {
+    uint32_t n_workers; /* to stream at a time, each from a lane of its own; 0: as many as the usual
+                           lanes allow */
+    enum lam_reader_choice engine;
+    const char *const *mirrors; /* [n_mirrors] directories, each with a copy of the file */
+    size_t n_mirrors;
+    const char *io_cache;      /* directory of what is known about drives; NULL: nobody is asked */
+    uint64_t read_deadline_ns; /* for one request to a drive; 0: LAM_READER_DEADLINE_NS */
+};
+
 struct lam_share {
+    struct lam_share_options options;
     struct lam_file file;
     bool file_open;
+    struct lam_mirror mirrors[LAM_JOBS_COPIES_MAX - 1];
+    uint32_t n_mirrors;
     struct lam_layout layout;
-    uint32_t n_workers;              /* that may stream at a time */
     uint64_t pool_offset;            /* of its part */
     struct lam_integrity *integrity; /* NULL: checksums are off */
     struct lam_checker *checker;
     struct lam_reader *reader;
     struct lam_sessions *sessions;
     struct lam_extents *extents;
+    uint32_t lost; /* bitmap of copies that were reported as lost */
 };
 
-/* n_workers: how many are to stream at a time, each from a lane of its own; 0 for as many as the
- * usual lanes allow. Errors: those of lam_file_open. The share may be closed afterwards either
- * way. */
-LAM_MUST_USE enum lam_status lam_share_open(
-    struct lam_share *share, const char *path, uint32_t n_workers, struct lam_err *err);
+/* Errors: those of lam_file_open and lam_mirror_open; LAM_INVALID_ARGUMENT for too many mirrors.
+ * The share may be closed afterwards either way. share: zeroed. */
+LAM_MUST_USE enum lam_status lam_share_open(struct lam_share *share, const char *path,
+    const struct lam_share_options *options, struct lam_err *err);
 
 /* Keeps checksums, in memory and under cache_dir (NULL: in memory only). Not called: they are off.
  * Errors: those of lam_integrity_open. */
@@ -59,12 +72,16 @@ LAM_MUST_USE enum lam_status lam_share_lay_out(
 
 /* Starts the threads that read, check and serve rows; the share's first region is populated.
  * Sessions may be opened after lam_share_connect; units are read from lam_share_back on. */
-LAM_MUST_USE enum lam_status lam_share_start(struct lam_share *share, const struct lam_pool *pool,
-    enum lam_reader_choice engine, struct lam_err *err);
+LAM_MUST_USE enum lam_status lam_share_start(
+    struct lam_share *share, const struct lam_pool *pool, struct lam_err *err);
 void lam_share_connect(struct lam_share *share, struct lam_handover *handover);
 
 /* Region r of the layout is populated, as are those before it. [any thread] */
 void lam_share_back(struct lam_share *share, uint32_t r);
+
+/* Now and then: tries again what could not be read, gives up reads that take too long, says which
+ * copies are lost. [one thread] */
+void lam_share_tick(struct lam_share *share);
 
 /* Ends all of it; the server and the handover have stopped. A zeroed struct is allowed. */
 void lam_share_close(struct lam_share *share);

@@ -23,6 +23,7 @@
 
 #define FUSE_MOUNTING_FAILED 4 /* as fuse_main tells it */
 
+uint64_t faulty_deadline_ns;
 char faulty_path[64];
 static char mount_dir[48];
 static pid_t server;
@@ -152,7 +153,7 @@ struct lam_loader *faulty_start(const char *ram, enum lam_reader_choice engine, 
         .n_listen = 1,
         .pool_socket = pool_socket,
         .ram = ram,
-        .engine = engine,
+        .share = {.engine = engine, .read_deadline_ns = faulty_deadline_ns},
         .no_checksums = no_checksums};
     struct lam_loader *loader = NULL;
     struct lam_err err = {0};

@@ -14,6 +14,9 @@
 /* Path of the model below the mount. */
 extern char faulty_path[64];
 
+/* For configs: of one read; 0: the usual. */
+extern uint64_t faulty_deadline_ns;
+
 /* Group fixtures: make a model and mount it. Where FUSE cannot be used they say why, and every
  * test has to begin with faulty_need. */
 int faulty_set_up(void **state);

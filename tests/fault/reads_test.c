@@ -119,12 +119,58 @@ static void a_stall_stalls_nothing_else(void **state)
     lam_loader_destroy(loader); /* waits for what is under way */
 }
 
+/* A drive that answers after the deadline: the unit fails with a status, the service answers, and
+ * once the drive has come back everything is read. */
+static void a_stuck_drive_meets_the_deadline(void **state)
+{
+    (void)state;
+    faulty_need();
+    for (int i = 0; i < 2; i++) {
+        char text[32];
+        struct pool_worker worker;
+        struct pool_event event = {.fault = false};
+        struct lam_err err = {0};
+        struct lam_loader *loader;
+        uint64_t begin_ns;
+
+        faulty_deadline_ns = 500 * LAM_NS_PER_MS;
+        loader = faulty_start(live_share(24, text), engines[i], false);
+        pool_worker_connect(&worker, live_model.dir);
+        pool_worker_open(&worker);
+        pool_worker_credit(&worker, 1);
+        assert_int_equal(faults_in_a_pass(&worker), 0);
+        faulty_set("stall 4000");
+        begin_ns = lam_now_ns();
+        while (!event.fault) { /* some were read ahead */
+            assert_int_equal(pool_worker_next(&worker, &event, &err), LAM_OK);
+            if (event.fault)
+                continue;
+            pool_worker_release(&worker, event.unit, event.generation);
+            pool_worker_credit(&worker, 1);
+        }
+        assert_int_equal(event.status, LAM_DEADLINE_EXCEEDED);
+        assert_true(lam_now_ns() - begin_ns < 3500 * LAM_NS_PER_MS);
+        faulty_set("clear");
+        do
+            assert_int_equal(pool_worker_next(&worker, &event, &err), LAM_OK);
+        while (event.fault);
+        live_check_unit(&worker, &event);
+        pool_worker_release(&worker, event.unit, event.generation);
+        pool_worker_credit(&worker, 1);
+        assert_int_equal(faults_in_a_pass(&worker), 0);
+        pool_worker_disconnect(&worker);
+        lam_loader_destroy(loader);
+    }
+    faulty_deadline_ns = 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(short_reads_are_completed),
         cmocka_unit_test(eio_is_tried_again_then_told),
         cmocka_unit_test(a_stall_stalls_nothing_else),
+        cmocka_unit_test(a_stuck_drive_meets_the_deadline),
     };
 
     lam_log_init("reads_test", LAM_LOG_OFF);

@@ -15,7 +15,7 @@ struct model_file live_model;
 struct lam_manifest live_manifest;
 const char *live_path = live_model.path;
 const char *live_ops;
-uint32_t live_workers;
+struct lam_share_options live_options;
 static struct lam_gguf *gguf;
 static struct lam_spec spec;
 
@@ -29,12 +29,12 @@ struct lam_loader *live_start(const char *ram, enum lam_reader_choice engine)
         .n_listen = 1,
         .pool_socket = pool_socket,
         .ops = live_ops,
-        .n_workers = live_workers,
-        .ram = ram,
-        .engine = engine};
+        .share = live_options,
+        .ram = ram};
     struct lam_loader *loader = NULL;
     struct lam_err err = {0};
 
+    config.share.engine = engine;
     snprintf(listen, sizeof(listen), "unix:%s/loader.sock", live_model.dir);
     snprintf(pool_socket, sizeof(pool_socket), "%s/pool.sock", live_model.dir);
     if (lam_loader_create(&config, &loader, &err) != LAM_OK)

@@ -15,9 +15,9 @@
 
 extern struct model_file live_model;
 extern struct lam_manifest live_manifest;
-extern const char *live_path; /* of the model, for configs */
-extern uint32_t live_workers; /* for configs; 0: the usual */
-extern const char *live_ops;  /* address for the operations port; NULL: none */
+extern const char *live_path;                 /* of the model, for configs */
+extern struct lam_share_options live_options; /* for configs; the engine is live_start's */
+extern const char *live_ops;                  /* address for the operations port; NULL: none */
 
 /* Group fixtures. */
 int live_set_up(void **state);

@@ -335,7 +335,7 @@ static void refused_engine_falls_back(void **state)
         .n_listen = 1,
         .pool_socket = pool_socket,
         .ram = live_share(25, text),
-        .engine = LAM_READER_IO_URING};
+        .share = {.engine = LAM_READER_IO_URING}};
     struct lam_loader *loader = NULL;
     struct pool_worker worker;
     struct lam_err err = {0};
@@ -346,7 +346,7 @@ static void refused_engine_falls_back(void **state)
     snprintf(pool_socket, sizeof(pool_socket), "%s/pool.sock", live_model.dir);
     assert_int_equal(lam_loader_create(&config, &loader, &err), LAM_UNIMPLEMENTED);
     assert_non_null(strstr(err.text, "seccomp"));
-    config.engine = LAM_READER_AUTO;
+    config.share.engine = LAM_READER_AUTO;
     assert_int_equal(lam_loader_create(&config, &loader, &err), LAM_OK);
     pool_worker_connect(&worker, live_model.dir);
     pool_worker_open(&worker);

@@ -58,6 +58,13 @@ static void the_budget_is_what_was_asked_for_and_needed(void **state)
     assert_int_equal(bytes, 3 * LAM_GIB);
     assert_int_equal(lam_memory_budget(&memory, "25%", 100 * LAM_GIB, &bytes, &err), LAM_OK);
     assert_int_equal(bytes, 4 * LAM_GIB);
+    assert_int_equal(lam_memory_budget(&memory, "free-1GiB", 100 * LAM_GIB, &bytes, &err), LAM_OK);
+    assert_int_equal(bytes, 7 * LAM_GIB);
+    assert_int_equal(
+        lam_memory_budget(&memory, "free-8GiB", LAM_GIB, &bytes, &err), LAM_RESOURCE_EXHAUSTED);
+    assert_non_null(strstr(err.text, "smaller margin"));
+    assert_int_equal(
+        lam_memory_budget(&memory, "free-10%", LAM_GIB, &bytes, &err), LAM_INVALID_ARGUMENT);
     assert_int_equal(lam_memory_budget(&memory, "12GiB", LAM_GIB, &bytes, &err), LAM_OK);
     assert_int_equal(bytes, LAM_GIB);
     assert_int_equal(

@@ -16,6 +16,8 @@
 
 #define N 2
 
+static const struct lam_share_options options; /* the usual */
+
 static struct model_file files[N];
 
 static int set_up(void **state)
@@ -89,7 +91,7 @@ static void names_of_one_file_are_one_model(void **state)
     snprintf(link, sizeof(link), "%s/link.gguf", files[1].dir);
     assert_int_equal(symlink(files[0].path, link), 0);
     snprintf(dotted, sizeof(dotted), "%s/./model.gguf", files[1].dir);
-    if (lam_models_open(&models, paths, 4, 0, &err) != LAM_OK)
+    if (lam_models_open(&models, paths, 4, &options, &err) != LAM_OK)
         fail_msg("%s", err.text);
     assert_int_equal(models.n_shares, 2);
     assert_int_equal(lam_models_find(&models, ""), 1);
@@ -115,9 +117,9 @@ static void the_17th_model_is_refused(void **state)
     for (uint32_t i = 0; i <= LAM_MODELS_MAX; i++)
         paths[i] = files[0].path;
     assert_int_equal(
-        lam_models_open(&models, paths, LAM_MODELS_MAX + 1, 0, &err), LAM_INVALID_ARGUMENT);
+        lam_models_open(&models, paths, LAM_MODELS_MAX + 1, &options, &err), LAM_INVALID_ARGUMENT);
     assert_non_null(strstr(err.text, "17 models"));
-    assert_int_equal(lam_models_open(&models, paths, LAM_MODELS_MAX, 0, &err), LAM_OK);
+    assert_int_equal(lam_models_open(&models, paths, LAM_MODELS_MAX, &options, &err), LAM_OK);
     assert_int_equal(models.n_shares, 1);
     lam_models_close(&models);
 }

@@ -86,7 +86,7 @@ static void many_sessions_at_once(void **state)
     char text[32];
 
     (void)state;
-    live_workers = N_WORKERS;
+    live_options.n_workers = N_WORKERS;
     loader = live_start(live_share(80, text), LAM_READER_AUTO);
     pool_worker_connect(&observer, live_model.dir);
     for (uint32_t w = 0; w < N_WORKERS; w++) {
