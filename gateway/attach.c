@@ -14,6 +14,8 @@
 
 static void update_health(struct lam_service *service)
 {
+    lam_metric_set(
+        lam_service_metric(service, LAM_GATEWAY_WORKERS), lam_registry_n_ready(service->registry));
     lam_rpc_server_set_serving(service->server, "laminar.v1.Generation",
         lam_registry_n_ready(service->registry) > 0 && !atomic_load(&service->draining));
 }
@@ -30,6 +32,8 @@ static void detach(struct lam_service *service, struct lam_rpc_call *call)
     lam_rpc_call_set_user(call, NULL);
     lam_registry_leave(service->registry, worker);
     update_health(service);
+    if (sched)
+        lam_metric_add(lam_service_metric(service, LAM_GATEWAY_WORKERS_LOST), 1);
     if (sched)
         lam_service_apply(service, lam_sched_lose(service->sched, sched, lam_now_ns()));
 }
@@ -92,17 +96,34 @@ static enum lam_status take_header_chunk(struct lam_service *service, struct lam
     return make_ready(service, worker, err);
 }
 
+/* The step has been answered: `before` is the load before that. */
+static void note_pass(
+    struct lam_service *service, const struct lam_worker *worker, struct lam_sched_load before)
+{
+    struct lam_sched_load now = lam_sched_load(worker->sched);
+
+    if (now.passes == before.passes)
+        return; /* it only freed slots */
+    lam_metric_add(lam_service_metric(service, LAM_GATEWAY_PASSES), 1);
+    lam_metric_add(lam_service_metric(service, LAM_GATEWAY_ROWS), now.rows - before.rows);
+    lam_metric_observe(
+        lam_service_metric(service, LAM_GATEWAY_STEP_SECONDS), lam_now_ns() - worker->step_ns);
+    lam_trace_end(LAM_TRACE_STEP, "step", worker->step_ns, LAM_TRACE_NONE, LAM_TRACE_NONE, 0);
+}
+
 static enum lam_status take_result(struct lam_service *service, struct lam_worker *worker,
     const Laminar__V1__StepResult *result, struct lam_err *err)
 {
     const struct lam_served *served = lam_registry_served(service->registry);
     struct lam_sched_actions actions;
     struct lam_sched_sample *samples;
+    struct lam_sched_load before;
     enum lam_status status;
 
     if (worker->phase != LAM_WORKER_READY)
         return lam_fail(
             err, LAM_FAILED_PRECONDITION, "a step result before the worker was welcome");
+    before = lam_sched_load(worker->sched);
     status = lam_report_take_profile(&worker->report, result->profile, err);
     if (status != LAM_OK)
         return status;
@@ -115,9 +136,11 @@ static enum lam_status take_result(struct lam_service *service, struct lam_worke
             result->tokens[i]->seq, result->tokens[i]->epoch, result->tokens[i]->token};
     status = lam_sched_result(service->sched, worker->sched, result->id, samples,
         (uint32_t)result->n_tokens, served->spec.n_vocab, &actions, err);
-    if (status == LAM_OK)
-        lam_service_apply(service, actions);
-    return status;
+    if (status != LAM_OK)
+        return status;
+    note_pass(service, worker, before);
+    lam_service_apply(service, actions);
+    return LAM_OK;
 }
 
 void lam_attach_on_open(void *arg, struct lam_rpc_call *call)
@@ -220,7 +243,7 @@ static Laminar__V1__SequenceRows **make_rows(
 
 void lam_attach_send_step(struct lam_service *service, const struct lam_sched_step *step)
 {
-    const struct lam_worker *worker = step->worker_user;
+    struct lam_worker *worker = step->worker_user;
     Laminar__V1__GatewayMessage message = LAMINAR__V1__GATEWAY_MESSAGE__INIT;
     Laminar__V1__Step packed = LAMINAR__V1__STEP__INIT;
 
@@ -232,6 +255,7 @@ void lam_attach_send_step(struct lam_service *service, const struct lam_sched_st
     packed.n_free = step->n_free;
     message.kind_case = LAMINAR__V1__GATEWAY_MESSAGE__KIND_STEP;
     message.step = &packed;
+    worker->step_ns = lam_now_ns();
     if (packed.rows && lam_message_pack(&message.base, &service->out) &&
         lam_rpc_call_send(worker->user, service->out.data, service->out.size))
         return;

@@ -93,6 +93,17 @@ static void flow(struct lam_generation *g, uint64_t now_ns)
     }
 }
 
+static void note_first(struct lam_generation *g, uint64_t now_ns)
+{
+    struct lam_service *service = g->service;
+
+    g->first_ns = now_ns;
+    lam_metric_observe(
+        lam_service_metric(service, LAM_GATEWAY_QUEUE_SECONDS), g->started_ns - g->arrived_ns);
+    lam_metric_observe(
+        lam_service_metric(service, LAM_GATEWAY_FIRST_TOKEN_SECONDS), now_ns - g->arrived_ns);
+}
+
 static void take_token(
     struct lam_generation *g, const struct lam_sched_action *action, uint64_t now_ns)
 {
@@ -105,8 +116,9 @@ static void take_token(
     g->n_completion++;
     g->started_ns = action->started_ns;
     g->last_ns = now_ns;
+    lam_metric_add(lam_service_metric(g->service, LAM_GATEWAY_TOKENS), 1);
     if (!g->first_ns)
-        g->first_ns = now_ns;
+        note_first(g, now_ns);
     if (lam_emit_push(&g->emit, action->token, action->last, &err) != LAM_OK) {
         lam_error("generation ended: %s", err.text);
         end_badly(g, LAM_INTERNAL, err.text);
@@ -178,6 +190,8 @@ static enum lam_status begin(struct lam_service *service, struct lam_rpc_call *c
     if (g->next)
         g->next->prev = g;
     service->generations = g;
+    lam_metric_add(lam_service_metric(service, LAM_GATEWAY_OPEN), 1);
+    lam_metric_add(lam_service_metric(service, LAM_GATEWAY_PROMPT_TOKENS), work.n_prompt);
     lam_rpc_call_set_user(call, g);
     return LAM_OK;
 }
@@ -210,10 +224,37 @@ void lam_generate_on_message(
         return;
     if (lam_request_check(served, (const Laminar__V1__GenerateRequest *)message, seed, &request,
             &err) != LAM_OK ||
-        begin(service, call, served, &request, &err) != LAM_OK)
+        begin(service, call, served, &request, &err) != LAM_OK) {
         lam_rpc_call_finish(call, err.status, err.text);
+        lam_metric_add(lam_service_metric(service, LAM_GATEWAY_REFUSED), 1);
+    }
     lam_request_done(&request);
     lam_service_pump(service);
+}
+
+/* One stretch of a request's life; 0: it did not come so far. */
+static void trace_stretch(const char *name, uint64_t begin_ns, uint64_t end_ns)
+{
+    if (begin_ns != 0 && end_ns >= begin_ns)
+        lam_trace_add(&(struct lam_trace_span){.track = LAM_TRACE_REQUEST,
+            .name = name,
+            .begin_ns = begin_ns,
+            .end_ns = end_ns,
+            .unit = LAM_TRACE_NONE,
+            .slot = LAM_TRACE_NONE});
+}
+
+static void note_end(const struct lam_generation *g, bool cancelled)
+{
+    enum lam_gateway_metric how = cancelled ? LAM_GATEWAY_CANCELLED : LAM_GATEWAY_FAILED;
+
+    if (g->emit.finish != LAM_FINISH_NOT)
+        how = g->emit.finish == LAM_FINISH_STOP ? LAM_GATEWAY_STOPPED : LAM_GATEWAY_CUT;
+    lam_metric_add(lam_service_metric(g->service, how), 1);
+    lam_metric_add(lam_service_metric(g->service, LAM_GATEWAY_OPEN), UINT64_MAX); /* one less */
+    trace_stretch("queued", g->arrived_ns, g->started_ns);
+    trace_stretch("prompt", g->started_ns, g->first_ns);
+    trace_stretch("generation", g->first_ns, g->last_ns);
 }
 
 void lam_generate_on_done(void *arg, struct lam_rpc_call *call, bool cancelled)
@@ -221,10 +262,10 @@ void lam_generate_on_done(void *arg, struct lam_rpc_call *call, bool cancelled)
     struct lam_service *service = arg;
     struct lam_generation *g = lam_rpc_call_user(call);
 
-    (void)cancelled; /* a finished one has nothing left to stop */
     if (!g)
         return;
-    stop_computing(g);
+    stop_computing(g); /* a finished one has nothing left to stop */
+    note_end(g, cancelled);
     if (g->prev)
         g->prev->next = g->next;
     else

@@ -6,6 +6,7 @@
 #include "common/flag.h"
 #include "common/log.h"
 #include "common/program.h"
+#include "common/trace.h"
 #include "gateway/service.h"
 
 #define PROGRAM_NAME "laminar-gateway"
@@ -17,6 +18,8 @@ struct flags {
     const char *run_dir;
     const char *chat_name;
     const char *log_level;
+    const char *ops;
+    bool record;
     int64_t waiting_max;
     int64_t orphan_limit_s;
     int64_t grace_s;
@@ -50,6 +53,8 @@ static bool parse_flags(int argc, char **argv, struct flags *flags, int *ret_exi
             .target = &flags->chat_name,
             .value = "NAME",
             .help = "Chat template instead of the model's own: chatml, llama2, llama3, ..."},
+        LAM_PROGRAM_OPS(&flags->ops),
+        LAM_PROGRAM_RECORD(&flags->record),
         LAM_PROGRAM_RUN_DIR(&flags->run_dir),
         {.name = "grace",
             .kind = LAM_FLAG_INT,
@@ -108,18 +113,23 @@ static void log_addresses(const struct lam_service *service, const char *const *
         else
             lam_info("listening on %s", addresses[i]);
     }
+    if (lam_service_ops_port(service) > 0)
+        lam_info("metrics and health on port %d", lam_service_ops_port(service));
 }
 
 /* Serves until one of the signals `stop`. */
 static enum lam_status serve(const struct flags *flags, const char *const *addresses,
     size_t n_addresses, const sigset_t *stop, struct lam_err *err)
 {
+    struct lam_trace_mark mark = flags->record ? lam_trace_start() : (struct lam_trace_mark){0};
     const struct lam_service_config config = {
         .listen = addresses,
         .n_listen = n_addresses,
         .waiting_max = (uint32_t)flags->waiting_max,
         .orphan_limit_ns = (uint64_t)flags->orphan_limit_s * LAM_NS_PER_S,
         .chat_name = flags->chat_name,
+        .ops = flags->ops,
+        .record = flags->record ? &mark : NULL,
     };
     struct lam_service *service = NULL;
     enum lam_status status = lam_service_create(&config, &service, err);

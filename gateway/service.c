@@ -39,6 +39,8 @@ void lam_service_pump(struct lam_service *service)
 
     while (lam_sched_next(service->sched, lam_now_ns(), &step))
         lam_attach_send_step(service, &step);
+    lam_metric_set(
+        lam_service_metric(service, LAM_GATEWAY_WAITING), lam_sched_waiting(service->sched));
 }
 
 void lam_service_apply(struct lam_service *service, struct lam_sched_actions actions)
@@ -121,6 +123,25 @@ static enum lam_status create_server(
     return status;
 }
 
+/* On the thread of the operations port. */
+static bool write_metrics(void *arg, struct lam_buf *out)
+{
+    const struct lam_service *service = arg;
+
+    return lam_gateway_metrics_write(&service->metrics, out);
+}
+
+static const char *unhealthy(void *arg)
+{
+    struct lam_service *service = arg;
+
+    if (atomic_load(&service->draining))
+        return "the gateway is shutting down\n";
+    if (lam_metric_get(lam_service_metric(service, LAM_GATEWAY_WORKERS)) == 0)
+        return "no worker is attached\n";
+    return NULL;
+}
+
 enum lam_status lam_service_create(
     const struct lam_service_config *config, struct lam_service **ret_service, struct lam_err *err)
 {
@@ -142,6 +163,13 @@ enum lam_status lam_service_create(
     if (!service)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the gateway");
     atomic_init(&service->draining, false);
+    lam_gateway_metrics_init(&service->metrics);
+    service->ops_config = (struct lam_ops_config){.listen = config->ops,
+        .process = "laminar-gateway",
+        .record = config->record,
+        .arg = service,
+        .write_metrics = write_metrics,
+        .unhealthy = unhealthy};
     service->out = LAM_BUF(OUT_BYTES_MAX);
     status = lam_arena_init(&service->arena, ARENA_BYTES, err);
     if (status == LAM_OK)
@@ -160,8 +188,12 @@ enum lam_status lam_service_create(
 
 enum lam_status lam_service_start(struct lam_service *service, struct lam_err *err)
 {
-    enum lam_status status = lam_rpc_server_start(service->server, err);
+    enum lam_status status = LAM_OK;
 
+    if (service->ops_config.listen)
+        status = lam_ops_start(&service->ops_config, &service->ops, err);
+    if (status == LAM_OK)
+        status = lam_rpc_server_start(service->server, err);
     if (status != LAM_OK)
         return status;
     lam_rpc_server_set_serving(service->server, "", true);
@@ -174,6 +206,11 @@ int lam_service_port(const struct lam_service *service, size_t i)
     return lam_rpc_server_port(service->server, i);
 }
 
+int lam_service_ops_port(const struct lam_service *service)
+{
+    return service->ops ? lam_ops_port(service->ops) : 0;
+}
+
 void lam_service_shutdown(struct lam_service *service, uint64_t grace_ns)
 {
     atomic_store(&service->draining, true);
@@ -184,6 +221,7 @@ void lam_service_destroy(struct lam_service *service)
 {
     if (!service)
         return;
+    lam_ops_stop(service->ops);
     lam_rpc_server_destroy(service->server);
     lam_sched_destroy(service->sched);
     lam_registry_destroy(service->registry);

@@ -11,10 +11,12 @@
 #include "common/buf.h"
 #include "common/mem.h"
 #include "gateway/emit.h"
+#include "gateway/metrics.h"
 #include "gateway/registry.h"
 #include "gateway/schedule.h"
 #include "gateway/service.h"
 #include "rpc/message.h"
+#include "rpc/ops.h"
 #include "rpc/server.h"
 
 /* A client may leave this many tokens unread; then its sequence pauses, and after the limit it
@@ -49,6 +51,9 @@ struct lam_service {
     struct lam_arena arena; /* the message that is being handled */
     struct lam_buf out;     /* the message that is being packed */
     struct lam_generation *generations;
+    struct lam_gateway_metrics metrics;
+    struct lam_ops_config ops_config;
+    struct lam_ops *ops;  /* NULL: none */
     atomic_bool draining; /* set by shutdown: after the last generation workers are let go */
 };
 
@@ -62,6 +67,12 @@ void lam_service_pump(struct lam_service *service);
  * of the message. */
 ProtobufCMessage *lam_service_unpack(struct lam_service *service, struct lam_rpc_call *call,
     const ProtobufCMessageDescriptor *type, const void *bytes, size_t n_bytes, size_t bytes_max);
+
+static inline struct lam_metric *lam_service_metric(
+    struct lam_service *service, enum lam_gateway_metric metric)
+{
+    return &service->metrics.items[metric];
+}
 
 /* Packs and sends the answer of a unary method. */
 void lam_service_reply(

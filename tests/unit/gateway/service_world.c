@@ -17,6 +17,8 @@
 #define TEXT_BYTES_MAX ((size_t)64 << 20)
 #define TIMEOUT_NS (20 * LAM_NS_PER_S)
 
+const char *world_ops;
+
 void world_start(struct world *world, uint32_t waiting_max, uint64_t orphan_limit_ns)
 {
     static unsigned n;
@@ -24,7 +26,8 @@ void world_start(struct world *world, uint32_t waiting_max, uint64_t orphan_limi
     struct lam_service_config config = {.listen = listen,
         .n_listen = 1,
         .waiting_max = waiting_max,
-        .orphan_limit_ns = orphan_limit_ns};
+        .orphan_limit_ns = orphan_limit_ns,
+        .ops = world_ops};
     struct lam_err err = {0};
 
     memset(world, 0, sizeof *world);

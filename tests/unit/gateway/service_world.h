@@ -23,6 +23,8 @@ struct world {
     char address[128];
 };
 
+extern const char *world_ops; /* address of the operations port; NULL: none */
+
 /* A gateway on a Unix socket of its own, and a channel to it. */
 void world_start(struct world *world, uint32_t waiting_max, uint64_t orphan_limit_ns);
 void world_stop(struct world *world);
