@@ -103,7 +103,8 @@ struct lam_rope_args {
 
 /*
  * KV cache of one layer: pages of page_tokens positions. Page p of K begins at k + p * page_bytes,
- * likewise V; inside a page: [K heads][page_tokens][d] of dtype (F32 or F16).
+ * likewise V; inside a page: [K heads][page_tokens][d] of dtype: F32, F16, or Q8_0 (kv.h says how
+ * values become blocks; d is then a multiple of 32).
  */
 struct lam_kv_layer {
     void *k;

@@ -34,6 +34,27 @@ struct item_tile {
     uint32_t n_common;             /* the least of them */
 };
 
+static void widen_q8_0(const uint8_t *row, uint32_t n, float *out)
+{
+    for (uint32_t at = 0; at < n; at += LAM_KV_Q8_ELEMS, row += LAM_KV_Q8_BYTES) {
+        float d = lam_f32_from_f16(lam_load_u16(row));
+        for (uint32_t i = 0; i < LAM_KV_Q8_ELEMS; i++)
+            out[at + i] = d * (float)(int8_t)row[2 + i];
+    }
+}
+
+/* As unpack_floats. */
+static void unpack_q8_0_rows(const uint8_t *const *rows, uint32_t n, float *out)
+{
+    float row[LAM_HEAD_DIM_MAX];
+
+    for (uint32_t lane = 0; lane < LANES; lane++) {
+        widen_q8_0(rows[lane], n, row);
+        for (uint32_t i = 0; i < n; i++)
+            out[(size_t)i * LANES + lane] = row[i];
+    }
+}
+
 static void load_value(const struct lam_kv_layer *kv, size_t offset, float *out)
 {
     const uint8_t *row = (const uint8_t *)kv->v + offset;
@@ -42,6 +63,8 @@ static void load_value(const struct lam_kv_layer *kv, size_t offset, float *out)
 
     if (kv->dtype == LAM_F32) {
         memcpy(out, row, (size_t)d * sizeof(*out));
+    } else if (kv->dtype == LAM_Q8_0) {
+        widen_q8_0(row, d, out);
     } else {
         for (; i + LANES <= d; i += LANES)
             v_store(out + i, v_load_f16(row + (size_t)i * 2));
@@ -66,7 +89,10 @@ static void load_kv_block(const struct lam_attention_part *part, uint32_t block,
             rows[lane] = (const uint8_t *)kv->k +
                          lam_kv_offset(kv, part->seq, block * LAM_KV_BLOCK + i, part->kv_head);
         }
-        unpack_floats(kv->dtype, rows, kv->head_dim, &out->keys[group][0][0]);
+        if (kv->dtype == LAM_Q8_0)
+            unpack_q8_0_rows(rows, kv->head_dim, &out->keys[group][0][0]);
+        else
+            unpack_floats(kv->dtype, rows, kv->head_dim, &out->keys[group][0][0]);
     }
     for (uint32_t i = 0; i < n_positions; i++)
         load_value(kv, lam_kv_offset(kv, part->seq, block * LAM_KV_BLOCK + i, part->kv_head),

@@ -267,7 +267,6 @@ static void cpu_kv_write(struct lam_kernels *kernels, const struct lam_kv_write_
     uint64_t n_rows = 0;
 
     assert(args->n_seqs <= kernels->config.max_seqs);
-    assert(kv->dtype == LAM_F16 || kv->dtype == LAM_F32);
     for (uint32_t s = 0; s < args->n_seqs; s++)
         n_rows += args->seqs[s].n_rows;
     run_range(kernels, kv_write_range, args, n_rows, n_rows * kv->n_kv_heads * kv->head_dim * 2);
@@ -449,7 +448,6 @@ static void cpu_attention(struct lam_kernels *kernels, const struct lam_attentio
     assert(args->n_seqs <= kernels->config.max_seqs);
     assert(args->n_heads <= kernels->config.n_heads && args->n_heads % kv->n_kv_heads == 0);
     assert(kv->head_dim <= kernels->config.head_dim);
-    assert(kv->dtype == LAM_F16 || kv->dtype == LAM_F32);
     for (uint32_t s = 0; s < args->n_seqs; s++) {
         assert(args->seqs[s].pos_begin + args->seqs[s].n_rows <= kernels->config.max_ctx);
         n_rows += args->seqs[s].n_rows;

@@ -158,6 +158,10 @@ static void store_kv(const struct lam_kv_layer *kv, void *base, size_t offset, c
         memcpy(out, x, (size_t)kv->head_dim * sizeof(*x));
         return;
     }
+    if (kv->dtype == LAM_Q8_0) {
+        lam_kv_pack_q8_0(x, kv->head_dim, out);
+        return;
+    }
     for (; i + LANES <= kv->head_dim; i += LANES)
         v_store_f16(out + (size_t)i * 2, v_load(x + i));
     if (i < kv->head_dim) {

@@ -14,14 +14,17 @@
 
 enum { BLOCK = 128, WARPS = BLOCK / 32, D_MAX = 256, PER_THREAD = D_MAX / BLOCK };
 
-static __device__ __forceinline__ float load(const float *at)
+/* Value i of a row of the cache. */
+template <lam_dtype DTYPE>
+static __device__ __forceinline__ float load(const uint8_t *row, uint32_t i)
 {
-    return *at;
-}
-
-static __device__ __forceinline__ float load(const __half *at)
-{
-    return __half2float(*at);
+    if (DTYPE == LAM_F32)
+        return reinterpret_cast<const float *>(row)[i];
+    if (DTYPE == LAM_F16)
+        return __half2float(reinterpret_cast<const __half *>(row)[i]);
+    const uint8_t *block = row + i / 32 * 34;
+    return __half2float(*reinterpret_cast<const __half *>(block)) *
+           static_cast<float>(static_cast<int8_t>(block[2 + i % 32]));
 }
 
 /* Reduces over the block; every thread gets the result. */
@@ -41,18 +44,21 @@ static __device__ __forceinline__ float over_block(
     return value;
 }
 
-template <typename ELEM>
-static __device__ __forceinline__ const ELEM *kv_row(const lam_kv_layer &kv,
+template <lam_dtype DTYPE>
+static __device__ __forceinline__ const uint8_t *kv_row(const lam_kv_layer &kv,
     const lam_seq_rows &seq, const void *base, uint32_t head, uint32_t position)
 {
     size_t page = seq.pages[position / kv.page_tokens];
     size_t row = (page * kv.n_kv_heads + head) * kv.page_tokens + position % kv.page_tokens;
+    uint32_t row_bytes = DTYPE == LAM_F32   ? kv.head_dim * 4
+                         : DTYPE == LAM_F16 ? kv.head_dim * 2
+                                            : kv.head_dim / 32 * 34;
 
-    return static_cast<const ELEM *>(base) + row * kv.head_dim;
+    return static_cast<const uint8_t *>(base) + row * row_bytes;
 }
 
 /* Grid: (rows, heads, sequences). */
-template <typename ELEM>
+template <lam_dtype DTYPE>
 static __global__ void __launch_bounds__(BLOCK)
     attend_row(const seq_batch batch, const lam_attention_args args)
 {
@@ -80,10 +86,10 @@ static __global__ void __launch_bounds__(BLOCK)
         uint32_t position = begin + threadIdx.x;
         float score = -INFINITY;
         if (position <= last) {
-            const ELEM *key = kv_row<ELEM>(kv, seq, kv.k, kv_head, position);
+            const uint8_t *key = kv_row<DTYPE>(kv, seq, kv.k, kv_head, position);
             score = 0;
             for (uint32_t i = 0; i < kv.head_dim; i++)
-                score = fmaf(q[i], load(key + i), score);
+                score = fmaf(q[i], load<DTYPE>(key, i), score);
             score *= args.scale;
         }
         float new_max =
@@ -100,7 +106,7 @@ static __global__ void __launch_bounds__(BLOCK)
             value[j] *= scale;
             for (uint32_t p = 0; p < n && i < kv.head_dim; p++)
                 value[j] = fmaf(weights[p],
-                    load(kv_row<ELEM>(kv, seq, kv.v, kv_head, begin + p) + i), value[j]);
+                    load<DTYPE>(kv_row<DTYPE>(kv, seq, kv.v, kv_head, begin + p), i), value[j]);
         }
         __syncthreads();
     }
@@ -113,19 +119,22 @@ static __global__ void __launch_bounds__(BLOCK)
 int lam_cuda_attention_any(
     CUstream_st *stream, const lam_cuda_chip *chip, const lam_attention_args *args)
 {
+    auto *kernel = args->kv.dtype == LAM_F16    ? attend_row<LAM_F16>
+                   : args->kv.dtype == LAM_Q8_0 ? attend_row<LAM_Q8_0>
+                                                : attend_row<LAM_F32>;
+
     return for_seqs(
         args->seqs, args->n_seqs, [](const lam_seq_rows &) { return true; },
         [&](const seq_batch &batch, uint32_t n, uint32_t rows_max) -> int {
             dim3 grid(rows_max, args->n_heads, n);
-            return launch(stream, chip,
-                args->kv.dtype == LAM_F16 ? attend_row<__half> : attend_row<float>, grid, BLOCK, 0,
-                batch, *args);
+            return launch(stream, chip, kernel, grid, BLOCK, 0, batch, *args);
         });
 }
 
 int lam_cuda_prepare_attention_any(void)
 {
-    int error = load_kernel(attend_row<float>);
+    int error = load_kernel(attend_row<LAM_F32>);
 
-    return error != 0 ? error : load_kernel(attend_row<__half>);
+    error = error != 0 ? error : load_kernel(attend_row<LAM_F16>);
+    return error != 0 ? error : load_kernel(attend_row<LAM_Q8_0>);
 }

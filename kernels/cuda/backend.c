@@ -159,10 +159,16 @@ static void cuda_rope(struct lam_kernels *kernels, const struct lam_rope_args *a
         queued(kernels, lam_cuda_rope(kernels->compute, &kernels->chip, args), "rope");
 }
 
+static void check_cache(const struct lam_kv_layer *kv)
+{
+    assert(kv->dtype == LAM_F16 || kv->dtype == LAM_F32 ||
+           (kv->dtype == LAM_Q8_0 && kv->head_dim % 32 == 0));
+}
+
 static void cuda_kv_write(struct lam_kernels *kernels, const struct lam_kv_write_args *args)
 {
     assert(args->n_seqs <= kernels->config.max_seqs);
-    assert(args->kv.dtype == LAM_F16 || args->kv.dtype == LAM_F32);
+    check_cache(&args->kv);
     queued(kernels, lam_cuda_kv_write(kernels->compute, &kernels->chip, args), "kv_write");
 }
 
@@ -171,6 +177,7 @@ static void cuda_attention(struct lam_kernels *kernels, const struct lam_attenti
     assert(args->n_seqs <= kernels->config.max_seqs);
     assert(args->n_heads <= kernels->config.n_heads && args->n_heads % args->kv.n_kv_heads == 0);
     assert(args->kv.head_dim <= kernels->config.head_dim);
+    check_cache(&args->kv);
     for (uint32_t s = 0; s < args->n_seqs; s++)
         assert(args->seqs[s].pos_begin + args->seqs[s].n_rows <= kernels->config.max_ctx);
     if (lam_cuda_attention_fits(&args->kv)) {

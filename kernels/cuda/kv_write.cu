@@ -2,9 +2,11 @@
  * kv_write: keys and values of all rows into their pages.
  *
  * Bytes: 2 * K * d * (4 + bytes of the cache's dtype) per row: bound by memory for many rows, by
- * the launch for one. Rounding to F16 is to nearest even, beyond 65504 to infinity, as on the host.
+ * the launch for one. A thread has one value; for Q8_0 a warp has one block. The bytes are those of
+ * the host: rounding to F16 is to nearest even, beyond 65504 to infinity; Q8_0 is kv.h's.
  */
 #include <cuda_fp16.h>
+#include <float.h>
 
 #include "kernels/cuda/cuda.h"
 
@@ -12,57 +14,89 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/seqs.cuh"
 
-enum { BLOCK = 128 };
+enum : uint32_t { BLOCK = 256, Q8_ELEMS = 32, Q8_BYTES = 34 };
 
-static __device__ __forceinline__ void store(float *at, float value)
+static __device__ __forceinline__ void store(
+    uint8_t *row, uint32_t i, float value, dtype_tag<LAM_F32>)
 {
-    *at = value;
+    reinterpret_cast<float *>(row)[i] = value;
 }
 
-static __device__ __forceinline__ void store(__half *at, float value)
+static __device__ __forceinline__ void store(
+    uint8_t *row, uint32_t i, float value, dtype_tag<LAM_F16>)
 {
-    *at = __float2half_rn(value);
+    reinterpret_cast<__half *>(row)[i] = __float2half_rn(value);
 }
 
-/* Grid: (rows, sequences, key or value). */
-template <typename ELEM>
+/* Whole warps: i is a multiple of 32 in lane 0. */
+static __device__ __forceinline__ void store(
+    uint8_t *row, uint32_t i, float value, dtype_tag<LAM_Q8_0>)
+{
+    uint8_t *block = row + i / Q8_ELEMS * Q8_BYTES;
+    bool finite = __all_sync(0xFFFFFFFFu, fabsf(value) <= FLT_MAX);
+    float largest = fabsf(value);
+
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+        largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, step));
+    float d = largest / 127.0f;
+    uint32_t half = finite ? __half_as_ushort(__float2half_rn(d)) : 0x7E00u;
+    float inverse = finite && half != 0 ? 1.0f / d : 0;
+    int q = inverse > 0 ? static_cast<int>(rintf(value * inverse)) : 0;
+    block[2 + i % Q8_ELEMS] = static_cast<uint8_t>(q);
+    if (i % Q8_ELEMS == 0)
+        *reinterpret_cast<uint16_t *>(block) = static_cast<uint16_t>(half);
+}
+
+template <lam_dtype DTYPE> static __device__ __forceinline__ uint32_t row_bytes_of(uint32_t d)
+{
+    return DTYPE == LAM_F32 ? d * 4 : DTYPE == LAM_F16 ? d * 2 : d / Q8_ELEMS * Q8_BYTES;
+}
+
+/* Grid: (rows, sequences, pieces of the keys, then of the values). */
+template <lam_dtype DTYPE>
 static __global__ void __launch_bounds__(BLOCK)
     kv_write_rows(const seq_batch batch, const float *k, const float *v, const lam_kv_layer kv)
 {
     const lam_seq_rows &seq = batch.seqs[blockIdx.y];
     uint32_t width = kv.n_kv_heads * kv.head_dim;
+    bool is_value = blockIdx.z >= gridDim.z / 2;
+    uint32_t i = (is_value ? blockIdx.z - gridDim.z / 2 : blockIdx.z) * BLOCK + threadIdx.x;
 
     let_successors_begin();
     wait_for_predecessors();
-    if (blockIdx.x >= seq.n_rows)
+    if (blockIdx.x >= seq.n_rows || i >= width)
         return;
     uint32_t position = seq.pos_begin + blockIdx.x;
     size_t page = seq.pages[position / kv.page_tokens];
-    uint32_t slot = position % kv.page_tokens;
+    size_t row =
+        (page * kv.n_kv_heads + i / kv.head_dim) * kv.page_tokens + position % kv.page_tokens;
     const float *from =
-        (blockIdx.z == 0 ? k : v) + static_cast<size_t>(seq.row_begin + blockIdx.x) * width;
-    ELEM *to = static_cast<ELEM *>(blockIdx.z == 0 ? kv.k : kv.v);
-    for (uint32_t i = threadIdx.x; i < width; i += BLOCK) {
-        size_t head = page * kv.n_kv_heads + i / kv.head_dim;
-        store(&to[(head * kv.page_tokens + slot) * kv.head_dim + i % kv.head_dim], from[i]);
-    }
+        (is_value ? v : k) + static_cast<size_t>(seq.row_begin + blockIdx.x) * width;
+    uint8_t *to = static_cast<uint8_t *>(is_value ? kv.v : kv.k);
+    store(
+        to + row * row_bytes_of<DTYPE>(kv.head_dim), i % kv.head_dim, from[i], dtype_tag<DTYPE>());
 }
 
 int lam_cuda_kv_write(CUstream_st *stream, const lam_cuda_chip *chip, const lam_kv_write_args *args)
 {
+    uint32_t n_pieces = div_up(args->kv.n_kv_heads * args->kv.head_dim, BLOCK);
+    auto *kernel = args->kv.dtype == LAM_F16    ? kv_write_rows<LAM_F16>
+                   : args->kv.dtype == LAM_Q8_0 ? kv_write_rows<LAM_Q8_0>
+                                                : kv_write_rows<LAM_F32>;
+
     return for_seqs(
         args->seqs, args->n_seqs, [](const lam_seq_rows &) { return true; },
         [&](const seq_batch &batch, uint32_t n, uint32_t rows_max) -> int {
-            dim3 grid(rows_max, n, 2);
-            return launch(stream, chip,
-                args->kv.dtype == LAM_F16 ? kv_write_rows<__half> : kv_write_rows<float>, grid,
-                BLOCK, 0, batch, args->k, args->v, args->kv);
+            dim3 grid(rows_max, n, 2 * n_pieces);
+            return launch(stream, chip, kernel, grid, BLOCK, 0, batch, args->k, args->v, args->kv);
         });
 }
 
 int lam_cuda_prepare_kv_write(void)
 {
-    int error = load_kernel(kv_write_rows<float>);
+    int error = load_kernel(kv_write_rows<LAM_F32>);
 
-    return error != 0 ? error : load_kernel(kv_write_rows<__half>);
+    error = error != 0 ? error : load_kernel(kv_write_rows<LAM_F16>);
+    return error != 0 ? error : load_kernel(kv_write_rows<LAM_Q8_0>);
 }

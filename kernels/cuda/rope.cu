@@ -39,28 +39,29 @@ static __global__ void __launch_bounds__(BLOCK) rope_angles(const lam_rope_table
     args.table[2 * static_cast<size_t>(index) + 1] = static_cast<float>(sine);
 }
 
-/* A block: one row. A thread: pairs of its heads. */
+/* A thread: one pair of one head. Grid: (pairs of all heads / BLOCK, rows). */
 static __global__ void __launch_bounds__(BLOCK) rope_rotate(const lam_rope_args args)
 {
     uint32_t n_pairs = args.rope_dim / 2;
-    const float *table = args.table + static_cast<size_t>(blockIdx.x) * args.rope_dim;
-    float *row = args.x + static_cast<size_t>(blockIdx.x) * args.n_heads * args.head_dim;
+    uint32_t at = blockIdx.x * BLOCK + threadIdx.x;
+    uint32_t i = at % n_pairs;
     bool adjacent = args.pairing == LAM_ROPE_ADJACENT;
 
     let_successors_begin();
     wait_for_predecessors();
-    for (uint32_t at = threadIdx.x; at < args.n_heads * n_pairs; at += BLOCK) {
-        uint32_t i = at % n_pairs;
-        float *head = row + at / n_pairs * args.head_dim;
-        float *x = head + (adjacent ? 2 * i : i);
-        float *y = head + (adjacent ? 2 * i + 1 : i + n_pairs);
-        float cosine = table[2 * i];
-        float sine = table[2 * i + 1];
-        float old_x = *x;
-        float old_y = *y;
-        *x = fmaf(old_x, cosine, -(old_y * sine));
-        *y = fmaf(old_y, cosine, old_x * sine);
-    }
+    if (at >= args.n_heads * n_pairs)
+        return;
+    const float *angle = args.table + static_cast<size_t>(blockIdx.y) * args.rope_dim + 2 * i;
+    float *head =
+        args.x + (static_cast<size_t>(blockIdx.y) * args.n_heads + at / n_pairs) * args.head_dim;
+    float *x = head + (adjacent ? 2 * i : i);
+    float *y = head + (adjacent ? 2 * i + 1 : i + n_pairs);
+    float cosine = angle[0];
+    float sine = angle[1];
+    float old_x = *x;
+    float old_y = *y;
+    *x = fmaf(old_x, cosine, -(old_y * sine));
+    *y = fmaf(old_y, cosine, old_x * sine);
 }
 
 int lam_cuda_rope_table(
@@ -73,7 +74,9 @@ int lam_cuda_rope_table(
 
 int lam_cuda_rope(CUstream_st *stream, const lam_cuda_chip *chip, const lam_rope_args *args)
 {
-    return launch(stream, chip, rope_rotate, dim3(args->n_rows), BLOCK, 0, *args);
+    dim3 grid(div_up(args->n_heads * (args->rope_dim / 2), BLOCK), args->n_rows);
+
+    return launch(stream, chip, rope_rotate, grid, BLOCK, 0, *args);
 }
 
 int lam_cuda_prepare_rope(void)

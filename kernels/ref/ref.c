@@ -143,13 +143,17 @@ static void ref_rope(struct lam_kernels *kernels, const struct lam_rope_args *ar
     }
 }
 
-static void store_row(enum lam_dtype dtype, void *base, size_t offset, const float *x, uint32_t n)
+static void store_row(const struct lam_kv_layer *kv, void *base, size_t offset, const float *x)
 {
     uint8_t *out = (uint8_t *)base + offset;
 
-    for (uint32_t i = 0; i < n; i++) {
+    if (kv->dtype == LAM_Q8_0) {
+        lam_kv_pack_q8_0(x, kv->head_dim, out);
+        return;
+    }
+    for (uint32_t i = 0; i < kv->head_dim; i++) {
         uint16_t half = lam_f16_from_f32(x[i]);
-        if (dtype == LAM_F16)
+        if (kv->dtype == LAM_F16)
             memcpy(out + (size_t)i * 2, &half, 2);
         else
             memcpy(out + (size_t)i * 4, &x[i], 4);
@@ -161,15 +165,14 @@ static void ref_kv_write(struct lam_kernels *kernels, const struct lam_kv_write_
     const struct lam_kv_layer *kv = &args->kv;
 
     assert(args->n_seqs <= kernels->config.max_seqs);
-    assert(kv->dtype == LAM_F16 || kv->dtype == LAM_F32);
     for (uint32_t s = 0; s < args->n_seqs; s++) {
         const struct lam_seq_rows *seq = &args->seqs[s];
         for (uint32_t i = 0; i < seq->n_rows; i++) {
             for (uint32_t h = 0; h < kv->n_kv_heads; h++) {
                 size_t row = ((size_t)(seq->row_begin + i) * kv->n_kv_heads + h) * kv->head_dim;
                 size_t offset = lam_kv_offset(kv, seq, seq->pos_begin + i, h);
-                store_row(kv->dtype, kv->k, offset, args->k + row, kv->head_dim);
-                store_row(kv->dtype, kv->v, offset, args->v + row, kv->head_dim);
+                store_row(kv, kv->k, offset, args->k + row);
+                store_row(kv, kv->v, offset, args->v + row);
             }
         }
     }
@@ -181,6 +184,11 @@ static double kv_at(enum lam_dtype dtype, const void *base, size_t offset, uint3
 
     if (dtype == LAM_F16)
         return (double)lam_f32_from_f16(lam_load_u16(row + (size_t)i * 2));
+    if (dtype == LAM_Q8_0) {
+        const uint8_t *block = row + (size_t)(i / LAM_KV_Q8_ELEMS) * LAM_KV_Q8_BYTES;
+        int8_t q = (int8_t)block[2 + i % LAM_KV_Q8_ELEMS];
+        return (double)lam_f32_from_f16(lam_load_u16(block)) * q;
+    }
     return (double)lam_f32_from_bits(lam_load_u32(row + (size_t)i * 4));
 }
 

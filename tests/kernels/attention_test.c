@@ -18,6 +18,7 @@
 
 #include "common/mem.h"
 #include "kernels/half.h"
+#include "kernels/kv.h"
 #include "tests/kernels/twin.h"
 
 struct shape {
@@ -41,6 +42,10 @@ static const struct shape shapes[] = {
     {LAM_F16, 2, 2, 3, 1, 1, {9}, {60}},
     {LAM_F32, 6, 3, 36, 256, 1, {1}, {255}},
     {LAM_F16, 4, 2, 128, 16, 2, {0, 40}, {5, 100}},
+    {LAM_Q8_0, 9, 3, 64, 16, 2, {1, 40}, {300, 7}},
+    {LAM_Q8_0, 8, 2, 128, 64, 2, {3, 1}, {70, 0}},
+    {LAM_Q8_0, 4, 1, 96, 32, 1, {17}, {130}},
+    {LAM_Q8_0, 2, 2, 160, 8, 1, {5}, {60}},
 };
 
 enum { PAGES_MAX = 512 };
@@ -82,11 +87,12 @@ static void scene_init(struct scene *scene, struct shape shape, const struct twi
 {
     struct twin_rng rng = {.state = 11 + shape.head_dim};
     uint32_t pages_per_seq = 512 / shape.page_tokens;
-    size_t elem_bytes = shape.dtype == LAM_F16 ? 2 : 4;
+    const struct lam_dtype_info *info = lam_dtype_info(shape.dtype);
 
     memset(scene, 0, sizeof(*scene));
     scene->shape = shape;
-    scene->kv_bytes = (size_t)3 * 512 * shape.n_kv_heads * shape.head_dim * elem_bytes;
+    scene->kv_bytes =
+        (size_t)3 * 512 * shape.n_kv_heads * shape.head_dim / info->block_elems * info->block_bytes;
     scene->kv =
         (struct lam_kv_layer){lam_calloc(scene->kv_bytes, 1), lam_calloc(scene->kv_bytes, 1),
             shape.dtype, shape.n_kv_heads, shape.head_dim, shape.page_tokens};
@@ -254,6 +260,38 @@ static void test_kv_write(void **state)
     twin_set_done(&set);
 }
 
+/* A Q8_0 block is as near as its step allows; what has no number is NaN; nothing is 0. */
+static void test_q8_0_blocks(void **state)
+{
+    static const float odd[] = {NAN, INFINITY, -INFINITY};
+    struct twin_rng rng = {.state = 5};
+    float *x = twin_random_floats(&rng, 64, 3.0f);
+    uint8_t blocks[2 * LAM_KV_Q8_BYTES];
+
+    (void)state;
+    lam_kv_pack_q8_0(x, 64, blocks);
+    for (uint32_t i = 0; i < 64; i++) {
+        const uint8_t *block = blocks + i / 32 * LAM_KV_Q8_BYTES;
+        float d = lam_f32_from_f16(lam_load_u16(block));
+        float value = d * (float)(int8_t)block[2 + i % 32];
+        assert_true(d > 0 && d <= 3.0f / 126);
+        assert_true(fabsf(value - x[i]) <= 0.57f * d); /* half a step; d itself is rounded */
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        x[32 + 7] = odd[i];
+        lam_kv_pack_q8_0(x, 64, blocks);
+        assert_false(isnan(lam_f32_from_f16(lam_load_u16(blocks))));
+        assert_true(isnan(lam_f32_from_f16(lam_load_u16(blocks + LAM_KV_Q8_BYTES))));
+    }
+    memset(x, 0, 32 * sizeof(*x));
+    for (uint32_t i = 32; i < 64; i++)
+        x[i] = i == 40 ? 1e-40f : 0;
+    lam_kv_pack_q8_0(x, 64, blocks);
+    for (uint32_t i = 0; i < sizeof(blocks); i++)
+        assert_int_equal(blocks[i], 0);
+    twin_free(x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -261,6 +299,7 @@ int main(void)
         cmocka_unit_test(test_bound_has_teeth),
         cmocka_unit_test(test_chunks_do_not_matter),
         cmocka_unit_test(test_kv_write),
+        cmocka_unit_test(test_q8_0_blocks),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

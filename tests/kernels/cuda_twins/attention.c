@@ -47,6 +47,10 @@ static const struct shape shapes[] = {
     {LAM_F16, 2, 2, 3, 1, 1, {9}, {60}},
     {LAM_F32, 6, 3, 36, 256, 1, {1}, {255}},
     {LAM_F16, 4, 2, 128, 16, 2, {0, 40}, {5, 100}},
+    {LAM_Q8_0, 9, 3, 64, 16, 2, {1, 40}, {300, 7}},
+    {LAM_Q8_0, 8, 2, 128, 64, 2, {3, 1}, {70, 0}},
+    {LAM_Q8_0, 4, 1, 96, 32, 1, {17}, {130}},
+    {LAM_Q8_0, 2, 2, 160, 8, 1, {5}, {60}},
     {LAM_F16, 4, 2, 128, 8, 1, {2}, {200}},
 };
 
@@ -89,11 +93,12 @@ static void scene_init(struct scene *scene, struct shape shape, struct gpu *gpu)
 {
     struct twin_rng rng = {.state = 11 + shape.head_dim};
     uint32_t pages_per_seq = CTX / shape.page_tokens;
-    size_t elem_bytes = shape.dtype == LAM_F16 ? 2 : 4;
+    const struct lam_dtype_info *info = lam_dtype_info(shape.dtype);
 
     memset(scene, 0, sizeof(*scene));
     scene->shape = shape;
-    scene->kv_bytes = (size_t)SEQS_MAX * CTX * shape.n_kv_heads * shape.head_dim * elem_bytes;
+    scene->kv_bytes = (size_t)SEQS_MAX * CTX * shape.n_kv_heads * shape.head_dim /
+                      info->block_elems * info->block_bytes;
     scene->kv =
         (struct lam_kv_layer){lam_calloc(scene->kv_bytes, 1), lam_calloc(scene->kv_bytes, 1),
             shape.dtype, shape.n_kv_heads, shape.head_dim, shape.page_tokens};
