@@ -2,7 +2,7 @@
  * backend: the table of operations on a CUDA device: checks the shapes, chooses the kernel, queues
  * it. matmul has two ways: up to LAM_CUDA_GEMV_ROWS rows the weights are read packed (gemv*.cu,
  * exact weights, activations of 16 bits); more rows are multiplied in f16 on tensor cores, a tile
- * of unpacked weights at a time (pack.cu, gemm.cu). Within each way a row's bits do not depend on
+ * of unpacked weights at a time (pack.cu; cublas.c or gemm.cu). Within each way a row's bits do not depend on
  * the other rows; between the ways they differ by the rounding of the activations.
  *
  * create leaves nothing to be loaded later: the memory that the process holds after it stays.
@@ -88,10 +88,26 @@ static void matmul_few(struct lam_kernels *kernels, const struct lam_matmul_args
     }
 }
 
-/* One matrix, tile by tile; the rows lie in the workspace. */
+/* A tile of weights times all rows. Which of the two ways depends on the matrix alone. */
+static void multiply_tile(struct lam_kernels *kernels, const struct lam_cuda_gemm_args *args)
+{
+    int error;
+
+    if (kernels->blas != NULL &&
+        lam_device_workspace_split_bytes(&kernels->config) >= LAM_CUDA_BLAS_BYTES &&
+        lam_cuda_blas_takes(kernels->blas, args, kernels->config.max_rows))
+        error = lam_cuda_blas_gemm(kernels->blas, kernels->compute, args, kernels->splits);
+    else
+        error = lam_cuda_gemm(kernels->compute, &kernels->chip, args);
+    queued(kernels, error, "matmul of many rows");
+}
+
+/* One matrix, tile by tile; the rows lie in the workspace. F16 weights that lie as a tile would are
+ * used where they are. */
 static void matmul_tiles(struct lam_kernels *kernels, const struct lam_matmul_args *args,
     const struct lam_matmul_mat *mat, uint32_t ld, uint64_t row_bytes)
 {
+    bool in_place = mat->dtype == LAM_F16 && ld == args->n_cols && (uintptr_t)mat->weight % 16 == 0;
     uint64_t fits = lam_device_workspace_tile_bytes(&kernels->config) / (2 * (uint64_t)ld) /
                     TILE_ROWS_ALIGN * TILE_ROWS_ALIGN;
     uint32_t rows_max = fits < TILE_ROWS_MAX ? (uint32_t)fits : TILE_ROWS_MAX;
@@ -100,9 +116,10 @@ static void matmul_tiles(struct lam_kernels *kernels, const struct lam_matmul_ar
 
     for (uint32_t begin = 0; begin < mat->n_out; begin += tile_rows) {
         uint32_t n = mat->n_out - begin < tile_rows ? mat->n_out - begin : tile_rows;
-        struct lam_cuda_gemm_args gemm = {
+        const unsigned char *weight = (const unsigned char *)mat->weight + begin * row_bytes;
+        const struct lam_cuda_gemm_args gemm = {
             .x = kernels->rows,
-            .w = kernels->tile,
+            .w = in_place ? weight : kernels->tile,
             .out = mat->out + begin,
             .out_stride = mat->out_stride,
             .n_rows = args->n_rows,
@@ -110,13 +127,12 @@ static void matmul_tiles(struct lam_kernels *kernels, const struct lam_matmul_ar
             .ld = ld,
             .accumulate = args->accumulate,
         };
-        queued(kernels,
-            lam_cuda_pack_weights(kernels->compute, &kernels->chip,
-                (const unsigned char *)mat->weight + begin * row_bytes, mat->dtype, n, args->n_cols,
-                ld, kernels->tile),
-            "unpacking weights");
-        queued(
-            kernels, lam_cuda_gemm(kernels->compute, &kernels->chip, &gemm), "matmul of many rows");
+        if (!in_place)
+            queued(kernels,
+                lam_cuda_pack_weights(kernels->compute, &kernels->chip, weight, mat->dtype, n,
+                    args->n_cols, ld, kernels->tile),
+                "unpacking weights");
+        multiply_tile(kernels, &gemm);
     }
 }
 
@@ -208,6 +224,7 @@ static void cuda_destroy(struct lam_kernels *kernels)
     if (kernels == NULL)
         return;
     lam_cuda_device_done(kernels);
+    lam_cuda_blas_destroy(kernels->blas);
     lam_free(kernels);
 }
 
@@ -305,6 +322,26 @@ static void measure_own(struct lam_kernels *kernels, const struct lam_cuda_memor
         kernels->own_bytes = total_bytes - free_bytes;
 }
 
+static void describe(struct lam_kernels *kernels)
+{
+    int length = snprintf(kernels->description, sizeof(kernels->description),
+        "cuda:%u %s, %u multiprocessors, compute capability %u.%u", kernels->config.device,
+        kernels->name, kernels->chip.n_sms, kernels->chip.architecture / 10,
+        kernels->chip.architecture % 10);
+    size_t used = length > 0 ? (size_t)length : 0;
+
+    if (used >= sizeof(kernels->description))
+        return;
+    if (kernels->blas == NULL) {
+        (void)snprintf(kernels->description + used, sizeof(kernels->description) - used,
+            ", no cuBLAS: prompts take longer");
+        return;
+    }
+    uint64_t version = lam_cuda_blas_version(kernels->blas);
+    (void)snprintf(kernels->description + used, sizeof(kernels->description) - used,
+        ", cuBLAS %u.%u", (unsigned int)(version / 10000), (unsigned int)(version / 100 % 100));
+}
+
 static enum lam_status cuda_create(
     const struct lam_kernel_config *config, struct lam_kernels **ret_kernels, struct lam_err *err)
 {
@@ -330,13 +367,13 @@ static enum lam_status cuda_create(
     if (status == LAM_OK)
         status = lam_cuda_device_init(kernels, err);
     if (status == LAM_OK)
+        status = lam_cuda_blas_create(kernels->compute, &kernels->blas, err);
+    if (status == LAM_OK)
         measure_own(kernels, &use);
     lam_cuda_memory_use_end(&use);
     if (status != LAM_OK)
         goto fail;
-    (void)snprintf(kernels->description, sizeof(kernels->description),
-        "cuda:%u %s, %u multiprocessors, compute capability %u.%u", config->device, kernels->name,
-        kernels->chip.n_sms, kernels->chip.architecture / 10, kernels->chip.architecture % 10);
+    describe(kernels);
     *ret_kernels = kernels;
     return LAM_OK;
 

@@ -7,6 +7,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "kernels/cuda/cublas.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/device.h"
 
@@ -35,6 +36,7 @@ struct lam_kernels {
     void *host_blocks[LAM_CUDA_HOST_BLOCKS];
     uint32_t n_host_blocks;
     void *arena;
+    struct lam_cuda_blas *blas; /* NULL: gemm.cu does it */
 
     unsigned char *rows; /* the workspace's three parts */
     unsigned char *tile;

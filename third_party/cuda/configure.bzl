@@ -22,7 +22,8 @@ cc_import(
 def _impl(ctx):
     home = ctx.os.environ.get("CUDA_HOME") or "/usr/local/cuda"
     nvcc = ctx.path(home + "/bin/nvcc")
-    found = nvcc.exists and ctx.path(home + "/lib64/libcudart_static.a").exists
+    needed = ["lib64/libcudart_static.a", "include/cublasLt.h"]
+    found = nvcc.exists and all([ctx.path(home + "/" + file).exists for file in needed])
     ctx.file("defs.bzl", "HAVE_CUDA = {}\nNVCC = \"{}/bin/nvcc\"\n".format(found, home))
     if found:
         ctx.symlink(home + "/include", "include")
