@@ -2,8 +2,8 @@
  * backend: the table of operations on a CUDA device: checks the shapes, chooses the kernel, queues
  * it. matmul has two ways: up to LAM_CUDA_GEMV_ROWS rows the weights are read packed (gemv*.cu,
  * exact weights, activations of 16 bits); more rows are multiplied in f16 on tensor cores, a tile
- * of unpacked weights at a time (pack.cu; cublas.c or gemm.cu). Within each way a row's bits do not depend on
- * the other rows; between the ways they differ by the rounding of the activations.
+ * of unpacked weights at a time (pack.cu; cublas.c or gemm.cu). Within each way a row's bits do not
+ * depend on the other rows; between the ways they differ by the rounding of the activations.
  *
  * create leaves nothing to be loaded later: the memory that the process holds after it stays.
  */

@@ -19,8 +19,8 @@
 struct lam_cuda_blas;
 
 /*
- * Opens the library and runs the algorithm once, so that it is loaded. *ret_blas is NULL, without an
- * error, where there is no library or none that can do it. Errors: LAM_RESOURCE_EXHAUSTED.
+ * Opens the library and runs the algorithm once, so that it is loaded. *ret_blas is NULL, without
+ * an error, where there is no library or none that can do it. Errors: LAM_RESOURCE_EXHAUSTED.
  */
 LAM_MUST_USE enum lam_status lam_cuda_blas_create(
     struct CUstream_st *stream, struct lam_cuda_blas **ret_blas, struct lam_err *err);

@@ -42,6 +42,16 @@ static __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t
                  : "memory");
 }
 
+/* The same, each matrix transposed. */
+static __device__ __forceinline__ void load_matrices_turned(
+    uint32_t (&to)[4], uint32_t smem_address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(smem_address)
+                 : "memory");
+}
+
 static __device__ __forceinline__ void copy_async_16(uint32_t smem_address, const void *from)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address), "l"(from)

@@ -173,7 +173,7 @@ static void check(struct gpu *gpu, enum lam_dtype dtype, struct shape shape, boo
     if (error > 0x1p-18)
         fail_msg("%s %u x %u x %u: error %g", lam_dtype_info(dtype)->name, shape.n_rows,
             shape.n_cols, shape.n_out, error);
-    if (many)
+    if (many && shape.n_cols >= 256) /* of a few numbers, one may be below what F16 holds well */
         assert_true(worst_error(&scene, false, accumulate, out) <= 0x1p-10);
     scene_done(&scene);
     twin_free(out);
