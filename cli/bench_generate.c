@@ -218,19 +218,19 @@ static enum lam_status drive_session(
     return status;
 }
 
-static int execute(struct bench *bench, const struct lam_command_env *env)
+static int execute(
+    struct bench *bench, const struct lam_command_env *env, const struct lam_run_plan *plan)
 {
     struct lam_session_config config = {
         .model = bench->model,
         .runtime_dir = env->runtime_dir,
-        .max_sequences = (uint32_t)bench->n_requests,
         .options = &bench->stack,
+        .plan = plan,
     };
     struct lam_session session;
     struct lam_err err = {0};
     enum lam_status status;
 
-    bench->began_ns = lam_now_ns();
     status = lam_session_open(&config, &session, &err);
     if (!status)
         status = drive_session(bench, &session, &err);
@@ -239,11 +239,9 @@ static int execute(struct bench *bench, const struct lam_command_env *env)
 
 int lam_bench_generate(const struct lam_command_env *env, int argc, char **argv)
 {
-    struct bench bench = {
-        .n_requests = 1, .n_prompt = 16, .n_generate = 32, .stack = lam_stack_defaults()};
-    struct lam_flag flags[4 + LAM_STACK_FLAGS + 1] = {
-        {"batch", 0, LAM_FLAG_INT, &bench.n_requests, "N", "Texts generated at once.", 1, 1024,
-            NULL, NULL},
+    struct bench bench = {.n_prompt = 16, .n_generate = 32, .stack = lam_stack_defaults()};
+    struct lam_run_plan plan;
+    struct lam_flag flags[3 + LAM_STACK_FLAGS + 1] = {
         {"prompt", 0, LAM_FLAG_INT, &bench.n_prompt, "N", "Tokens of each prompt.", 1, 1 << 20,
             NULL, NULL},
         {"gen", 0, LAM_FLAG_INT, &bench.n_generate, "N", "Tokens generated of each text.", 2,
@@ -259,8 +257,15 @@ int lam_bench_generate(const struct lam_command_env *env, int argc, char **argv)
     };
     int exit_code;
 
-    lam_stack_add_flags(&bench.stack, flags + 4);
+    lam_stack_add_flags(&bench.stack, flags + 3);
     if (!lam_command_begin(&program, argc, argv, &bench.model, 1, &exit_code))
         return exit_code;
-    return execute(&bench, env);
+    bench.began_ns = lam_now_ns();
+    exit_code = lam_stack_plan(&bench.stack, bench.model, env->home, 1, &plan);
+    if (exit_code == LAM_EXIT_OK) {
+        bench.n_requests = plan.planning.plan.n_seqs;
+        exit_code = execute(&bench, env, &plan);
+    }
+    lam_run_plan_done(&plan);
+    return exit_code;
 }

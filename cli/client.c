@@ -90,6 +90,65 @@ static enum lam_status unpack(struct lam_client *client, const ProtobufCMessageD
         type, client->in.data, client->in.size, &client->arena, ret_message, err);
 }
 
+static struct lam_client_profile profile_of(const Laminar__V1__Profile *from)
+{
+    return (struct lam_client_profile){
+        .wall_s = from->wall_seconds,
+        .disk_wait_s = from->disk_wait_seconds,
+        .link_wait_s = from->link_wait_seconds,
+        .compute_s = from->compute_seconds,
+        .copy_s = from->copy_seconds,
+        .floor_s = from->floor_seconds,
+        .link_bytes = from->link_bytes,
+        .resident_bytes = from->resident_bytes,
+    };
+}
+
+static void take_memory(const Laminar__V1__Memory *from, struct lam_client_memory *to)
+{
+    *to = (struct lam_client_memory){
+        .cap_bytes = from->cap_bytes,
+        .planned_bytes = from->planned_bytes,
+        .measured_bytes = from->measured_bytes,
+        .context_bytes = from->context_bytes,
+        .resident_bytes = from->resident_bytes,
+        .slots_bytes = from->slots_bytes,
+        .kv_bytes = from->kv_bytes,
+        .activations_bytes = from->activations_bytes,
+        .workspace_bytes = from->workspace_bytes,
+        .graphs_bytes = from->graphs_bytes,
+        .streamed_bytes = from->streamed_bytes,
+        .slots = from->slots,
+        .layers = from->layers,
+        .resident_layers = from->resident_layers,
+        .planned_pass_s = from->planned_pass_seconds,
+    };
+    snprintf(to->kv_type, sizeof to->kv_type, "%s", from->kv_type);
+}
+
+static void take_worker(const Laminar__V1__WorkerInfo *from, struct lam_client_worker *to)
+{
+    *to = (struct lam_client_worker){
+        .sequences = from->sequences,
+        .max_sequences = from->max_sequences,
+        .kv_tokens = from->kv_tokens,
+        .max_kv_tokens = from->max_kv_tokens,
+        .passes = from->passes,
+        .tokens = from->tokens,
+        .has_memory = from->memory != NULL,
+        .has_profile = from->profile && from->last_pass,
+    };
+    snprintf(to->id, sizeof to->id, "%s", from->id);
+    snprintf(to->device, sizeof to->device, "%s", from->device);
+    snprintf(to->backend, sizeof to->backend, "%s", from->backend);
+    if (to->has_memory)
+        take_memory(from->memory, &to->memory);
+    if (to->has_profile) {
+        to->total = profile_of(from->profile);
+        to->last = profile_of(from->last_pass);
+    }
+}
+
 enum lam_status lam_client_get_model(struct lam_client *client, uint64_t timeout_ns,
     struct lam_client_model *ret_model, struct lam_err *err)
 {
@@ -112,7 +171,13 @@ enum lam_status lam_client_get_model(struct lam_client *client, uint64_t timeout
         ret_model->chat_template, sizeof ret_model->chat_template, "%s", response->chat_template);
     ret_model->n_ctx = response->context_tokens;
     ret_model->n_vocab = response->vocabulary;
+    snprintf(ret_model->architecture, sizeof ret_model->architecture, "%s", response->architecture);
+    ret_model->n_waiting = response->waiting;
     ret_model->n_workers = response->n_workers;
+    if (ret_model->n_workers > LAM_CLIENT_WORKERS_MAX)
+        ret_model->n_workers = LAM_CLIENT_WORKERS_MAX;
+    for (size_t i = 0; i < ret_model->n_workers; i++)
+        take_worker(response->workers[i], &ret_model->workers[i]);
     return LAM_OK;
 }
 

@@ -23,12 +23,46 @@ void lam_client_destroy(struct lam_client *client); /* NULL is allowed */
 /* Ends the generation that runs and every later one with LAM_CANCELLED. [any thread] */
 void lam_client_cancel(struct lam_client *client);
 
+/* What is the same in proto/laminar/v1/report.proto. */
+struct lam_client_memory {
+    uint64_t cap_bytes, planned_bytes, measured_bytes;
+    uint64_t context_bytes, resident_bytes, slots_bytes, kv_bytes;
+    uint64_t activations_bytes, workspace_bytes, graphs_bytes;
+    uint64_t streamed_bytes;
+    int32_t slots, layers, resident_layers;
+    char kv_type[9];
+    double planned_pass_s;
+};
+
+struct lam_client_profile {
+    double wall_s, disk_wait_s, link_wait_s, compute_s, copy_s, floor_s;
+    uint64_t link_bytes, resident_bytes;
+};
+
+struct lam_client_worker {
+    char id[65];
+    char device[33];
+    char backend[129];
+    int32_t sequences, max_sequences;
+    int64_t kv_tokens, max_kv_tokens;
+    uint64_t passes, tokens;
+    bool has_memory, has_profile;
+    struct lam_client_memory memory;
+    struct lam_client_profile total; /* of all passes */
+    struct lam_client_profile last;
+};
+
+#define LAM_CLIENT_WORKERS_MAX 64u
+
 struct lam_client_model {
     char name[128];
+    char architecture[32];
     char chat_template[32]; /* "": raw text only */
     int32_t n_ctx;
     int32_t n_vocab;
+    int32_t n_waiting;
     size_t n_workers;
+    struct lam_client_worker workers[LAM_CLIENT_WORKERS_MAX];
 };
 
 /* Errors: LAM_UNAVAILABLE when nobody answers at the address. */

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -123,10 +124,8 @@ static void add_loader(
     add(line, "%s", dir->loader);
     add(line, "--pool-socket");
     add(line, "%s", dir->pool);
-    if (config->options->ram) {
-        add(line, "--ram");
-        add(line, "%s", config->options->ram);
-    }
+    add(line, "--ram");
+    add(line, "%" PRIu64 "B", config->plan->planning.plan.pool.budget_bytes);
 }
 
 static void add_gateway(
@@ -137,6 +136,32 @@ static void add_gateway(
         add(line, "%s,%s", dir->gateway, config->listen);
     else
         add(line, "%s", dir->gateway);
+}
+
+/* What the plan chose, not what was asked for: the worker makes the same plan from it. */
+static void add_planned(struct line *line, const struct lam_stack_config *config)
+{
+    const struct lam_planning *planning = &config->plan->planning;
+    const struct lam_plan *plan = &planning->plan;
+
+    add(line, "--device");
+    add(line, "%s", config->plan->device);
+    if (planning->devices[0].kind == LAM_DEVICE_GPU) {
+        add(line, "--vram");
+        add(line, "%" PRIu64 "B", planning->devices[0].cap_bytes);
+    }
+    if (config->options->cuda_library) {
+        add(line, "--cuda-library");
+        add(line, "%s", config->options->cuda_library);
+    }
+    add(line, "--kv-type");
+    add(line, "%s", lam_planning_kv_type(planning));
+    add(line, "--batch");
+    add(line, "%" PRIu32, plan->n_seqs);
+    add(line, "--ctx");
+    add(line, "%" PRIu32, plan->n_ctx);
+    add(line, "--prefill-chunk");
+    add(line, "%" PRIu32, plan->prefill_chunk);
 }
 
 static void add_worker(
@@ -151,21 +176,14 @@ static void add_worker(
     add(line, "--pool-socket");
     add(line, "%s", dir->pool);
     add(line, "--id");
-    add(line, "cpu-0");
-    add(line, "--device");
-    add(line, "cpu"); /* the only device of this build, so also what auto means */
+    add(line, "%s", config->plan->device);
+    add_planned(line, config);
     add(line, "--kernels");
     add(line, "%s", options->kernels);
-    add(line, "--kv-type");
-    add(line, "%s", options->kv_type);
     add(line, "--layer-batch");
-    add(line, "%s", options->layer_batch);
+    add(line, "%s", options->plan.layer_batch);
     add(line, "--threads");
     add(line, "%lld", (long long)options->n_threads);
-    add(line, "--batch");
-    add(line, "%u", config->max_sequences);
-    add(line, "--ctx");
-    add(line, "%lld", (long long)options->n_ctx);
 }
 
 enum lam_status lam_launch(const struct lam_stack_config *config, const struct lam_run_dir *dir,

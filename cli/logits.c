@@ -19,7 +19,6 @@
 #include "worker/units.h"
 
 #define IDS_MAX ((size_t)1 << 20)
-#define CHUNK_ROWS 256u
 #define PAGE_TOKENS 64u
 #define UNIT_TIMEOUT_NS (60 * LAM_NS_PER_S)
 #define TOP_N 5
@@ -30,6 +29,7 @@ struct logits {
     int64_t n_rows; /* last positions whose logits are wanted */
     bool json;
     struct lam_stack_options stack_options;
+    const struct lam_plan *plan;
     int32_t *ids; /* [n_ids] */
     uint32_t n_ids;
     uint32_t n_vocab;
@@ -71,21 +71,18 @@ static enum lam_status parse_ids(struct logits *l, struct lam_err *err)
 static enum lam_status make_engine(const struct logits *l, struct lam_units *units,
     struct lam_engine **ret_engine, struct lam_err *err)
 {
-    uint32_t n_ctx = l->stack_options.n_ctx ? (uint32_t)l->stack_options.n_ctx : l->n_ids;
+    uint32_t chunk = l->plan->prefill_chunk;
     struct lam_engine_config config = {
         .ops = lam_kernels_by_name(l->stack_options.kernels),
         .n_threads = (uint32_t)l->stack_options.n_threads,
-        .n_ctx = n_ctx,
+        .n_ctx = l->plan->n_ctx,
         .max_seqs = 1,
-        .max_rows = CHUNK_ROWS,
-        .max_logit_rows = CHUNK_ROWS < l->n_rows ? CHUNK_ROWS : (uint32_t)l->n_rows,
-        .kv_dtype = strcmp(l->stack_options.kv_type, "f32") == 0 ? LAM_F32 : LAM_F16,
+        .max_rows = chunk,
+        .max_logit_rows = chunk < l->n_rows ? chunk : (uint32_t)l->n_rows,
+        .kv_dtype = l->plan->kv_dtype,
         .page_tokens = PAGE_TOKENS,
     };
 
-    if (n_ctx < l->n_ids)
-        return lam_fail(err, LAM_INVALID_ARGUMENT, "%u ids do not fit into --ctx %u; raise it",
-            l->n_ids, n_ctx);
     return lam_engine_create(&config, units, ret_engine, err);
 }
 
@@ -93,10 +90,11 @@ static enum lam_status make_engine(const struct logits *l, struct lam_units *uni
 static enum lam_status compute(struct logits *l, struct lam_engine *engine, struct lam_err *err)
 {
     uint32_t first_row = l->n_ids - (uint32_t)l->n_rows;
+    uint32_t chunk = l->plan->prefill_chunk;
     float *out = l->rows;
 
-    for (uint32_t at = 0; at < l->n_ids; at += CHUNK_ROWS) {
-        uint32_t n = l->n_ids - at < CHUNK_ROWS ? l->n_ids - at : CHUNK_ROWS;
+    for (uint32_t at = 0; at < l->n_ids; at += chunk) {
+        uint32_t n = l->n_ids - at < chunk ? l->n_ids - at : chunk;
         uint32_t n_wanted = at + n <= first_row ? 0 : at + n - first_row;
         struct lam_engine_rows rows = {
             .position = at, .tokens = l->ids + at, .n_tokens = n, .n_prompt = l->n_ids};
@@ -137,7 +135,7 @@ static enum lam_status connect_and_compute(
     struct lam_units_config config = {
         .loader = lam_stack_loader(stack),
         .pool_socket = lam_stack_pool_socket(stack),
-        .max_rows = CHUNK_ROWS,
+        .max_rows = l->plan->prefill_chunk,
         .timeout_ns = UNIT_TIMEOUT_NS,
     };
     struct lam_units *units = NULL;
@@ -234,23 +232,23 @@ static enum lam_status print_result(
 }
 
 /* Prints the error, or the result when there is none, after the loader is gone. */
-static int execute(struct logits *l, const struct lam_command_env *env)
+static int execute(
+    struct logits *l, const struct lam_command_env *env, const struct lam_run_plan *plan)
 {
     struct lam_stack_config config = {
         .model = l->model,
         .runtime_dir = env->runtime_dir,
         .loader_only = true,
         .options = &l->stack_options,
+        .plan = plan,
     };
-    struct lam_model_file file = {0};
     struct lam_stack *stack = NULL;
     struct lam_err err = {0};
-    enum lam_status status = lam_model_file_open(l->model, &file, &err);
+    enum lam_status status = lam_stack_start(&config, &stack, &err);
     bool no_fit = false;
     int interrupted;
 
-    if (!status)
-        status = lam_stack_start(&config, &stack, &err);
+    l->plan = &plan->planning.plan;
     if (!status)
         status = connect_and_compute(l, stack, &err);
     if (status && stack)
@@ -259,11 +257,28 @@ static int execute(struct logits *l, const struct lam_command_env *env)
     if (interrupted)
         lam_stack_die_by(interrupted);
     if (!status)
-        status = print_result(l, &file, &err);
-    lam_model_file_close(&file);
+        status = print_result(l, &plan->planning.file, &err);
     if (no_fit)
         return lam_command_no_fit(&err);
     return status ? lam_command_fail(&err) : LAM_EXIT_OK;
+}
+
+/* A context that is not given is as long as the ids. */
+static int make_plan(
+    struct logits *l, const struct lam_command_env *env, struct lam_run_plan *ret_plan)
+{
+    struct lam_plan_options *options = &l->stack_options.plan;
+    struct lam_err err = {0};
+
+    if (options->n_ctx == 0)
+        options->n_ctx = l->n_ids;
+    if (options->n_ctx < l->n_ids) {
+        lam_fail(&err, LAM_INVALID_ARGUMENT, "%u ids do not fit into --ctx %lld; raise it",
+            l->n_ids, (long long)options->n_ctx);
+        return lam_command_usage(&err);
+    }
+    options->n_seqs = 1;
+    return lam_stack_plan(&l->stack_options, l->model, env->home, 1, ret_plan);
 }
 
 int lam_command_logits(const struct lam_command_env *env, int argc, char **argv)
@@ -282,6 +297,7 @@ int lam_command_logits(const struct lam_command_env *env, int argc, char **argv)
         .summary = "Runs token ids through the model and prints what it expects next.",
         .flags = flags,
     };
+    struct lam_run_plan plan = {0};
     struct lam_err err = {0};
     int exit_code;
 
@@ -293,7 +309,10 @@ int lam_command_logits(const struct lam_command_env *env, int argc, char **argv)
     if (err.status || parse_ids(&l, &err))
         exit_code = lam_command_usage(&err);
     else
-        exit_code = execute(&l, env);
+        exit_code = make_plan(&l, env, &plan);
+    if (exit_code == LAM_EXIT_OK)
+        exit_code = execute(&l, env, &plan);
+    lam_run_plan_done(&plan);
     lam_free(l.ids);
     lam_free(l.rows);
     return exit_code;

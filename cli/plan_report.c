@@ -52,10 +52,10 @@ static struct parts parts_of(const struct lam_plan_report *report, uint32_t d)
 }
 
 /* A name of a stranger's file must not steer a terminal. */
-static void print_clean(const char *text)
+static void print_clean(FILE *out, const char *text)
 {
     for (; *text; text++)
-        putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
+        fputc((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text, out);
 }
 
 static const char *kv_name(enum lam_dtype dtype)
@@ -67,16 +67,18 @@ static const char *kv_name(enum lam_dtype dtype)
 
 static void print_head(const struct lam_plan_report *report)
 {
+    FILE *out = report->out;
     const struct lam_spec *spec = report->request->spec;
     const struct lam_plan *plan = report->plan;
     char total[24];
 
-    printf("model    ");
-    print_clean(spec->name[0] ? spec->name : spec->architecture);
-    printf(": %" PRIu32 " layers, %s a pass\n", spec->n_layers,
+    fprintf(out, "model    ");
+    print_clean(out, spec->name[0] ? spec->name : spec->architecture);
+    fprintf(out, ": %" PRIu32 " layers, %s a pass\n", spec->n_layers,
         lam_size_format(report->request->manifest->unit_bytes_total, total, sizeof total));
-    printf("request  context %" PRIu32 ", batch %" PRIu32 ", prompts in chunks of %" PRIu32
-           ", KV in %s\n\n",
+    fprintf(out,
+        "request  context %" PRIu32 ", batch %" PRIu32 ", prompts in chunks of %" PRIu32
+        ", KV in %s\n\n",
         plan->n_ctx, plan->n_seqs, plan->prefill_chunk, kv_name(plan->kv_dtype));
 }
 
@@ -91,62 +93,71 @@ static bool is_small(const struct lam_plan_report *report)
     return cap < SMALL_CAP_BYTES;
 }
 
-static void print_cell(bool small, uint64_t bytes)
+static void print_cell(FILE *out, bool small, uint64_t bytes)
 {
     if (small)
-        printf(" %8.1f", (double)bytes / (double)LAM_MIB);
+        fprintf(out, " %8.1f", (double)bytes / (double)LAM_MIB);
     else
-        printf(" %8.2f", (double)bytes / (double)LAM_GIB);
+        fprintf(out, " %8.2f", (double)bytes / (double)LAM_GIB);
 }
 
 /* One line per device. */
 static void print_devices(const struct lam_plan_report *report)
 {
+    FILE *out = report->out;
     const struct lam_plan *plan = report->plan;
     bool small = is_small(report);
 
-    printf("%-8s %8s %8s %8s %8s %8s %8s %8s %8s %8s %7s %9s %9s %9s\n", small ? "MiB" : "GiB",
-        "cap", "context", "resident", "slots", "KV", "activat.", "workspc.", "graphs",
-        plan->fits ? "free" : "missing", "layers", "resident", "streamed", "GB/pass");
+    fprintf(out, "%-8s %8s %8s %8s %8s %8s %8s %8s %8s %8s %7s %9s %9s %9s%s\n",
+        small ? "MiB" : "GiB", "cap", "context", "resident", "slots", "KV", "activat.", "workspc.",
+        "graphs", plan->fits ? "free" : "missing", "layers", "resident", "streamed", "GB/pass",
+        report->measured.device_bytes > 0 ? " measured" : "");
     for (uint32_t d = 0; d < plan->n_devices; d++) {
         const struct lam_plan_arena *arena = &plan->arenas[d];
         struct parts parts = parts_of(report, d);
         uint64_t pool = is_cpu(report->request) ? plan->pool.pool_bytes : 0;
         uint64_t used = plan->fits ? parts.total + pool : arena->minimum_bytes;
-        printf("%-8s", report->request->devices[d].name);
+        fprintf(out, "%-8s", report->request->devices[d].name);
         if (!arena->used) {
-            printf(" not used\n");
+            fprintf(out, " not used\n");
             continue;
         }
-        print_cell(small, parts.cap);
-        print_cell(small, parts.context);
-        print_cell(small, parts.resident);
-        print_cell(small, parts.slots);
-        print_cell(small, parts.kv);
-        print_cell(small, parts.activations);
-        print_cell(small, parts.workspace);
-        print_cell(small, parts.graphs);
-        print_cell(small, used > parts.cap ? used - parts.cap : plan->fits ? parts.cap - used : 0);
-        printf(" %7" PRIu32, arena->n_layers);
+        print_cell(out, small, parts.cap);
+        print_cell(out, small, parts.context);
+        print_cell(out, small, parts.resident);
+        print_cell(out, small, parts.slots);
+        print_cell(out, small, parts.kv);
+        print_cell(out, small, parts.activations);
+        print_cell(out, small, parts.workspace);
+        print_cell(out, small, parts.graphs);
+        print_cell(out, small,
+            used > parts.cap ? used - parts.cap
+            : plan->fits     ? parts.cap - used
+                             : 0);
+        fprintf(out, " %7" PRIu32, arena->n_layers);
         if (plan->fits)
-            printf(" %9" PRIu32 " %9" PRIu32 " %9.2f", arena->n_layers_resident,
+            fprintf(out, " %9" PRIu32 " %9" PRIu32 " %9.2f", arena->n_layers_resident,
                 arena->n_layers - arena->n_layers_resident, (double)arena->streamed_bytes / 1e9);
-        printf("\n");
+        if (report->measured.device_bytes > 0)
+            print_cell(out, small, report->measured.device_bytes);
+        fprintf(out, "\n");
     }
 }
 
 static void print_pool(const struct lam_plan_report *report)
 {
+    FILE *out = report->out;
     const struct lam_plan_pool *pool = &report->plan->pool;
     char took[24];
     char disk[24];
 
-    printf("\nRAM      pool %s: %" PRIu32 " of %" PRIu32 " units kept",
+    fprintf(out, "\nRAM      pool %s: %" PRIu32 " of %" PRIu32 " units kept",
         lam_size_format(pool->pool_bytes, took, sizeof took), pool->n_kept, report->plan->n_units);
     if (pool->disk_bytes > 0)
-        printf(", %s from disk in a pass\n", lam_size_format(pool->disk_bytes, disk, sizeof disk));
+        fprintf(out, ", %s from disk in a pass\n",
+            lam_size_format(pool->disk_bytes, disk, sizeof disk));
     else
-        printf(", nothing from disk after the start\n");
+        fprintf(out, ", nothing from disk after the start\n");
 }
 
 static const char *bound_name(enum lam_bound bound)
@@ -164,40 +175,44 @@ static const char *bound_name(enum lam_bound bound)
     return "compute";
 }
 
-static void print_gain(const char *what, double seconds, double before)
+static void print_gain(FILE *out, const char *what, double seconds, double before)
 {
     if (seconds > 0 && seconds < before)
-        printf("         1 GiB more %s: %.4f s, %.1f %% less\n", what, seconds,
+        fprintf(out, "         1 GiB more %s: %.4f s, %.1f %% less\n", what, seconds,
             (1 - seconds / before) * 100);
     else if (seconds > 0)
-        printf("         1 GiB more %s: no faster\n", what);
+        fprintf(out, "         1 GiB more %s: no faster\n", what);
 }
 
 static void print_times(const struct lam_plan_report *report)
 {
+    FILE *out = report->out;
     const struct lam_plan *plan = report->plan;
 
-    printf(
-        "pass     %.4f s, %.2f tokens/s; bound by ", plan->pass_seconds, plan->tokens_per_second);
+    fprintf(out, "pass     %.4f s, %.2f tokens/s; bound by ", plan->pass_seconds,
+        plan->tokens_per_second);
     if (plan->bound == LAM_BOUND_LINK)
-        printf("the link of %s\n", report->request->devices[plan->bound_device].name);
+        fprintf(out, "the link of %s\n", report->request->devices[plan->bound_device].name);
     else if (plan->bound == LAM_BOUND_HOST_MEMORY)
-        printf("host memory, which all links read\n");
+        fprintf(out, "host memory, which all links read\n");
     else
-        printf("%s\n", plan->bound == LAM_BOUND_DISK ? "the disk" : "computing");
+        fprintf(out, "%s\n", plan->bound == LAM_BOUND_DISK ? "the disk" : "computing");
+    if (report->measured.pass_seconds > 0)
+        fprintf(out, "         measured %.4f s, %.2f of the forecast\n",
+            report->measured.pass_seconds, report->measured.pass_seconds / plan->pass_seconds);
     if (plan->dealt)
-        printf("         layers are dealt over the devices, so that all links run at once\n");
-    print_gain("of VRAM on each device", report->gain.vram_seconds, plan->pass_seconds);
-    print_gain("of RAM", report->gain.ram_seconds, plan->pass_seconds);
+        fprintf(out, "         layers are dealt over the devices, so that all links run at once\n");
+    print_gain(out, "of VRAM on each device", report->gain.vram_seconds, plan->pass_seconds);
+    print_gain(out, "of RAM", report->gain.ram_seconds, plan->pass_seconds);
 }
 
-static void print_levers(const struct lam_plan *plan)
+static void print_levers(FILE *out, const struct lam_plan *plan)
 {
     char size[24];
 
-    printf("\nwhat would help\n");
+    fprintf(out, "\nwhat would help\n");
     for (uint32_t i = 0; i < plan->n_levers; i++)
-        printf("  %-28s saves %s%s\n", plan->levers[i].flag,
+        fprintf(out, "  %-28s saves %s%s\n", plan->levers[i].flag,
             lam_size_format(plan->levers[i].saves_bytes, size, sizeof size),
             plan->levers[i].fits ? ": enough" : "");
 }
@@ -212,10 +227,10 @@ void lam_plan_report_text(const struct lam_plan_report *report)
         print_pool(report);
         print_times(report);
     } else {
-        print_levers(plan);
+        print_levers(report->out, plan);
     }
-    if (*report->assumed)
-        printf("assumed  %s\n", report->assumed);
+    if (*report->sources)
+        fprintf(report->out, "facts    %s\n", report->sources);
 }
 
 static json_t *json_device(const struct lam_plan_report *report, uint32_t d)

@@ -2,6 +2,8 @@
 #ifndef LAMINAR_CLI_PLAN_REPORT_H
 #define LAMINAR_CLI_PLAN_REPORT_H
 
+#include <stdio.h>
+
 #include "common/status.h"
 #include "model/plan.h"
 
@@ -11,14 +13,21 @@ struct lam_plan_gain {
     double ram_seconds;
 };
 
+/* What came of it; 0: not measured. */
+struct lam_plan_measured {
+    uint64_t device_bytes; /* all that is held; CPU: pool, loader and worker */
+    double pass_seconds;   /* of a pass with as many rows as sequences */
+};
+
 struct lam_plan_report {
+    FILE *out;
     const struct lam_plan_request *request;
     const struct lam_plan *plan;
     struct lam_plan_gain gain;
-    const char *assumed; /* the facts that nobody gave, as one line; "" for none */
+    struct lam_plan_measured measured;
+    const char *sources; /* the facts that nobody gave, as one line; "" for none */
 };
 
-/* stdout. */
 void lam_plan_report_text(const struct lam_plan_report *report);
 
 /* {"version", "fits", "devices", "host", "predicted", "levers"} on stdout. Errors: those of

@@ -98,13 +98,14 @@ static enum lam_status use_session(
     return generate_once(run, session, chat, err);
 }
 
-static int execute(struct run *run, const struct lam_command_env *env)
+static int execute(
+    struct run *run, const struct lam_command_env *env, const struct lam_run_plan *plan)
 {
     struct lam_session_config config = {
         .model = run->model,
         .runtime_dir = env->runtime_dir,
-        .max_sequences = 1,
         .options = &run->stack,
+        .plan = plan,
     };
     struct lam_session session;
     struct lam_err err = {0};
@@ -130,6 +131,7 @@ int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
         .flags = flags,
         .epilog = epilog,
     };
+    struct lam_run_plan plan = {0};
     struct lam_err err = {0};
     int exit_code;
 
@@ -142,7 +144,10 @@ int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
         (!run.answer.prompt && !run.interactive && lam_answer_read_prompt(&run.prompt, &err)))
         exit_code = lam_command_usage(&err);
     else
-        exit_code = execute(&run, env);
+        exit_code = lam_stack_plan(&run.stack, run.model, env->home, 1, &plan);
+    if (exit_code == LAM_EXIT_OK)
+        exit_code = execute(&run, env, &plan);
+    lam_run_plan_done(&plan);
     lam_buf_done(&run.prompt);
     return exit_code;
 }

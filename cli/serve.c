@@ -9,11 +9,11 @@
 #include "common/clock.h"
 
 #define PORT_TIMEOUT_NS (5 * LAM_NS_PER_S)
+#define DEFAULT_BATCH 8
 
 struct serve {
     const char *model;
     const char *listen;
-    int64_t n_sequences;
     bool json;
     struct lam_stack_options stack;
 };
@@ -63,15 +63,16 @@ static enum lam_status wait_for_end(struct lam_session *session, struct lam_err 
     return lam_stack_check(session->stack, err);
 }
 
-static int execute(const struct serve *serve, const struct lam_command_env *env)
+static int execute(
+    const struct serve *serve, const struct lam_command_env *env, const struct lam_run_plan *plan)
 {
     struct lam_session_config config = {
         .model = serve->model,
         .runtime_dir = env->runtime_dir,
         .listen = serve->listen,
-        .max_sequences = (uint32_t)serve->n_sequences,
         .stays = true,
         .options = &serve->stack,
+        .plan = plan,
     };
     struct lam_session session;
     struct lam_err err = {0};
@@ -86,13 +87,10 @@ static int execute(const struct serve *serve, const struct lam_command_env *env)
 
 int lam_command_serve(const struct lam_command_env *env, int argc, char **argv)
 {
-    struct serve serve = {
-        .listen = "127.0.0.1:50051", .n_sequences = 8, .stack = lam_stack_defaults()};
-    struct lam_flag flags[3 + LAM_STACK_FLAGS + 1] = {
+    struct serve serve = {.listen = "127.0.0.1:50051", .stack = lam_stack_defaults()};
+    struct lam_flag flags[2 + LAM_STACK_FLAGS + 1] = {
         {"listen", 0, LAM_FLAG_TEXT, &serve.listen, "ADDR",
             "HOST:PORT or unix:PATH for clients; port 0 picks one.", 0, 0, NULL, NULL},
-        {"batch", 0, LAM_FLAG_INT, &serve.n_sequences, "N", "Texts generated at once.", 1, 1024,
-            NULL, NULL},
         {"json", 0, LAM_FLAG_BOOL, &serve.json, NULL, "Print the address as a JSON object.", 0, 0,
             NULL, NULL},
     };
@@ -103,10 +101,11 @@ int lam_command_serve(const struct lam_command_env *env, int argc, char **argv)
                    "output; ends well on Ctrl-C and SIGTERM.",
         .flags = flags,
     };
+    struct lam_run_plan plan;
     struct lam_err err = {0};
     int exit_code;
 
-    lam_stack_add_flags(&serve.stack, flags + 3);
+    lam_stack_add_flags(&serve.stack, flags + 2);
     if (!lam_command_begin(&program, argc, argv, &serve.model, 1, &exit_code))
         return exit_code;
     if (!strchr(serve.listen, ':') || strchr(serve.listen, ',')) {
@@ -114,5 +113,9 @@ int lam_command_serve(const struct lam_command_env *env, int argc, char **argv)
             "--listen: '%.64s' is no address; write 127.0.0.1:50051 or unix:/path", serve.listen);
         return lam_command_usage(&err);
     }
-    return execute(&serve, env);
+    exit_code = lam_stack_plan(&serve.stack, serve.model, env->home, DEFAULT_BATCH, &plan);
+    if (exit_code == LAM_EXIT_OK)
+        exit_code = execute(&serve, env, &plan);
+    lam_run_plan_done(&plan);
+    return exit_code;
 }

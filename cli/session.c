@@ -6,40 +6,22 @@
 #include <string.h>
 
 #include "cli/launch.h"
-#include "cli/model_file.h"
 #include "common/clock.h"
-#include "model/manifest.h"
-#include "model/spec.h"
 #include "model/tokenizer.h"
 
 #define READY_TIMEOUT_NS (120 * LAM_NS_PER_S)
 #define ASK_TIMEOUT_NS LAM_NS_PER_S
 #define ASK_PERIOD_MS 20
 
-/* The same checks that the services would make, made before there is anything to clean up. */
-static enum lam_status check_model(const char *path, uint64_t *ret_pass_bytes, struct lam_err *err)
+/* A check that the gateway would make, made before there is anything to clean up. */
+static enum lam_status check_tokenizer(
+    const char *path, const struct lam_planning *planning, struct lam_err *err)
 {
-    struct lam_model_file file = {0};
-    struct lam_manifest manifest = {0};
     struct lam_tokenizer *tokenizer = NULL;
-    struct lam_spec spec;
-    enum lam_status status = lam_model_file_open(path, &file, err);
+    enum lam_status status = lam_tokenizer_create(planning->file.gguf, &tokenizer, err);
 
-    if (status)
-        return status;
-    status = lam_spec_read(file.gguf, &spec, err);
-    if (!status)
-        status = lam_manifest_build(file.gguf, &spec, &manifest, err);
-    if (!status)
-        status = lam_tokenizer_create(file.gguf, &tokenizer, err);
-    if (status)
-        lam_err_wrap(err, status, "%.200s", path);
-    else
-        *ret_pass_bytes = manifest.unit_bytes_total;
     lam_tokenizer_destroy(tokenizer);
-    lam_manifest_done(&manifest);
-    lam_model_file_close(&file);
-    return status;
+    return status ? lam_err_wrap(err, status, "%.200s", path) : LAM_OK;
 }
 
 /* True when the stack came to its end within `ms`. */
@@ -83,23 +65,24 @@ enum lam_status lam_session_open(
         .model = config->model,
         .runtime_dir = config->runtime_dir,
         .listen = config->listen,
-        .max_sequences = config->max_sequences,
         .drains = config->stays,
         .options = config->options,
+        .plan = config->plan,
     };
-    uint64_t pass_bytes = 0;
+    const struct lam_planning *planning = &config->plan->planning;
     enum lam_status status;
 
     memset(session, 0, sizeof *session);
     session->stays = config->stays;
-    status = check_model(config->model, &pass_bytes, err);
+    session->plan = config->plan;
+    status = check_tokenizer(config->model, planning, err);
     if (!status)
         status = lam_stack_start(&stack_config, &session->stack, err);
     if (!status)
         status = lam_client_create(lam_stack_gateway(session->stack), &session->client, err);
     if (!status)
-        status = lam_progress_start(
-            lam_stack_loader(session->stack), pass_bytes, &session->progress, err);
+        status = lam_progress_start(lam_stack_loader(session->stack),
+            planning->manifest.unit_bytes_total, &session->progress, err);
     if (status)
         return status;
     lam_stack_on_end(session->stack, cancel_client, session->client);

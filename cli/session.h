@@ -1,8 +1,9 @@
 /*
  * session: a stack that is ready, and a client of it: what `run` and `serve` have in common.
  *
- * The model's headers are checked first, in this process, so that a bad file costs nothing. Then
- * the services start, and the caller waits until the gateway has a worker or something ends.
+ * A plan was made before, and the tokenizer is checked first, in this process, so that a bad file
+ * costs nothing. Then the services start, and the caller waits until the gateway has a worker or
+ * something ends.
  */
 #ifndef LAMINAR_CLI_SESSION_H
 #define LAMINAR_CLI_SESSION_H
@@ -21,6 +22,7 @@ struct lam_session {
     struct lam_client *client;
     struct lam_progress *progress;
     struct lam_client_model model;
+    const struct lam_run_plan *plan;
     bool stays;
 };
 
@@ -28,9 +30,9 @@ struct lam_session_config {
     const char *model;       /* path */
     const char *runtime_dir; /* may be NULL */
     const char *listen;      /* public address; NULL: none */
-    uint32_t max_sequences;  /* at once */
     bool stays;              /* a signal is the ordinary end, not an interruption */
     const struct lam_stack_options *options;
+    const struct lam_run_plan *plan; /* of this model; outlives the session */
 };
 
 /*

@@ -48,34 +48,37 @@ struct lam_stack {
 
 struct lam_stack_options lam_stack_defaults(void)
 {
-    return (struct lam_stack_options){
-        .device = "auto", .kernels = "cpu", .kv_type = "f16", .layer_batch = "auto"};
+    return (struct lam_stack_options){.plan = lam_plan_options_defaults(), .kernels = "cpu"};
 }
 
 void lam_stack_add_flags(struct lam_stack_options *options, struct lam_flag *flags)
 {
-    const struct lam_flag table[LAM_STACK_FLAGS] = {
-        {"device", 0, LAM_FLAG_CHOICE, &options->device, "NAME", "Where to compute.", 0, 0,
-            "auto|cpu", NULL},
-        {"ram", 0, LAM_FLAG_TEXT, &options->ram, "SIZE",
-            "Memory for weights: 3GiB, 75%, auto. Smaller than the model: it streams "
-            "from the disk.",
-            0, 0, NULL, NULL},
-        {"ctx", 0, LAM_FLAG_INT, &options->n_ctx, "N",
-            "Positions of one sequence; 0: the model's own, at most 8192.", 0, 1 << 24, NULL, NULL},
+    const struct lam_flag table[LAM_STACK_FLAGS - LAM_PLAN_FLAGS] = {
         {"threads", 0, LAM_FLAG_INT, &options->n_threads, "N", "Threads; 0: one per core.", 0, 1024,
             NULL, NULL},
         {"kernels", 0, LAM_FLAG_CHOICE, &options->kernels, "NAME",
-            "cpu is fast; ref is slow and exact.", 0, 0, "cpu|ref", NULL},
-        {"kv-type", 0, LAM_FLAG_CHOICE, &options->kv_type, "TYPE", "Number format of the KV cache.",
-            0, 0, "f16|f32", NULL},
-        {"layer-batch", 0, LAM_FLAG_TEXT, &options->layer_batch, "N",
-            "Consecutive layers that one request to the loader covers, or auto.", 0, 0, NULL, NULL},
+            "On a CPU: cpu is fast; ref is slow and exact.", 0, 0, "cpu|ref", NULL},
+        {"cuda-library", 0, LAM_FLAG_TEXT, &options->cuda_library, "FOLDER",
+            "Where liblaminar-cuda.so is, if not beside this program or in ../lib.", 0, 0, NULL,
+            NULL},
         {"verbose", 0, LAM_FLAG_BOOL, &options->verbose, NULL, "Show the services' logs on stderr.",
             0, 0, NULL, NULL},
     };
 
-    memcpy(flags, table, sizeof table);
+    lam_plan_options_add_flags(&options->plan, flags);
+    memcpy(flags + LAM_PLAN_FLAGS, table, sizeof table);
+}
+
+int lam_stack_plan(const struct lam_stack_options *options, const char *model, const char *home,
+    uint32_t n_seqs, struct lam_run_plan *ret_plan)
+{
+    const struct lam_run_plan_config config = {.model = model,
+        .home = home,
+        .cuda_library = options->cuda_library,
+        .n_seqs = n_seqs,
+        .options = &options->plan};
+
+    return lam_run_plan_make(&config, ret_plan);
 }
 
 static void post(int event_fd)

@@ -14,37 +14,39 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cli/run_plan.h"
 #include "common/flag.h"
 #include "common/status.h"
 
 struct lam_stack;
 
-/* What the user may say about the services: flags of `run`, `serve` and `logits`. */
+/* What the user may say about the services: flags of `run`, `serve`, `logits` and `bench`. */
 struct lam_stack_options {
-    const char *device;
-    const char *ram; /* NULL: the loader's default */
-    int64_t n_ctx;   /* 0: the worker's default */
+    struct lam_plan_options plan;
     int64_t n_threads;
     const char *kernels;
-    const char *kv_type;
-    const char *layer_batch;
+    const char *cuda_library; /* folder; NULL: where it is installed */
     bool verbose;
 };
 
-#define LAM_STACK_FLAGS 8
+#define LAM_STACK_FLAGS (LAM_PLAN_FLAGS + 4)
 
 struct lam_stack_options lam_stack_defaults(void);
 
 /* Fills flags[0, LAM_STACK_FLAGS) for these options. */
 void lam_stack_add_flags(struct lam_stack_options *options, struct lam_flag *flags);
 
+/* lam_run_plan_make for these options. n_seqs: as there. */
+int lam_stack_plan(const struct lam_stack_options *options, const char *model, const char *home,
+    uint32_t n_seqs, struct lam_run_plan *ret_plan);
+
 struct lam_stack_config {
     const char *model;       /* path */
     const char *runtime_dir; /* where the private directory goes; NULL: /tmp */
     const char *listen;      /* the gateway's public address; NULL: only the private one */
-    uint32_t max_sequences;  /* that the worker computes at once */
     bool loader_only;
-    bool drains; /* at a signal, generations that run may end first */
+    bool drains;                     /* at a signal, generations that run may end first */
+    const struct lam_run_plan *plan; /* which fits */
     const struct lam_stack_options *options;
 };
 

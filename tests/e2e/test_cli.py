@@ -176,7 +176,9 @@ def assert_refused(done, code, *words):
     (("run", cli.MODEL, "-p", "x", "--top-p", "0"), "--top-p"),
     (("run", cli.MODEL, "-p", "x", "--min-p", "1.5"), "--min-p"),
     (("run", cli.MODEL, "-p", "x", "--seed", "-5"), "--seed"),
-    (("run", cli.MODEL, "-p", "x", "--device", "cuda:0"), "--device"),
+    (("run", cli.MODEL, "-p", "x", "--device", "gpu"), "--device"),
+    (("serve", cli.MODEL, "--device", "cuda:0,1"), "computes on one"),
+    (("logits", cli.MODEL, "--ids", "1", "--device", "cpu", "--vram", "3"), "--vram"),
     (("run", cli.MODEL, "-p", "x", "--nosuchflag"), "--nosuchflag"),
     (("run", cli.MODEL, "-p", "x", "-n", "1", "-n", "2"), "--max-tokens"),
     (("run", cli.MODEL, "-p"), "--prompt"),
@@ -309,7 +311,7 @@ def test_prompt_longer_than_the_context(home):
     done = cli.run(home, "run", cli.MODEL, "--raw", "-p", long, "-n", "4", "--ctx", "64")
     assert_refused(done, 1, "64")
     ids = ",".join(["1"] * 65)
-    assert_refused(cli.run(home, "logits", cli.MODEL, "--ids", ids, "--ctx", "64"), 1, "--ctx")
+    assert_refused(cli.run(home, "logits", cli.MODEL, "--ids", ids, "--ctx", "64"), 2, "--ctx")
 
 
 def test_context_ends_the_text(home):

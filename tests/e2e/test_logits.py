@@ -160,10 +160,12 @@ def test_greedy_text(home, name):
 @pytest.mark.parametrize("kernels", ["cpu", "ref"])
 def test_a_third_of_the_memory_gives_the_same_text(home, kernels):
     """Streaming is real: same tokens, and the disk was read again in every pass."""
-    flags = ("--raw", "-p", PROMPTS["english"], "-n", "12", "--kernels", kernels)
+    flags = ("--raw", "-p", PROMPTS["english"], "-n", "12", "--kernels", kernels, "--ctx", "512")
     whole = cli.run_json(home, "run", cli.MODEL, *flags)
     third = os.path.getsize(cli.MODEL) // 3
-    small = cli.run_json(home, "run", cli.MODEL, *flags, "--ram", f"{third}B")
+    (device,) = cli.run_json(home, "plan", cli.MODEL, "--ctx", "512")["devices"]
+    small = cli.run_json(
+        home, "run", cli.MODEL, *flags, "--ram", f"{device['total_bytes'] + third}B")
     assert small["token_ids"] == whole["token_ids"] and small["text"] == whole["text"]
     units = cli.run_json(home, "inspect", cli.MODEL)["units"]
     assert whole["loader"]["pool_bytes"] >= units["bytes_total"]

@@ -1,0 +1,167 @@
+/* run_plan: see run_plan.h. */
+#include "cli/run_plan.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/command.h"
+#include "cli/device.h"
+
+/* What --device says. */
+struct choice {
+    bool is_auto;
+    bool is_cpu;
+    uint32_t index; /* of the GPU */
+};
+
+static enum lam_status read_device(const char *text, struct choice *ret_choice, struct lam_err *err)
+{
+    struct choice choice = {
+        .is_auto = strcmp(text, "auto") == 0, .is_cpu = strcmp(text, "cpu") == 0};
+    int64_t index = 0;
+
+    if (strncmp(text, "cuda:", 5) == 0 && strchr(text, ','))
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "--device: '%.40s' names several GPUs; this version computes on one: write cuda:0",
+            text);
+    if (!choice.is_auto && !choice.is_cpu &&
+        (strncmp(text, "cuda:", 5) != 0 ||
+            !lam_int_parse(text + 5, 0, LAM_FACTS_GPUS_MAX - 1, &index)))
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "--device: '%.40s' is none of auto, cpu and cuda:0 to cuda:%u", text,
+            LAM_FACTS_GPUS_MAX - 1);
+    choice.index = (uint32_t)index;
+    *ret_choice = choice;
+    return LAM_OK;
+}
+
+/* A list speaks of all devices; anything else of the one that is used. */
+static bool is_list(const char *vram)
+{
+    return vram && strpbrk(vram, ",=");
+}
+
+static void add_device(struct lam_planning *planning, const struct lam_device_answer *answer)
+{
+    struct lam_gpu_facts facts = answer->facts;
+    const struct lam_gpu_facts *stored =
+        lam_facts_find(&planning->facts, facts.name, facts.driver, facts.library);
+    char name[32];
+
+    if (stored) {
+        facts.link_rate = stored->link_rate;
+        facts.memory_rate = stored->memory_rate;
+    }
+    snprintf(name, sizeof name, "cuda:%" PRIu32, answer->index);
+    lam_planning_add_gpu(planning, name, &facts, answer->free_bytes);
+}
+
+/* Keeps the device that computes, and says so when caps name several. */
+static int keep_one(const struct choice *choice, struct lam_run_plan *plan)
+{
+    struct lam_planning *planning = &plan->planning;
+    uint32_t kept = planning->request.n_devices, n_used = 0;
+    struct lam_err err = {0};
+
+    for (uint32_t d = 0; d < planning->request.n_devices; d++) {
+        char name[32];
+        snprintf(name, sizeof name, "cuda:%" PRIu32, choice->index);
+        if (planning->devices[d].cap_bytes == 0)
+            continue;
+        n_used++;
+        if (choice->is_auto ? n_used == 1 : strcmp(planning->devices[d].name, name) == 0)
+            kept = d;
+    }
+    if (kept == planning->request.n_devices) {
+        lam_fail(&err, LAM_INVALID_ARGUMENT,
+            "--vram gives no memory to cuda:%" PRIu32 ", which --device names", choice->index);
+        return lam_command_usage(&err);
+    }
+    planning->devices[0] = planning->devices[kept];
+    planning->request.n_devices = 1;
+    if (n_used > 1)
+        fprintf(stderr,
+            "laminar: note: --vram is for %" PRIu32
+            " devices, and this version computes on one: %s; `laminar plan` plans for all\n",
+            n_used, planning->devices[0].name);
+    return LAM_EXIT_OK;
+}
+
+static int use_gpu(const struct choice *choice, const struct lam_run_plan_config *config,
+    const struct lam_device_answer *answers, uint32_t n, struct lam_run_plan *plan)
+{
+    int exit_code;
+
+    for (uint32_t i = 0; i < n; i++)
+        add_device(&plan->planning, &answers[i]);
+    exit_code = lam_planning_set_caps(&plan->planning, config->options->vram);
+    return exit_code == LAM_EXIT_OK ? keep_one(choice, plan) : exit_code;
+}
+
+/* auto without a GPU is the CPU, unless --vram wants a GPU. */
+static int use_cpu(const struct choice *choice, const struct lam_run_plan_config *config,
+    const struct lam_err *no_gpu, struct lam_run_plan *plan)
+{
+    struct lam_err err = *no_gpu;
+
+    if (config->options->vram) {
+        lam_fail(&err, LAM_INVALID_ARGUMENT, "--vram is for a GPU: %s",
+            choice->is_cpu ? "leave it out with --device cpu" : no_gpu->text);
+        return lam_command_usage(&err);
+    }
+    if (!choice->is_cpu && !choice->is_auto)
+        return lam_command_fail(&err);
+    lam_planning_use_cpu(&plan->planning);
+    return LAM_EXIT_OK;
+}
+
+static int use_devices(const struct choice *choice, const struct lam_run_plan_config *config,
+    struct lam_run_plan *plan)
+{
+    bool list = is_list(config->options->vram);
+    struct lam_device_question question = {.folder = config->cuda_library,
+        .first = list ? 0 : choice->index,
+        .n_max = list ? LAM_FACTS_GPUS_MAX : 1};
+    struct lam_device_answer answers[LAM_FACTS_GPUS_MAX];
+    struct lam_err err = {0};
+    uint32_t n = 0;
+
+    if (choice->is_cpu || lam_device_ask(&question, answers, &n, &err))
+        return use_cpu(choice, config, &err, plan);
+    return use_gpu(choice, config, answers, n, plan);
+}
+
+int lam_run_plan_make(const struct lam_run_plan_config *config, struct lam_run_plan *ret_plan)
+{
+    struct lam_planning *planning = &ret_plan->planning;
+    struct lam_err err = {0};
+    struct choice choice = {0};
+    int exit_code;
+
+    memset(ret_plan, 0, sizeof *ret_plan);
+    if (read_device(config->options->device, &choice, &err))
+        return lam_command_usage(&err);
+    exit_code = lam_planning_set_wishes(planning, config->options);
+    if (exit_code == LAM_EXIT_OK)
+        exit_code = lam_planning_read_facts(planning, config->home);
+    if (exit_code == LAM_EXIT_OK)
+        exit_code = lam_planning_open_model(planning, config->model);
+    if (exit_code == LAM_EXIT_OK)
+        exit_code = use_devices(&choice, config, ret_plan);
+    if (exit_code != LAM_EXIT_OK)
+        return exit_code;
+    if (planning->request.n_seqs == 0 && planning->request.objective == LAM_OBJECTIVE_LATENCY)
+        planning->request.n_seqs = config->n_seqs;
+    exit_code = lam_planning_make(planning);
+    if (exit_code != LAM_EXIT_OK)
+        return exit_code;
+    snprintf(ret_plan->device, sizeof ret_plan->device, "%s", planning->devices[0].name);
+    lam_planning_print_notes(planning);
+    return planning->plan.fits ? LAM_EXIT_OK : lam_command_no_fit(&planning->plan.reason);
+}
+
+void lam_run_plan_done(struct lam_run_plan *plan)
+{
+    lam_planning_done(&plan->planning);
+}

@@ -1,0 +1,98 @@
+"""A limit is a limit: what `run` and `serve` hold against what they were given and had planned."""
+import re
+
+import pytest
+
+import cli
+
+MIB = 1 << 20
+PROMPT = "hello world " * 120
+
+
+@pytest.fixture
+def home(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    yield folder
+    cli.assert_nothing_left(folder)
+
+
+def resident_bytes(pids):
+    """Of all these processes together, the shared pool counted once."""
+    own, pool = 0, 0
+    for pid in pids:
+        with open(f"/proc/{pid}/status") as file:
+            text = file.read()
+        kib = {name: int(re.search(name + r":\s+(\d+) kB", text).group(1))
+               for name in ("RssAnon", "RssFile", "RssShmem")}
+        own += (kib["RssAnon"] + kib["RssFile"]) * 1024
+        pool = max(pool, kib["RssShmem"] * 1024)
+    return own + pool
+
+
+@pytest.mark.parametrize("ram", [90 * MIB, 140 * MIB])
+def test_loader_and_worker_stay_below_ram(home, ram):
+    """The whole context is used, so that all of the KV cache is there."""
+    address = f"unix:{home}/public"
+    with cli.start(home, "serve", cli.MODEL, "--listen", address, "--ctx", "512", "--batch", "1",
+                   "--ram", f"{ram}B") as process:
+        assert process.stdout.readline().decode().strip() == address
+        done = cli.run(home, "generate", "--target", address, "--raw", "-p", PROMPT)
+        assert done.returncode == 0, done.stderr.decode()
+        pids = cli.processes_of(home)
+        held = resident_bytes([pids["laminar-loader"], pids["laminar-worker"]])
+        print(f"--ram {ram / MIB:.0f} MiB: {held / MIB:.1f} MiB are held")
+        assert 0.7 * ram < held <= ram
+        process.terminate()
+        process.wait(20)
+
+
+def test_below_the_least_is_refused_with_the_arithmetic(home):
+    flags = ("--ctx", "512", "--batch", "1", "--prefill-chunk", "128")
+    (device,) = cli.run_json(home, "plan", cli.MODEL, *flags)["devices"]
+    least = device["total_bytes"]  # and a slot of the pool
+    for name, more in (("run", ("-p", "x")), ("serve", ())):
+        done = cli.run(home, name, cli.MODEL, *more, *flags, "--ram", f"{least}B")
+        text = done.stderr.decode()
+        assert done.returncode == 3 and done.stdout == b"", text
+        for word in ("minimum", "context", "KV", "pool", "Options: --", "--ram"):
+            assert word in text, text
+    lever = int(re.search(r"--ram (\d+)MiB", text).group(1))
+    done = cli.run(home, "run", cli.MODEL, *flags, "-p", "x", "-n", "2", "--ram", f"{lever}MiB")
+    assert done.returncode == 0, done.stderr.decode()
+
+
+EXAMPLES = "; write for example 3GiB, 75% or free-1GiB"
+
+
+@pytest.mark.parametrize("spec, message", [
+    ("", "item 1 is empty" + EXAMPLES),
+    ("x", "item 1 'x' is not a size" + EXAMPLES),
+    ("3,x,3", "item 2 'x' is not a size" + EXAMPLES),
+    ("3,,3", "item 2 is empty" + EXAMPLES),
+    ("3,3,", "item 3 is empty" + EXAMPLES),
+    ("3 GB", "item 1 '3 GB' has a space in it" + EXAMPLES),
+    ("3, 3", "item 2 ' 3' has a space in it" + EXAMPLES),
+    ("-1GiB", "item 1 '-1GiB' is negative" + EXAMPLES),
+    ("8192", "item 1 '8192' would be 8192 GiB; did you mean 8192MiB?"),
+    ("4,8192", "item 2 '8192' would be 8192 GiB; did you mean 8192MiB?"),
+    ("101%", "item 1 '101%' is not a size" + EXAMPLES),
+    ("-5%", "item 1 '-5%' is negative" + EXAMPLES),
+    ("nan", "item 1 'nan' is not a size" + EXAMPLES),
+    ("1e3", "item 1 '1e3' is not a size" + EXAMPLES),
+    ("0x10", "item 1 '0x10' is not a size" + EXAMPLES),
+    ("3GiBB", "item 1 '3GiBB' is not a size" + EXAMPLES),
+    ("free", "item 1 'free' is free without a size to leave" + EXAMPLES),
+    ("free-", "item 1 'free-' is free without a size to leave" + EXAMPLES),
+    ("free+1GiB", "item 1 'free+1GiB' is free without a size to leave" + EXAMPLES),
+    ("0=3,cuda:0=3", "item 2 'cuda:0=3' names cuda:0 a second time; keep one"),
+    ("0=", "item 1 '0=' is not a size" + EXAMPLES),
+    ("off,0", "'off,0' leaves no device to compute on" + EXAMPLES),
+])
+@pytest.mark.parametrize("name", ["run", "serve", "plan"])
+def test_malformed_vram(home, name, spec, message):
+    """Before any device is touched: there is none here."""
+    more = {"run": ("-p", "x"), "serve": (), "plan": ("--gpu", "80GiB*2")}[name]
+    done = cli.run(home, name, cli.MODEL, *more, "--vram", spec)
+    assert done.stderr.decode() == f"laminar: --vram: {message}\n"
+    assert done.returncode == 2 and done.stdout == b""
