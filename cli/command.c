@@ -26,6 +26,13 @@ bool lam_command_begin(const struct lam_flag_program *program, int argc, char **
     return lam_program_begin(PROGRAM_NAME, program, argc, argv, operands, n_operands, ret_exit);
 }
 
+bool lam_command_begin_list(const struct lam_flag_program *program, int argc, char **argv,
+    const char **operands, size_t operands_max, size_t *ret_n, int *ret_exit)
+{
+    return lam_program_begin_list(
+        PROGRAM_NAME, program, argc, argv, operands, operands_max, ret_n, ret_exit);
+}
+
 enum lam_status lam_command_check_text(
     const char *what, const char *text, size_t n_bytes, struct lam_err *err)
 {

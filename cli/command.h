@@ -31,6 +31,7 @@ int lam_command_logits(const struct lam_command_env *env, int argc, char **argv)
 int lam_command_verify(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_bench(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_synth(const struct lam_command_env *env, int argc, char **argv);
+int lam_command_trace(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_doctor(const struct lam_command_env *env, int argc, char **argv);
 
 /* The benchmarks: argv[0] is the benchmark's name, as in `laminar bench NAME`. */
@@ -42,6 +43,10 @@ int lam_bench_generate(const struct lam_command_env *env, int argc, char **argv)
  */
 bool lam_command_begin(const struct lam_flag_program *program, int argc, char **argv,
     const char **operands, size_t n_operands, int *ret_exit);
+
+/* The same for 0 to operands_max operands, of which there are *ret_n. */
+bool lam_command_begin_list(const struct lam_flag_program *program, int argc, char **argv,
+    const char **operands, size_t operands_max, size_t *ret_n, int *ret_exit);
 
 /* "laminar: <text>" on stderr. Returns LAM_EXIT_FAILED, LAM_EXIT_NO_FIT or LAM_EXIT_USAGE. */
 int lam_command_fail(const struct lam_err *err);

@@ -28,6 +28,7 @@ static const struct command commands[] = {
     {"verify", "is a model file still what it was", lam_command_verify},
     {"synth", "a model file of a given shape with random weights", lam_command_synth},
     {"bench", "how fast this machine runs a model", lam_command_bench},
+    {"trace", "what the services do when, for Perfetto", lam_command_trace},
     {"doctor", "what this machine offers and lacks", lam_command_doctor},
 };
 

@@ -10,26 +10,39 @@
 
 #include "common/log.h"
 
+bool lam_program_begin_list(const char *name, const struct lam_flag_program *program, int argc,
+    char **argv, const char **operands, size_t operands_max, size_t *ret_n, int *ret_exit)
+{
+    struct lam_err err = {0};
+    bool help = false;
+    enum lam_status status =
+        lam_flag_parse(program, argc, argv, operands, operands_max, ret_n, &help, &err);
+
+    if (status != LAM_OK) {
+        *ret_exit = lam_program_fail(name, &err, LAM_EXIT_USAGE);
+        return false;
+    }
+    if (help) {
+        lam_flag_print_help(program);
+        *ret_exit = LAM_EXIT_OK;
+    }
+    return !help;
+}
+
 bool lam_program_begin(const char *name, const struct lam_flag_program *program, int argc,
     char **argv, const char **operands, size_t n_operands, int *ret_exit)
 {
     struct lam_err err = {0};
     size_t n_given = 0;
-    bool help = false;
-    enum lam_status status =
-        lam_flag_parse(program, argc, argv, operands, n_operands, &n_given, &help, &err);
 
-    if (status == LAM_OK && help) {
-        lam_flag_print_help(program);
-        *ret_exit = LAM_EXIT_OK;
+    if (!lam_program_begin_list(
+            name, program, argc, argv, operands, n_operands, &n_given, ret_exit))
         return false;
-    }
-    if (status == LAM_OK && n_given < n_operands)
-        status = lam_fail(
-            &err, LAM_INVALID_ARGUMENT, "an operand is missing; usage: %s", program->usage);
-    if (status != LAM_OK)
-        *ret_exit = lam_program_fail(name, &err, LAM_EXIT_USAGE);
-    return status == LAM_OK;
+    if (n_given == n_operands)
+        return true;
+    lam_fail(&err, LAM_INVALID_ARGUMENT, "an operand is missing; usage: %s", program->usage);
+    *ret_exit = lam_program_fail(name, &err, LAM_EXIT_USAGE);
+    return false;
 }
 
 /* Errors quote names from files and arguments. */

@@ -53,6 +53,10 @@ enum lam_exit {
 bool lam_program_begin(const char *name, const struct lam_flag_program *program, int argc,
     char **argv, const char **operands, size_t n_operands, int *ret_exit);
 
+/* The same for 0 to operands_max operands, of which there are *ret_n. */
+bool lam_program_begin_list(const char *name, const struct lam_flag_program *program, int argc,
+    char **argv, const char **operands, size_t operands_max, size_t *ret_n, int *ret_exit);
+
 /* "<name>: <text>" on stderr, with '?' for what could steer a terminal. Returns `code`. */
 int lam_program_fail(const char *name, const struct lam_err *err, enum lam_exit code);
 
