@@ -15,14 +15,17 @@
 #include <unistd.h>
 
 #include "cli/command.h"
+#include "cli/device.h"
+#include "cli/facts.h"
 #include "cli/json.h"
+#include "cli/measure.h"
 #include "cli/uring_probe.h"
 #include "common/buf.h"
 #include "common/size.h"
 #include "kernels/ops.h"
 
 #define NOFILE_WANTED 1024u
-#define FINDINGS_MAX 16
+#define FINDINGS_MAX (16 + LAM_FACTS_GPUS_MAX)
 #define TEXT_BYTES 240
 
 enum verdict { GOOD, NOTE, BAD };
@@ -38,6 +41,14 @@ struct finding {
 struct report {
     struct finding findings[FINDINGS_MAX];
     size_t n;
+};
+
+struct doctor {
+    bool json;
+    bool measure;
+    const char *model;        /* whose disk is measured; NULL: the cache folder's */
+    const char *cuda_library; /* folder; NULL: where it is installed */
+    struct lam_facts facts;
 };
 
 static void add(struct report *report, const char *name, enum verdict verdict, const char *fmt, ...)
@@ -203,6 +214,64 @@ static void check_models(struct report *report, const char *home)
             "none in ~/.cache/laminar/models; tools/demo fetches a small one");
 }
 
+/* What a GPU says, and with --measure its rates. First of all: it forks. */
+static void check_gpus(struct report *report, struct doctor *doctor)
+{
+    const struct lam_device_question question = {
+        .folder = doctor->cuda_library, .n_max = LAM_FACTS_GPUS_MAX, .measure = doctor->measure};
+    struct lam_device_answer answers[LAM_FACTS_GPUS_MAX];
+    struct lam_err err = {0};
+    char sizes[2][24];
+    uint32_t n = 0;
+
+    if (lam_device_ask(&question, answers, &n, &err))
+        add(report, "gpu", NOTE, "%s", err.text);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct lam_gpu_facts *gpu = &answers[i].facts;
+        char rates[80] = "";
+        if (gpu->link_rate > 0)
+            snprintf(rates, sizeof rates, "; link %.1f GB/s, memory %.0f GB/s",
+                gpu->link_rate / 1e9, gpu->memory_rate / 1e9);
+        add(report, "gpu", GOOD, "cuda:%" PRIu32 " %s, %s, driver %s; a process takes %s%s",
+            answers[i].index, gpu->name,
+            lam_size_format(gpu->total_bytes, sizes[0], sizeof sizes[0]), gpu->driver,
+            lam_size_format(gpu->context_bytes, sizes[1], sizeof sizes[1]), rates);
+        lam_facts_put(&doctor->facts, gpu);
+    }
+}
+
+/* --measure: the machine's own rates, into the facts file. What cannot be measured is told, and
+ * what was known of it before stays. */
+static void measure(struct report *report, struct doctor *doctor, const char *home)
+{
+    char folder[512] = "/tmp";
+    struct lam_err err = {0};
+    enum lam_status status;
+
+    if (lam_measure_memory(&doctor->facts.memory_rate, &err))
+        add(report, "memory rate", NOTE, "%s", err.text);
+    else
+        add(report, "memory rate", GOOD, "%.1f GB/s, read by all processors",
+            doctor->facts.memory_rate / 1e9);
+    if (home)
+        snprintf(folder, sizeof folder, "%s/.cache/laminar", home);
+    /* The folder of the disk's file is that of the facts. */
+    status = lam_facts_write(home, &doctor->facts, &err);
+    if (!status && doctor->model)
+        status = lam_measure_disk(doctor->model, &doctor->facts.disk_rate, &err);
+    else if (!status)
+        status = lam_measure_disk_of(folder, &doctor->facts.disk_rate, &err);
+    if (status)
+        add(report, "disk rate", NOTE, "%s; --model FILE names a file to read", err.text);
+    else
+        add(report, "disk rate", GOOD, "%.2f GB/s, read directly from %s",
+            doctor->facts.disk_rate / 1e9, doctor->model ? doctor->model : folder);
+    if (lam_facts_write(home, &doctor->facts, &err))
+        add(report, "facts", BAD, "%s", err.text);
+    else
+        add(report, "facts", GOOD, "written to %s/facts.json, where plans look", folder);
+}
+
 static enum lam_status print_json(const struct report *report, struct lam_err *err)
 {
     json_t *root = lam_json_begin();
@@ -217,17 +286,45 @@ static enum lam_status print_json(const struct report *report, struct lam_err *e
     return lam_json_print(root, err);
 }
 
+static int print(const struct report *report, bool json)
+{
+    struct lam_err err = {0};
+    int exit_code = LAM_EXIT_OK;
+
+    for (size_t i = 0; i < report->n; i++) {
+        const struct finding *finding = &report->findings[i];
+        if (finding->verdict == BAD)
+            exit_code = LAM_EXIT_FAILED;
+        if (!json)
+            printf(
+                "%-5s %-14s %s\n", verdict_names[finding->verdict], finding->name, finding->text);
+    }
+    if (json && print_json(report, &err))
+        exit_code = lam_command_fail(&err);
+    return exit_code;
+}
+
 int lam_command_doctor(const struct lam_command_env *env, int argc, char **argv)
 {
     struct report report = {0};
+    struct doctor doctor = {0};
     struct lam_err err = {0};
-    bool json = false;
     const struct lam_flag flags[] = {
-        {"json", 0, LAM_FLAG_BOOL, &json, NULL, "Print one JSON object.", 0, 0, NULL, NULL},
+        {"measure", 0, LAM_FLAG_BOOL, &doctor.measure, NULL,
+            "Also measure disk, memory and GPUs for some seconds, and keep the figures for plans.",
+            0, 0, NULL, NULL},
+        {"model", 0, LAM_FLAG_TEXT, &doctor.model, "FILE",
+            "With --measure: a large file on the disk of the models; else one is written in "
+            "~/.cache/laminar for this.",
+            0, 0, NULL, NULL},
+        {"cuda-library", 0, LAM_FLAG_TEXT, &doctor.cuda_library, "FOLDER",
+            "Where liblaminar-cuda.so is, if not beside this program or in ../lib.", 0, 0, NULL,
+            NULL},
+        {"json", 0, LAM_FLAG_BOOL, &doctor.json, NULL, "Print one JSON object.", 0, 0, NULL, NULL},
         {0},
     };
     const struct lam_flag_program program = {
-        .usage = "laminar doctor [--json]",
+        .usage = "laminar doctor [--measure] [flags]",
         .summary = "Checks what the services need of this machine. Exits 1 when something that "
                    "cannot be done without is missing.",
         .flags = flags,
@@ -236,6 +333,14 @@ int lam_command_doctor(const struct lam_command_env *env, int argc, char **argv)
 
     if (!lam_command_begin(&program, argc, argv, NULL, 0, &exit_code))
         return exit_code;
+    if (doctor.model && !doctor.measure) {
+        lam_fail(&err, LAM_INVALID_ARGUMENT, "--model is for --measure; give both or none");
+        return lam_command_usage(&err);
+    }
+    /* A file that cannot be read is replaced by --measure, which is what its error asks for. */
+    if (lam_facts_read(env->home, &doctor.facts, &err) && !doctor.measure)
+        add(&report, "facts", NOTE, "%s", err.text);
+    check_gpus(&report, &doctor);
     check_system(&report);
     check_kernels(&report);
     check_io_uring(&report);
@@ -243,16 +348,7 @@ int lam_command_doctor(const struct lam_command_env *env, int argc, char **argv)
     check_shared_memory(&report);
     check_limits(&report);
     check_models(&report, env->home);
-    exit_code = LAM_EXIT_OK;
-    for (size_t i = 0; i < report.n; i++) {
-        const struct finding *finding = &report.findings[i];
-        if (finding->verdict == BAD)
-            exit_code = LAM_EXIT_FAILED;
-        if (!json)
-            printf(
-                "%-5s %-14s %s\n", verdict_names[finding->verdict], finding->name, finding->text);
-    }
-    if (json && print_json(&report, &err))
-        exit_code = lam_command_fail(&err);
-    return exit_code;
+    if (doctor.measure)
+        measure(&report, &doctor, env->home);
+    return print(&report, doctor.json);
 }

@@ -5,7 +5,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <unistd.h>
 
 #include "cli/command.h"
@@ -48,8 +47,8 @@ void lam_plan_options_add_flags(struct lam_plan_options *options, struct lam_fla
             0, 0, NULL, NULL},
         {"ram", 0, LAM_FLAG_TEXT, &options->ram, "SIZE",
             "With a GPU, memory for weights; without, for everything that loader and worker hold: "
-            "3GiB, 75%, auto (three quarters of what is available). Smaller than the model: it "
-            "streams from the disk.",
+            "3GiB, 75%, free-1GiB, auto (three quarters of what is available). Smaller than the "
+            "model: it streams from the disk.",
             0, 0, NULL, NULL},
         {"ctx", 0, LAM_FLAG_INT, &options->n_ctx, "N",
             "Tokens of a sequence; 0: what the model was trained for, at most 8192, or less if "
@@ -83,18 +82,20 @@ void lam_planning_done(struct lam_planning *planning)
 
 /* ---- wishes */
 
-/* For this machine or another: nothing is refused for not being here. */
+/* What is said of this machine is the loader's grammar; a size is for this machine or another, and
+ * nothing is refused for not being here. */
 static enum lam_status set_ram(struct lam_planning *planning, const char *ram, struct lam_err *err)
 {
+    uint64_t *bytes = &planning->request.host.ram_bytes;
     struct lam_memory memory = {0};
-    bool is_auto = strcasecmp(ram, "auto") == 0;
-    bool needs_machine = is_auto || strchr(ram, '%');
-    enum lam_status status = needs_machine ? lam_memory_read(&memory, err) : LAM_OK;
+    bool relative = strcmp(ram, "auto") == 0 || strncmp(ram, "free-", strlen("free-")) == 0;
+    enum lam_status status = LAM_OK;
 
-    if (!status && is_auto)
-        planning->request.host.ram_bytes = memory.available_bytes / 4 * 3;
-    else if (!status &&
-             lam_size_parse(ram, memory.total_bytes, &planning->request.host.ram_bytes, err))
+    if (relative || strchr(ram, '%'))
+        status = lam_memory_read(&memory, err);
+    if (!status && relative)
+        return lam_memory_budget(&memory, ram, UINT64_MAX, bytes, err);
+    if (!status && lam_size_parse(ram, memory.total_bytes, bytes, err))
         return lam_err_wrap(err, LAM_INVALID_ARGUMENT, "--ram");
     return status;
 }

@@ -1,4 +1,5 @@
 """A limit is a limit: what `run` and `serve` hold against what they were given and had planned."""
+import json
 import re
 
 import pytest
@@ -96,3 +97,46 @@ def test_malformed_vram(home, name, spec, message):
     done = cli.run(home, name, cli.MODEL, *more, "--vram", spec)
     assert done.stderr.decode() == f"laminar: --vram: {message}\n"
     assert done.returncode == 2 and done.stdout == b""
+
+
+def test_measured_facts_are_planned_with(home, tmp_path):
+    """`doctor --measure` keeps what it found; plans say what is measured and what is assumed."""
+    env = cli.environment(home, HOME=str(tmp_path))
+    file = tmp_path / ".cache" / "laminar" / "facts.json"
+
+    def plan(*flags):
+        done = cli.run(home, "plan", cli.MODEL, "--ctx", "512", *flags, env=env)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    assert re.search(r"disk [\d.]+ GB/s assumed", plan())
+    done = cli.run(home, "doctor", "--measure", "--model", cli.MODEL, "--json", env=env)
+    assert done.returncode == 0, done.stderr.decode()
+    found = {entry["name"]: entry for entry in json.loads(done.stdout)["findings"]}
+    assert found["memory rate"]["verdict"] == found["facts"]["verdict"] == "ok"
+    facts = json.loads(file.read_text())
+    assert facts["version"] == 1 and facts["memory_bytes_per_second"] > 1e8
+    assert re.search(r"memory [\d.]+ GB/s measured", plan())
+    assert ("disk_bytes_per_second" in facts) == (found["disk rate"]["verdict"] == "ok")
+    assert "disk" not in plan("--disk", "7GB/s").splitlines()[-1]  # a flag wins
+    file.write_text('{"version":1,"gpus":[{"name":"X","driver":"1","library":"a",'
+                    '"total_bytes":25769803776,"context_bytes":314572800,'
+                    '"link_bytes_per_second":1e10}]}')
+    text = plan("--gpu", "measured", "--vram", "3GiB")
+    assert "context 0.29 GiB measured, link 10 GB/s measured" in text
+    assert "cuda:0" in plan("--device", "cuda:0")
+
+
+def test_a_facts_file_that_is_none_is_named(home, tmp_path):
+    env = cli.environment(home, HOME=str(tmp_path))
+    folder = tmp_path / ".cache" / "laminar"
+    folder.mkdir(parents=True)
+    (folder / "facts.json").write_text("{")
+    for command in ("plan", "run"):
+        done = cli.run(home, command, cli.MODEL, *(("-p", "x") if command == "run" else ()),
+                       env=env)
+        text = done.stderr.decode()
+        assert done.returncode == 1 and str(folder / "facts.json") in text, text
+        assert "doctor --measure" in text
+    done = cli.run(home, "doctor", env=env)
+    assert done.returncode == 0 and b"facts.json" in done.stdout
