@@ -101,8 +101,14 @@ static enum lam_status check_request(const struct lam_plan_request *request, str
         return lam_fail(err, LAM_INVALID_ARGUMENT,
             "--layer-batch %" PRIu32 " is more than the %" PRIu32 " layers of the model",
             request->layer_batch, spec->n_layers);
-    if (widths * rows * 4 + kv * SEQS_MAX * spec->n_ctx_train +
-            (double)SEQS_MAX * spec->n_vocab * 8 +
+    if (request->n_logit_rows > CHUNK_MAX)
+        return lam_fail(err, LAM_INVALID_ARGUMENT, "logits of %" PRIu32 " rows are above %u",
+            request->n_logit_rows, CHUNK_MAX);
+    if ((double)request->n_pages * LAM_PLAN_PAGE_TOKENS > (double)SEQS_MAX * spec->n_ctx_train)
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "--kv-tokens: %" PRIu32 " pages are more than %u whole contexts; lower it",
+            request->n_pages, SEQS_MAX);
+    if (widths * rows * 4 + kv * SEQS_MAX * spec->n_ctx_train + rows * spec->n_vocab * 8 +
             (double)request->manifest->unit_bytes_max * 3 * spec->n_layers >
         BYTES_MAX)
         return lam_fail(err, LAM_INVALID_ARGUMENT,

@@ -87,6 +87,9 @@ struct lam_plan_request {
     uint32_t n_ctx;          /* tokens of a sequence; default: the model's, at most 8,192 */
     uint32_t n_seqs;         /* sequences in a pass; default 1 */
     uint32_t prefill_chunk;  /* rows of a pass; default 512, CPU: 256 */
+    uint32_t n_logit_rows;   /* rows of a pass whose logits are computed; default n_seqs */
+    uint32_t page_tokens;    /* of KV: a power of two; default LAM_PLAN_PAGE_TOKENS */
+    uint32_t n_pages;        /* of KV, for all sequences; default: a whole context for each */
     uint32_t layer_batch;    /* whole units in a slot; 0: tensor groups or one unit, as is best */
     enum lam_dtype kv_dtype; /* read when kv_given: F32, F16 or (GPU) Q8_0; default F16 */
     bool kv_given;
@@ -131,7 +134,7 @@ enum lam_region_kind {
     LAM_REGION_WORKSPACE,   /* cuBLAS, then the kernels': rows and a tile in 16 bits, split KV */
     LAM_REGION_ACTIVATIONS, /* struct lam_plan_buffers */
     LAM_REGION_LOGITS,
-    LAM_REGION_TABLES, /* ids, positions, page tables, small vectors, buffers between devices */
+    LAM_REGION_TABLES, /* positions, page tables, small vectors, buffers between devices */
     LAM_REGION_KV,     /* [kv layer][K, V][n_pages][kv_page_bytes] */
     LAM_REGION_SLOTS,  /* [n_slots][slot_bytes] */
     LAM_REGION_RESIDENT,
@@ -152,8 +155,15 @@ struct lam_plan_buffers {
     uint64_t attended; /* [T, H*d] */
     uint64_t gate, up; /* [T, F] */
     uint64_t packed;   /* [T, row_bytes] embedding rows as they come from the host */
-    uint64_t head_in;  /* [n_seqs, D], in LOGITS */
-    uint64_t logits;   /* [n_seqs, V], in LOGITS */
+    uint64_t head_in;  /* [n_logit_rows, D], in LOGITS */
+    uint64_t logits;   /* [n_logit_rows, V], in LOGITS */
+    /* In TABLES, not all of them f32: */
+    uint64_t positions;    /* i32 [T] */
+    uint64_t page_tables;  /* u32 [n_seqs, pages of a context] */
+    uint64_t output_norm;  /* [D] */
+    uint64_t rope_factors; /* [rope_dim / 2] */
+    uint64_t bookkeeping;  /* CPU: the worker's own tables (worker/layout.h) */
+    uint64_t bookkeeping_bytes;
 };
 
 struct lam_plan_arena {
@@ -212,8 +222,10 @@ struct lam_plan {
     bool fits;
     struct lam_err reason; /* when it does not: the arithmetic and the levers */
     uint32_t n_ctx, n_seqs, prefill_chunk, layer_batch; /* layer_batch 0: tensor groups */
+    uint32_t n_logit_rows;
     enum lam_dtype kv_dtype;
     bool dealt;
+    uint32_t page_tokens;
     uint32_t n_pages; /* of KV, in every layer */
     uint64_t kv_page_bytes;
     uint32_t n_devices;

@@ -93,6 +93,8 @@ void lam_plan_fill_settings(const struct lam_plan_request *request,
     plan->layer_batch = settings->layer_batch > 0 ? settings->layer_batch : 1;
     if (cutting->groups)
         plan->layer_batch = 0;
+    plan->n_logit_rows = sizes.n_logit_rows;
+    plan->page_tokens = sizes.page_tokens;
     plan->n_pages = sizes.n_pages;
     plan->kv_page_bytes = sizes.kv_page_bytes;
     plan->n_devices = request->n_devices;

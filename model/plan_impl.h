@@ -55,6 +55,8 @@ struct lam_plan_sizes {
     uint64_t base_bytes; /* workspace, activations, tables */
     uint64_t head_bytes; /* logits, on the device that has the head */
     uint64_t kv_layer_bytes;
+    uint32_t n_logit_rows;
+    uint32_t page_tokens;
     uint32_t n_pages;
     uint64_t kv_page_bytes;
 };

@@ -29,7 +29,7 @@
 #define GRAPHS 5u
 #define GRAPH_NODES_LAYER 10u
 #define GRAPH_NODES_ENDS 20u
-/* Sequence descriptors: rows, positions, table; worker and kernels both hold one. */
+/* What the worker holds of a sequence: its rows of a pass, its state, its parameters. */
 #define SEQ_BYTES 128u
 
 /* Reserves bytes at the running end. */
@@ -48,15 +48,24 @@ static uint64_t max_of(uint64_t a, uint64_t b)
 
 /* The widths of the model, once. */
 struct widths {
-    uint64_t rows, seqs, embd, q, kv, ff, vocab, heads, rope;
+    uint64_t rows, seqs, wanted, embd, q, kv, ff, vocab, heads, rope;
+    uint64_t page_tokens, context_pages, pages;
 };
 
 static struct widths widths_of(
-    const struct lam_spec *spec, const struct lam_plan_settings *settings)
+    const struct lam_plan_request *request, const struct lam_plan_settings *settings)
 {
+    const struct lam_spec *spec = request->spec;
+    uint64_t page_tokens = request->page_tokens > 0 ? request->page_tokens : LAM_PLAN_PAGE_TOKENS;
+    uint64_t context_pages = (settings->n_ctx + page_tokens - 1) / page_tokens;
+
     return (struct widths){
         .rows = max_of(settings->prefill_chunk, settings->n_seqs),
         .seqs = settings->n_seqs,
+        .wanted = request->n_logit_rows > 0 ? request->n_logit_rows : settings->n_seqs,
+        .page_tokens = page_tokens,
+        .context_pages = context_pages,
+        .pages = request->n_pages > 0 ? request->n_pages : context_pages * settings->n_seqs,
         .embd = spec->n_embd,
         .q = (uint64_t)spec->n_heads * spec->head_dim,
         .kv = (uint64_t)spec->n_kv_heads * spec->head_dim,
@@ -103,27 +112,34 @@ static void place_activations(const struct lam_plan_request *request, const stru
     *end = max_of(attention, max_of(feed_forward, arrival));
 }
 
-static uint64_t tables_bytes(const struct lam_plan_request *request,
-    const struct lam_plan_settings *settings, const struct widths *w)
+/* The worker's tables on the host, which the memory of a CPU holds too. */
+static uint64_t bookkeeping_bytes(const struct lam_plan_settings *settings, const struct widths *w)
 {
-    uint64_t pages = ((uint64_t)settings->n_ctx + LAM_PLAN_PAGE_TOKENS - 1) / LAM_PLAN_PAGE_TOKENS;
     uint64_t end = 0;
 
-    take(&end, w->rows * 4);                         /* ids */
-    take(&end, w->rows * 4);                         /* positions */
-    take(&end, w->rows * 8);                         /* rows of the embedding */
-    take(&end, w->seqs * SEQ_BYTES);                 /* sequences */
-    take(&end, (2 * pages * w->seqs + w->seqs) * 4); /* page tables, free pages */
-    take(&end, w->embd * 4);                         /* output norm */
-    take(&end, w->rope / 2 * 4);                     /* rope factors */
+    take(&end, w->rows * (4 + 4 + 8)); /* ids, positions, rows of the embedding */
+    take(&end, w->seqs * SEQ_BYTES);
+    take(&end, (w->context_pages * w->seqs + w->seqs + w->pages) * 4); /* page tables, free pages */
+    take(&end, w->seqs * settings->n_ctx * 4);                         /* history, for penalties */
+    take(&end, w->vocab * SAMPLER_BYTES);
+    take(&end, w->vocab * 4); /* penalised */
+    return end;
+}
+
+static void place_tables(const struct lam_plan_request *request,
+    const struct lam_plan_settings *settings, const struct widths *w, uint64_t *end,
+    struct lam_plan_buffers *buffers)
+{
+    buffers->positions = take(end, w->rows * 4);
+    buffers->page_tables = take(end, w->context_pages * w->seqs * 4);
+    buffers->output_norm = take(end, w->embd * 4);
+    buffers->rope_factors = take(end, w->rope / 2 * 4);
     if (request->devices[0].kind == LAM_DEVICE_CPU) {
-        take(&end, w->seqs * settings->n_ctx * 4); /* history, for penalties */
-        take(&end, w->vocab * SAMPLER_BYTES);
-        take(&end, w->vocab * 4); /* penalised */
+        buffers->bookkeeping_bytes = bookkeeping_bytes(settings, w);
+        buffers->bookkeeping = take(end, buffers->bookkeeping_bytes);
     }
     if (request->n_devices > 1)
-        take(&end, 2 * w->rows * (w->embd + w->ff) * 4); /* from the device before, to the next */
-    return end;
+        take(end, 2 * w->rows * (w->embd + w->ff) * 4); /* from the device before, to the next */
 }
 
 static uint64_t kv_row_bytes(enum lam_dtype dtype, uint64_t n_elems)
@@ -136,18 +152,19 @@ static uint64_t kv_row_bytes(enum lam_dtype dtype, uint64_t n_elems)
 struct lam_plan_sizes lam_plan_sizes(
     const struct lam_plan_request *request, const struct lam_plan_settings *settings)
 {
-    struct widths w = widths_of(request->spec, settings);
-    struct lam_plan_buffers buffers;
+    struct widths w = widths_of(request, settings);
+    struct lam_plan_buffers buffers = {0};
     struct lam_plan_sizes sizes = {0};
 
     take(&sizes.base_bytes, workspace_bytes(request, &w));
     place_activations(request, &w, &sizes.base_bytes, &buffers);
-    sizes.base_bytes += tables_bytes(request, settings, &w);
-    take(&sizes.head_bytes, w.seqs * w.embd * 4);
-    take(&sizes.head_bytes, w.seqs * w.vocab * 4);
-    sizes.n_pages =
-        (settings->n_ctx + LAM_PLAN_PAGE_TOKENS - 1) / LAM_PLAN_PAGE_TOKENS * settings->n_seqs;
-    sizes.kv_page_bytes = kv_row_bytes(settings->kv_dtype, w.kv) * LAM_PLAN_PAGE_TOKENS;
+    place_tables(request, settings, &w, &sizes.base_bytes, &buffers);
+    take(&sizes.head_bytes, w.wanted * w.embd * 4);
+    take(&sizes.head_bytes, w.wanted * w.vocab * 4);
+    sizes.n_logit_rows = (uint32_t)w.wanted;
+    sizes.page_tokens = (uint32_t)w.page_tokens;
+    sizes.n_pages = (uint32_t)w.pages;
+    sizes.kv_page_bytes = kv_row_bytes(settings->kv_dtype, w.kv) * w.page_tokens;
     sizes.kv_layer_bytes = lam_align_up(2 * sizes.kv_page_bytes * sizes.n_pages, LAM_PLAN_ALIGN);
     return sizes;
 }
@@ -157,7 +174,7 @@ void lam_plan_lay_out(const struct lam_plan_request *request,
     uint64_t slots_bytes, uint64_t resident_bytes, struct lam_plan_arena *arena)
 {
     struct lam_plan_sizes sizes = lam_plan_sizes(request, settings);
-    struct widths w = widths_of(request->spec, settings);
+    struct widths w = widths_of(request, settings);
     uint64_t ends[LAM_REGIONS];
     uint64_t end = 0;
 
@@ -166,11 +183,12 @@ void lam_plan_lay_out(const struct lam_plan_request *request,
     place_activations(request, &w, &end, &arena->buffers);
     ends[LAM_REGION_ACTIVATIONS] = end;
     if (has_head) {
-        arena->buffers.head_in = take(&end, w.seqs * w.embd * 4);
-        arena->buffers.logits = take(&end, w.seqs * w.vocab * 4);
+        arena->buffers.head_in = take(&end, w.wanted * w.embd * 4);
+        arena->buffers.logits = take(&end, w.wanted * w.vocab * 4);
     }
     ends[LAM_REGION_LOGITS] = end;
-    ends[LAM_REGION_TABLES] = end += tables_bytes(request, settings, &w);
+    place_tables(request, settings, &w, &end, &arena->buffers);
+    ends[LAM_REGION_TABLES] = end;
     ends[LAM_REGION_KV] = end += n_kv_layers * sizes.kv_layer_bytes;
     ends[LAM_REGION_SLOTS] = end += slots_bytes;
     ends[LAM_REGION_RESIDENT] = end += resident_bytes;
