@@ -51,6 +51,8 @@ struct lam_batch lam_batch_choose(
     batch.n_credits = credits ? credits : 2 * batch.n_units;
     if (!credits && batch.n_credits < BATCH_CREDITS_MIN)
         batch.n_credits = BATCH_CREDITS_MIN;
+    if (!credits)
+        batch.n_credits += facts->n_held;
     if (batch.n_credits < batch.n_units)
         batch.n_credits = batch.n_units;
     return batch;

@@ -11,12 +11,13 @@
 
 #include <stdint.h>
 
-/* What the loader says about the model. */
+/* What the loader says about the model, and what we do with it. n_units: of the session. */
 struct lam_batch_facts {
     uint32_t n_units;
     uint64_t unit_bytes_total;
     uint32_t n_slots;       /* streamed units that its pool holds at a time; 0: all units stay */
     uint64_t n_ahead_bytes; /* that keep its drive busy; 0: it does not say */
+    uint32_t n_held;        /* units that we hold beside the one in use, while they are copied */
 };
 
 struct lam_batch {
@@ -27,8 +28,8 @@ struct lam_batch {
 
 /*
  * asked: --layer-batch, 0 for auto: as many units as keep the drive busy, while two batches and one
- * unit fit into the loader's slots. credits: --credits, 0 for two batches, and at least three
- * units; fewer than a batch are raised to it.
+ * unit fit into the loader's slots. credits: --credits, 0 for two batches, at least three units,
+ * and those that we hold; fewer than a batch are raised to it.
  */
 struct lam_batch lam_batch_choose(
     const struct lam_batch_facts *facts, uint32_t asked, uint32_t credits);

@@ -46,8 +46,12 @@ struct lam_leases {
     struct lam_buf sending;
     struct lam_buf receiving;
     struct lam_arena arena; /* the receiver's */
-    uint32_t next;          /* unit that acquire expects */
-    uint32_t owed;          /* credits of released units, not given back yet */
+    uint32_t *cycle;        /* [n_cycle] */
+    uint32_t n_cycle;
+    uint64_t n_acquired; /* units, since the beginning: the next one is cycle[n % n_cycle] */
+    uint64_t n_released;
+    uint32_t owed;    /* credits of released units, not given back yet */
+    uint64_t to_give; /* credits that may still be given */
     uint64_t stall_ns;
     pthread_t receiver;
     bool receiver_started;
@@ -77,6 +81,8 @@ static enum lam_status send_open(struct lam_leases *leases, struct lam_err *err)
     open.model = leases->config.model;
     open.token.data = (uint8_t *)leases->config.pool->token;
     open.token.len = sizeof leases->config.pool->token;
+    open.units = leases->config.n_cycle > 0 ? leases->cycle : NULL;
+    open.n_units = leases->config.n_cycle;
     request.kind_case = LAMINAR__V1__STREAM_REQUEST__KIND_OPEN;
     request.open = &open;
     return send_request(leases, &request, err);
@@ -87,6 +93,11 @@ static enum lam_status send_credit(struct lam_leases *leases, uint32_t n_units, 
     Laminar__V1__Credit credit = LAMINAR__V1__CREDIT__INIT;
     Laminar__V1__StreamRequest request = LAMINAR__V1__STREAM_REQUEST__INIT;
 
+    if (n_units > leases->to_give)
+        n_units = (uint32_t)leases->to_give;
+    if (n_units == 0)
+        return LAM_OK;
+    leases->to_give -= n_units;
     credit.units = n_units;
     request.kind_case = LAMINAR__V1__STREAM_REQUEST__KIND_CREDIT;
     request.credit = &credit;
@@ -248,8 +259,13 @@ enum lam_status lam_leases_create(
     leases->sending = LAM_BUF(LEASE_MESSAGE_BYTES_MAX);
     leases->receiving = LAM_BUF(LEASE_MESSAGE_BYTES_MAX);
     leases->units = lam_calloc(config->manifest->n_units, sizeof *leases->units);
+    leases->n_cycle = config->n_cycle > 0 ? config->n_cycle : config->manifest->n_units;
+    leases->to_give = config->once ? leases->n_cycle : UINT64_MAX;
+    leases->cycle = lam_calloc(leases->n_cycle, sizeof *leases->cycle);
+    for (uint32_t i = 0; leases->cycle && i < leases->n_cycle; i++)
+        leases->cycle[i] = config->n_cycle > 0 ? config->cycle[i] : i;
     status = lam_arena_init(&leases->arena, LEASE_ARENA_BYTES, err);
-    if (status == LAM_OK && !leases->units)
+    if (status == LAM_OK && (!leases->units || !leases->cycle))
         status = lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the leases");
     if (status == LAM_OK)
         status = open_session(leases, err);
@@ -298,6 +314,7 @@ void lam_leases_destroy(struct lam_leases *leases)
     lam_arena_done(&leases->arena);
     lam_buf_done(&leases->sending);
     lam_buf_done(&leases->receiving);
+    lam_free(leases->cycle);
     lam_free(leases->units);
     lam_free(leases);
 }
@@ -326,6 +343,16 @@ static enum lam_status wait_for(struct lam_leases *leases, uint32_t index, struc
     }
 }
 
+bool lam_leases_ready(struct lam_leases *leases, uint32_t index)
+{
+    bool ready;
+
+    pthread_mutex_lock(&leases->lock);
+    ready = leases->units[index].state != UNIT_AWAY || leases->ended || leases->stopped;
+    pthread_mutex_unlock(&leases->lock);
+    return ready;
+}
+
 enum lam_status lam_leases_acquire(
     struct lam_leases *leases, uint32_t index, const void **ret_base, struct lam_err *err)
 {
@@ -333,15 +360,18 @@ enum lam_status lam_leases_acquire(
     uint64_t pool_offset;
     enum lam_status status;
 
-    assert(index == leases->next);
+    assert(index == leases->cycle[leases->n_acquired % leases->n_cycle]);
+    assert(leases->n_acquired - leases->n_released < leases->n_cycle);
     pthread_mutex_lock(&leases->lock);
     status = wait_for(leases, index, err);
     pool_offset = leases->units[index].pool_offset;
     pthread_mutex_unlock(&leases->lock);
     leases->stall_ns += lam_now_ns() - begin_ns;
-    if (status == LAM_OK)
-        *ret_base = leases->config.pool->base + pool_offset;
-    return status;
+    if (status != LAM_OK)
+        return status;
+    leases->n_acquired++;
+    *ret_base = leases->config.pool->base + pool_offset;
+    return LAM_OK;
 }
 
 void lam_leases_release(struct lam_leases *leases, uint32_t index)
@@ -349,8 +379,9 @@ void lam_leases_release(struct lam_leases *leases, uint32_t index)
     uint64_t generation;
     bool give_back;
 
-    assert(index == leases->next);
-    leases->next = (index + 1) % leases->config.manifest->n_units;
+    assert(leases->n_released < leases->n_acquired);
+    assert(index == leases->cycle[leases->n_released % leases->n_cycle]);
+    leases->n_released++;
     pthread_mutex_lock(&leases->lock);
     generation = leases->units[index].generation;
     give_back = leases->units[index].state == UNIT_READY;

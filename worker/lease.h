@@ -10,6 +10,7 @@
 #ifndef LAMINAR_WORKER_LEASE_H
 #define LAMINAR_WORKER_LEASE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/status.h"
@@ -24,7 +25,10 @@ struct lam_lease_config {
     const char *loader; /* its address, for error texts; must outlive the leases */
     const struct lam_manifest *manifest;
     const struct lam_pool_map *pool;
-    uint64_t model; /* the loader's handle */
+    uint64_t model;        /* the loader's handle */
+    const uint32_t *cycle; /* [n_cycle], ascending; copied */
+    uint32_t n_cycle;      /* 0: every unit */
+    bool once;             /* one walk of the cycle: no more credits than units are given */
     uint32_t credits;
     uint32_t batch;      /* credits of one message; 1..credits */
     uint64_t timeout_ns; /* for one unit */
@@ -38,7 +42,9 @@ LAM_MUST_USE enum lam_status lam_leases_create(
     const struct lam_lease_config *config, struct lam_leases **ret_leases, struct lam_err *err);
 void lam_leases_destroy(struct lam_leases *leases); /* NULL is allowed */
 
-/* As lam_units_acquire, lam_units_release. Units go round: 0, 1 .. n - 1, 0 .. (asserted). */
+/* As lam_units_ready, lam_units_acquire, lam_units_release. Both go round the cycle, and a unit is
+ * released before it is acquired again (asserted). */
+LAM_MUST_USE bool lam_leases_ready(struct lam_leases *leases, uint32_t index);
 LAM_MUST_USE enum lam_status lam_leases_acquire(
     struct lam_leases *leases, uint32_t index, const void **ret_base, struct lam_err *err);
 void lam_leases_release(struct lam_leases *leases, uint32_t index);

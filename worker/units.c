@@ -6,6 +6,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "common/clock.h"
@@ -26,9 +27,18 @@ struct lam_units {
     struct lam_pool_map pool;
     struct lam_model model;
     struct lam_row_cache rows;
-    struct lam_batch batch;
-    struct lam_leases *leases;
-    uint64_t gather_ns; /* that row gathers have taken */
+    struct lam_batch batch; /* of the last session */
+    uint64_t gather_ns;     /* that row gathers have taken */
+    uint64_t closed_ns;     /* that acquire has blocked in sessions that are closed */
+    uint32_t layer_batch;   /* as configured, like the next three */
+    uint32_t credits;
+    uint64_t timeout_ns;
+    void (*on_lost)(void *arg);
+    void *lost_arg;
+    bool lock_made;
+    pthread_mutex_t lock;      /* stop comes from another thread */
+    struct lam_leases *leases; /* NULL: no session; changed under the lock */
+    bool stopped;              /* under the lock */
 };
 
 static enum lam_status read_model(struct lam_units *units, struct lam_err *err)
@@ -75,32 +85,6 @@ static enum lam_status open_rows(struct lam_units *units, uint32_t rows_max, str
         embedding->n_rows, rows_max, err);
 }
 
-static enum lam_status open_leases(
-    struct lam_units *units, const struct lam_units_config *config, struct lam_err *err)
-{
-    const struct lam_batch_facts facts = {
-        .n_units = units->model.manifest.n_units,
-        .unit_bytes_total = units->model.manifest.unit_bytes_total,
-        .n_slots = units->remote.n_slots,
-        .n_ahead_bytes = units->remote.n_ahead_bytes,
-    };
-    struct lam_lease_config lease = {
-        .channel = units->client.channel,
-        .loader = units->address,
-        .manifest = &units->model.manifest,
-        .pool = &units->pool,
-        .model = units->remote.handle,
-        .timeout_ns = config->timeout_ns,
-        .on_lost = config->on_lost,
-        .lost_arg = config->lost_arg,
-    };
-
-    units->batch = lam_batch_choose(&facts, config->layer_batch, config->credits);
-    lease.credits = units->batch.n_credits;
-    lease.batch = units->batch.n_units;
-    return lam_leases_create(&lease, &units->leases, err);
-}
-
 enum lam_status lam_units_connect(
     const struct lam_units_config *config, struct lam_units **ret_units, struct lam_err *err)
 {
@@ -108,12 +92,19 @@ enum lam_status lam_units_connect(
     enum lam_status status = LAM_OK;
 
     assert(config->max_rows > 0);
-    if (units)
+    if (units) {
+        units->lock_made = pthread_mutex_init(&units->lock, NULL) == 0;
         units->address = lam_strdup(config->loader);
-    if (!units || !units->address) {
+    }
+    if (!units || !units->address || !units->lock_made) {
         lam_units_destroy(units);
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the loader's units");
     }
+    units->layer_batch = config->layer_batch;
+    units->credits = config->credits;
+    units->timeout_ns = config->timeout_ns;
+    units->on_lost = config->on_lost;
+    units->lost_arg = config->lost_arg;
     status = lam_loader_client_init(&units->client, units->address, config->timeout_ns, err);
     if (status == LAM_OK)
         status = lam_pool_map_open(config->pool_socket, config->timeout_ns, &units->pool, err);
@@ -124,8 +115,6 @@ enum lam_status lam_units_connect(
         status = read_model(units, err);
     if (status == LAM_OK)
         status = open_rows(units, config->max_rows, err);
-    if (status == LAM_OK)
-        status = open_leases(units, config, err);
     if (status != LAM_OK) {
         lam_units_destroy(units);
         return status;
@@ -136,20 +125,26 @@ enum lam_status lam_units_connect(
 
 void lam_units_stop(struct lam_units *units)
 {
-    lam_leases_stop(units->leases);
+    pthread_mutex_lock(&units->lock);
+    units->stopped = true;
+    if (units->leases)
+        lam_leases_stop(units->leases);
+    pthread_mutex_unlock(&units->lock);
 }
 
 void lam_units_destroy(struct lam_units *units)
 {
     if (!units)
         return;
-    lam_leases_destroy(units->leases);
+    lam_units_close(units);
     lam_row_cache_done(&units->rows);
     lam_manifest_done(&units->model.manifest);
     lam_gguf_destroy(units->model.gguf);
     lam_free((void *)units->model.header);
     lam_pool_map_close(&units->pool);
     lam_loader_client_done(&units->client);
+    if (units->lock_made)
+        pthread_mutex_destroy(&units->lock);
     lam_free(units->address);
     lam_free(units);
 }
@@ -159,6 +154,77 @@ const struct lam_model *lam_units_model(const struct lam_units *units)
     return &units->model;
 }
 
+struct lam_units_pool lam_units_pool(const struct lam_units *units)
+{
+    return (struct lam_units_pool){.base = units->pool.base, .bytes = units->pool.bytes};
+}
+
+static struct lam_batch choose_batch(
+    const struct lam_units *units, const struct lam_units_session *session)
+{
+    const struct lam_manifest *manifest = &units->model.manifest;
+    struct lam_batch_facts facts = {
+        .n_units = session->n_units > 0 ? session->n_units : manifest->n_units,
+        .unit_bytes_total = manifest->unit_bytes_total,
+        .n_slots = units->remote.n_slots,
+        .n_ahead_bytes = units->remote.n_ahead_bytes,
+        .n_held = session->n_ahead,
+    };
+
+    if (session->n_units > 0)
+        facts.unit_bytes_total = 0;
+    for (uint32_t i = 0; i < session->n_units; i++)
+        facts.unit_bytes_total += manifest->units[session->cycle[i]].bytes;
+    return lam_batch_choose(&facts, units->layer_batch, units->credits);
+}
+
+enum lam_status lam_units_open(
+    struct lam_units *units, const struct lam_units_session *session, struct lam_err *err)
+{
+    struct lam_leases *leases;
+    struct lam_lease_config lease = {
+        .channel = units->client.channel,
+        .loader = units->address,
+        .manifest = &units->model.manifest,
+        .pool = &units->pool,
+        .model = units->remote.handle,
+        .cycle = session->cycle,
+        .n_cycle = session->n_units,
+        .once = session->once,
+        .timeout_ns = units->timeout_ns,
+        .on_lost = units->on_lost,
+        .lost_arg = units->lost_arg,
+    };
+    enum lam_status status;
+
+    assert(!units->leases);
+    units->batch = choose_batch(units, session);
+    lease.credits = units->batch.n_credits;
+    lease.batch = units->batch.n_units;
+    status = lam_leases_create(&lease, &leases, err);
+    if (status != LAM_OK)
+        return status;
+    pthread_mutex_lock(&units->lock);
+    units->leases = leases;
+    if (units->stopped)
+        lam_leases_stop(leases);
+    pthread_mutex_unlock(&units->lock);
+    return LAM_OK;
+}
+
+void lam_units_close(struct lam_units *units)
+{
+    struct lam_leases *leases = units->leases;
+
+    if (!leases)
+        return;
+    pthread_mutex_lock(&units->lock);
+    units->leases = NULL;
+    pthread_mutex_unlock(&units->lock);
+    units->closed_ns += lam_leases_stall_ns(leases);
+    lam_leases_destroy(leases);
+}
+
 const char *lam_units_batch(const struct lam_units *units)
 {
     return units->batch.why;
@@ -166,12 +232,24 @@ const char *lam_units_batch(const struct lam_units *units)
 
 enum lam_status lam_units_check(struct lam_units *units, struct lam_err *err)
 {
-    return lam_leases_check(units->leases, err);
+    enum lam_status status = LAM_OK;
+
+    pthread_mutex_lock(&units->lock);
+    if (units->leases)
+        status = lam_leases_check(units->leases, err);
+    pthread_mutex_unlock(&units->lock);
+    return status;
+}
+
+bool lam_units_ready(struct lam_units *units, uint32_t index)
+{
+    return lam_leases_ready(units->leases, index);
 }
 
 enum lam_status lam_units_acquire(
     struct lam_units *units, uint32_t index, const void **ret_base, struct lam_err *err)
 {
+    assert(units->leases);
     return lam_leases_acquire(units->leases, index, ret_base, err);
 }
 
@@ -242,5 +320,7 @@ enum lam_status lam_units_read_extent(
 
 uint64_t lam_units_stall_ns(const struct lam_units *units)
 {
-    return units->gather_ns + lam_leases_stall_ns(units->leases);
+    uint64_t ns = units->gather_ns + units->closed_ns;
+
+    return units->leases ? ns + lam_leases_stall_ns(units->leases) : ns;
 }

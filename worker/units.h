@@ -2,13 +2,16 @@
  * units: a worker's view of the loader: the model's headers, leases on units in the shared pool,
  * embedding rows.
  *
- * One background thread receives from the loader's stream; acquire blocks on it. Kept units are
- * leased once and then cost nothing; the others come ahead of use, as many as `credits`, and go
- * back at release. All functions are for one thread (the engine's), except lam_units_stop.
+ * Leases belong to a session, which goes round a cycle of units: those that a device keeps are
+ * taken once, in a session of their own, then another one streams the rest. One background thread
+ * per session receives from the loader's stream; acquire blocks on it. Kept units are leased once
+ * and then cost nothing; the others come ahead of use, as many as `credits`, and go back at
+ * release. All functions are for one thread (the engine's), except lam_units_stop.
  */
 #ifndef LAMINAR_WORKER_UNITS_H
 #define LAMINAR_WORKER_UNITS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/status.h"
@@ -42,10 +45,23 @@ struct lam_model {
     struct lam_manifest manifest;
 };
 
+/* What a session is for. Zeroed: every unit, again and again, one held at a time. */
+struct lam_units_session {
+    const uint32_t *cycle; /* [n_units], ascending; copied */
+    uint32_t n_units;      /* 0: all of the model */
+    uint32_t n_ahead;      /* units that are held beside the one acquired last */
+    bool once;             /* the cycle is walked a single time */
+};
+
+/* The memory that all units lie in, read-only. */
+struct lam_units_pool {
+    const unsigned char *base;
+    uint64_t bytes;
+};
+
 /*
- * Takes the pool from the pool socket, maps it read-only, reads and checks the model's header,
- * opens the lease stream. Errors: LAM_UNAVAILABLE (no loader; the address is named), those of the
- * model parsers.
+ * Takes the pool from the pool socket, maps it read-only, reads and checks the model's header.
+ * Errors: LAM_UNAVAILABLE (no loader; the address is named), those of the model parsers.
  */
 LAM_MUST_USE enum lam_status lam_units_connect(
     const struct lam_units_config *config, struct lam_units **ret_units, struct lam_err *err);
@@ -56,15 +72,29 @@ void lam_units_destroy(struct lam_units *units); /* NULL is allowed */
 
 const struct lam_model *lam_units_model(const struct lam_units *units);
 
-/* How many units one request covers, and why: one sentence for the log. */
+struct lam_units_pool lam_units_pool(const struct lam_units *units);
+
+/* Opens the lease stream; one session at a time. Errors: LAM_UNAVAILABLE, LAM_CANCELLED after
+ * lam_units_stop. */
+LAM_MUST_USE enum lam_status lam_units_open(
+    struct lam_units *units, const struct lam_units_session *session, struct lam_err *err);
+
+/* Gives all units back and ends the session, if there is one. */
+void lam_units_close(struct lam_units *units);
+
+/* How many units one request of the session covers, and why: one sentence for the log. */
 const char *lam_units_batch(const struct lam_units *units);
 
 /* LAM_OK, or why the loader is lost. [any thread] */
 LAM_MUST_USE enum lam_status lam_units_check(struct lam_units *units, struct lam_err *err);
 
+/* Acquire would not block. */
+LAM_MUST_USE bool lam_units_ready(struct lam_units *units, uint32_t index);
+
 /*
  * Blocks until unit `index` is in the pool; *ret_base is its first byte, readable until release.
- * Units are acquired in cyclic order, one at a time.
+ * Units are acquired and released in the order of the cycle; a unit is released before it is
+ * acquired again.
  * Errors: the loader's fault for this unit; LAM_UNAVAILABLE when the loader is gone;
  * LAM_DEADLINE_EXCEEDED.
  */

@@ -47,10 +47,12 @@ static struct lam_units_config config_of(const struct fake_loader *loader)
 
 static struct lam_units *must_connect(const struct lam_units_config *config)
 {
+    const struct lam_units_session all = {0};
     struct lam_units *units = NULL;
     struct lam_err err = {0};
 
-    if (lam_units_connect(config, &units, &err) != LAM_OK)
+    if (lam_units_connect(config, &units, &err) != LAM_OK ||
+        lam_units_open(units, &all, &err) != LAM_OK)
         fail_msg("%s", err.text);
     return units;
 }
