@@ -19,7 +19,6 @@
 #include "worker/units.h"
 
 #define IDS_MAX ((size_t)1 << 20)
-#define PAGE_TOKENS 64u
 #define UNIT_TIMEOUT_NS (60 * LAM_NS_PER_S)
 #define TOP_N 5
 
@@ -79,8 +78,8 @@ static enum lam_status make_engine(const struct logits *l, struct lam_units *uni
         .max_seqs = 1,
         .max_rows = chunk,
         .max_logit_rows = chunk < l->n_rows ? chunk : (uint32_t)l->n_rows,
+        .kv_given = true,
         .kv_dtype = l->plan->kv_dtype,
-        .page_tokens = PAGE_TOKENS,
     };
 
     return lam_engine_create(&config, units, ret_engine, err);

@@ -1,6 +1,6 @@
 /*
- * engine: see engine.h. Here: memory, sequences, checks of a step, sampling. The arithmetic is in
- * forward.c.
+ * engine: see engine.h. Here: sequences, checks of a step, sampling. Memory is in start.c, the
+ * arithmetic in forward.c.
  *
  * A step is checked completely, then pages are taken, then it runs: a refused step leaves no trace.
  * Slots advance only after the pass has succeeded.
@@ -10,161 +10,19 @@
 #include <assert.h>
 #include <string.h>
 
-#include "common/mem.h"
-#include "common/size.h"
+#include "common/clock.h"
 #include "worker/forward.h"
-
-#define ENGINE_CTX_DEFAULT_MAX 8192u
-#define ENGINE_HEAD_DIM_MAX 256u /* kernels/ops.h */
-#define ENGINE_ALIGN 64u
 
 static struct lam_engine_slot *slots_of(const struct lam_engine *engine)
 {
-    return lam_engine_at(engine, engine->layout.slots);
+    return lam_engine_host(engine, engine->layout.slots);
 }
 
 static int32_t *history_of(const struct lam_engine *engine, uint32_t seq)
 {
-    int32_t *history = lam_engine_at(engine, engine->layout.history);
+    int32_t *history = lam_engine_host(engine, engine->layout.history);
 
     return history + (uint64_t)seq * engine->config.n_ctx;
-}
-
-static enum lam_status resolve_config(const struct lam_engine_config *asked,
-    const struct lam_spec *spec, struct lam_engine_config *ret_config, struct lam_err *err)
-{
-    struct lam_engine_config config = *asked;
-
-    assert(config.ops && config.max_seqs > 0 && config.max_logit_rows >= config.max_seqs);
-    assert(config.kv_dtype == LAM_F16 || config.kv_dtype == LAM_F32);
-    assert(config.page_tokens > 0 && (config.page_tokens & (config.page_tokens - 1)) == 0);
-    if (spec->head_dim > ENGINE_HEAD_DIM_MAX)
-        return lam_fail(err, LAM_UNIMPLEMENTED,
-            "the model has attention heads of %u values; this build runs models of up to %u",
-            spec->head_dim, ENGINE_HEAD_DIM_MAX);
-    if (config.max_rows < config.max_seqs)
-        return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "%u rows in a step cannot serve %u sequences: raise --prefill-chunk or lower --batch",
-            config.max_rows, config.max_seqs);
-    if (config.n_ctx == 0)
-        config.n_ctx =
-            spec->n_ctx_train < ENGINE_CTX_DEFAULT_MAX ? spec->n_ctx_train : ENGINE_CTX_DEFAULT_MAX;
-    if (config.n_ctx == 0 || config.n_ctx > spec->n_ctx_train)
-        return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "a context of %u tokens is outside of 1..%u, which this model was trained for: "
-            "change --ctx",
-            config.n_ctx, spec->n_ctx_train);
-    if (config.kv_pages == 0) {
-        uint64_t pages = (uint64_t)config.n_ctx / config.page_tokens;
-        pages = (pages + (config.n_ctx % config.page_tokens != 0)) * config.max_seqs;
-        if (pages > UINT32_MAX)
-            return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
-                "%u sequences of %u tokens are too many: lower --batch or --ctx", config.max_seqs,
-                config.n_ctx);
-        config.kv_pages = (uint32_t)pages;
-    }
-    *ret_config = config;
-    return LAM_OK;
-}
-
-static enum lam_status take_block(struct lam_engine *engine, struct lam_err *err)
-{
-    char text[24];
-    uint64_t bytes = engine->layout.total_bytes;
-
-    /* Zeroed pages of a large block are given by the system on first touch: an idle slot costs
-     * nothing. */
-    if (bytes <= SIZE_MAX - ENGINE_ALIGN)
-        engine->block = lam_calloc(bytes + ENGINE_ALIGN, 1);
-    if (!engine->block)
-        return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
-            "no memory for the engine: a context of %u tokens, %u sequences and %u rows need %s: "
-            "lower --ctx, --batch or --prefill-chunk",
-            engine->config.n_ctx, engine->config.max_seqs, engine->config.max_rows,
-            lam_size_format(bytes, text, sizeof text));
-    engine->base = (unsigned char *)lam_align_up((uint64_t)(uintptr_t)engine->block, ENGINE_ALIGN);
-    return LAM_OK;
-}
-
-static enum lam_status start_kernels(struct lam_engine *engine, struct lam_err *err)
-{
-    const struct lam_spec *spec = &engine->model->spec;
-    uint32_t q_cols = spec->n_heads * spec->head_dim;
-    struct lam_kernel_config config = {
-        .n_threads = engine->config.n_threads,
-        .max_rows = engine->config.max_rows,
-        .max_cols = spec->n_ff > spec->n_embd ? spec->n_ff : spec->n_embd,
-        .max_seqs = engine->config.max_seqs,
-        .max_ctx = engine->config.n_ctx,
-        .n_heads = spec->n_heads,
-        .head_dim = spec->head_dim,
-    };
-
-    if (q_cols > config.max_cols)
-        config.max_cols = q_cols;
-    return engine->config.ops->create(&config, &engine->kernels, err);
-}
-
-static enum lam_status read_vectors(struct lam_engine *engine, struct lam_err *err)
-{
-    const struct lam_manifest *manifest = &engine->model->manifest;
-    enum lam_status status = lam_units_read_extent(engine->units, &manifest->output_norm,
-        lam_engine_at(engine, engine->layout.output_norm), err);
-
-    if (status != LAM_OK || manifest->rope_freqs.bytes == 0)
-        return status;
-    return lam_units_read_extent(engine->units, &manifest->rope_freqs,
-        lam_engine_at(engine, engine->layout.rope_factors), err);
-}
-
-enum lam_status lam_engine_create(const struct lam_engine_config *config, struct lam_units *units,
-    struct lam_engine **ret_engine, struct lam_err *err)
-{
-    const struct lam_model *model = lam_units_model(units);
-    struct lam_engine *engine = lam_calloc(1, sizeof *engine);
-    struct lam_kv_config kv;
-    enum lam_status status;
-
-    if (!engine)
-        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the engine");
-    engine->units = units;
-    engine->model = model;
-    status = resolve_config(config, &model->spec, &engine->config, err);
-    if (status != LAM_OK)
-        goto fail;
-    kv = (struct lam_kv_config){
-        .n_slots = engine->config.max_seqs,
-        .n_pages = engine->config.kv_pages,
-        .page_tokens = engine->config.page_tokens,
-        .pages_per_slot = (engine->config.n_ctx - 1) / engine->config.page_tokens + 1,
-    };
-    status = lam_engine_layout_plan(&model->spec, &engine->config, &kv, &engine->layout, err);
-    if (status == LAM_OK)
-        status = take_block(engine, err);
-    if (status == LAM_OK)
-        status = start_kernels(engine, err);
-    if (status != LAM_OK)
-        goto fail;
-    lam_kv_init(&engine->kv, &kv, lam_engine_at(engine, engine->layout.kv_words));
-    status = read_vectors(engine, err);
-    if (status != LAM_OK)
-        goto fail;
-    *ret_engine = engine;
-    return LAM_OK;
-
-fail:
-    lam_engine_destroy(engine);
-    return status;
-}
-
-void lam_engine_destroy(struct lam_engine *engine)
-{
-    if (!engine)
-        return;
-    if (engine->kernels)
-        engine->config.ops->destroy(engine->kernels);
-    lam_free(engine->block);
-    lam_free(engine);
 }
 
 const struct lam_engine_config *lam_engine_config(const struct lam_engine *engine)
@@ -172,14 +30,24 @@ const struct lam_engine_config *lam_engine_config(const struct lam_engine *engin
     return &engine->config;
 }
 
-uint64_t lam_engine_arena_bytes(const struct lam_engine *engine)
+const struct lam_plan *lam_engine_plan(const struct lam_engine *engine)
 {
-    return engine->layout.total_bytes;
+    return &engine->plan;
+}
+
+uint64_t lam_engine_cap_bytes(const struct lam_engine *engine)
+{
+    return engine->cap_bytes;
 }
 
 const char *lam_engine_backend(const struct lam_engine *engine)
 {
     return engine->config.ops->describe(engine->kernels);
+}
+
+const struct lam_pass_profile *lam_engine_profile(const struct lam_engine *engine)
+{
+    return &engine->profile;
 }
 
 void lam_engine_free(struct lam_engine *engine, uint32_t seq)
@@ -302,16 +170,19 @@ static enum lam_status take_pages(
     return LAM_OK;
 }
 
-/* Writes what the pass reads: ids, positions, page tables; the slots' parameters, history. */
+/* Writes what the pass reads: ids, positions, page tables, on the device too; the slots'
+ * parameters, history. */
 static uint32_t fill_pass(struct lam_engine *engine, const struct lam_engine_rows *rows, uint32_t n)
 {
-    int32_t *ids = lam_engine_at(engine, engine->layout.ids);
-    int32_t *positions = lam_engine_at(engine, engine->layout.positions);
-    struct lam_seq_rows *seqs = lam_engine_at(engine, engine->layout.seqs);
+    int32_t *ids = lam_engine_host(engine, engine->layout.ids);
+    int32_t *positions = lam_engine_host(engine, engine->layout.positions);
+    struct lam_seq_rows *seqs = lam_engine_host(engine, engine->layout.seqs);
+    uint64_t table_bytes = engine->kv.config.pages_per_slot * sizeof(uint32_t);
     uint32_t row = 0;
 
     for (uint32_t i = 0; i < n; i++) {
         struct lam_engine_slot *slot = &slots_of(engine)[rows[i].seq];
+        uint64_t table = lam_engine_buffers(engine)->page_tables + i * table_bytes;
 
         if (rows[i].position == 0) {
             slot->params = rows[i].params;
@@ -323,13 +194,17 @@ static uint32_t fill_pass(struct lam_engine *engine, const struct lam_engine_row
             .row_begin = row,
             .n_rows = rows[i].n_tokens,
             .pos_begin = rows[i].position,
-            .pages = lam_kv_table(&engine->kv, rows[i].seq),
+            .pages = lam_engine_at(engine, table),
         };
+        lam_engine_upload(engine, table, lam_kv_table(&engine->kv, rows[i].seq),
+            lam_kv_owned(&engine->kv, rows[i].seq) * sizeof(uint32_t));
         for (uint32_t t = 0; t < rows[i].n_tokens; t++, row++) {
             ids[row] = rows[i].tokens[t];
             positions[row] = (int32_t)(rows[i].position + t);
         }
     }
+    lam_engine_upload(
+        engine, lam_engine_buffers(engine)->positions, positions, row * sizeof *positions);
     return row;
 }
 
@@ -338,18 +213,44 @@ static int32_t draw(const struct lam_engine *engine, uint32_t seq, const float *
 {
     const struct lam_engine_slot *slot = &slots_of(engine)[seq];
     uint32_t n_vocab = engine->model->spec.n_vocab;
-    float *penalised = lam_engine_at(engine, engine->layout.penalised);
+    float *penalised = lam_engine_host(engine, engine->layout.penalised);
     uint32_t n_prompt = slot->n_prompt < slot->n_positions ? slot->n_prompt : slot->n_positions;
 
     memcpy(penalised, logits, n_vocab * sizeof *logits);
     return lam_sample(&slot->params, penalised, n_vocab, history_of(engine, seq), slot->n_positions,
-        n_prompt, slot->n_positions, lam_engine_at(engine, engine->layout.sampler));
+        n_prompt, slot->n_positions, lam_engine_host(engine, engine->layout.sampler));
+}
+
+/* Runs the pass and brings the logits to the host. */
+static enum lam_status run_pass(
+    struct lam_engine *engine, struct lam_pass *pass, struct lam_err *err)
+{
+    const struct lam_device_ops *device = engine->config.device;
+    struct lam_weights *weights = engine->weights;
+    uint64_t row_bytes = (uint64_t)engine->model->spec.n_vocab * sizeof(float);
+    struct lam_pass_profile profile = {.begin_ns = lam_now_ns()};
+    uint32_t n_wanted = 0;
+    enum lam_status status;
+
+    weights->ops->begin(weights);
+    pass->n_rows = fill_pass(engine, pass->rows, pass->n_seqs);
+    status = lam_forward(engine, pass, &n_wanted, err);
+    if (status == LAM_OK && device && n_wanted > 0)
+        device->download(engine->kernels, engine->logits,
+            lam_engine_at(engine, lam_engine_buffers(engine)->logits), n_wanted * row_bytes);
+    if (status == LAM_OK)
+        status = weights->ops->finish(weights, &profile, err);
+    profile.wall_ns = lam_now_ns() - profile.begin_ns;
+    profile.n_rows = pass->n_rows;
+    profile.floor_ns = (uint64_t)(engine->plan.pass_seconds * 1e9);
+    engine->profile = profile;
+    return status;
 }
 
 enum lam_status lam_engine_step(struct lam_engine *engine, const struct lam_engine_rows *rows,
     uint32_t n, struct lam_engine_result *results, struct lam_err *err)
 {
-    const float *logits = lam_engine_at(engine, engine->layout.logits);
+    const float *logits = engine->logits;
     uint32_t n_vocab = engine->model->spec.n_vocab;
     struct lam_pass pass = {.rows = rows, .n_seqs = n};
     enum lam_status status;
@@ -360,8 +261,7 @@ enum lam_status lam_engine_step(struct lam_engine *engine, const struct lam_engi
         status = take_pages(engine, rows, n, err);
     if (status != LAM_OK || n == 0)
         return status;
-    pass.n_rows = fill_pass(engine, rows, n);
-    status = lam_forward(engine, &pass, err);
+    status = run_pass(engine, &pass, err);
     engine->broken = status != LAM_OK;
     if (status != LAM_OK)
         return status;

@@ -11,16 +11,17 @@
 #include "common/flag.h"
 #include "common/log.h"
 #include "common/program.h"
-#include "common/size.h"
-#include "kernels/ops.h"
+#include "worker/device.h"
 #include "worker/engine.h"
+#include "worker/report.h"
 #include "worker/service.h"
 #include "worker/units.h"
 
 #define MAIN_TIMEOUT_NS (60 * LAM_NS_PER_S) /* for the loader to answer, or to bring one unit */
-#define MAIN_PAGE_TOKENS 64u
+#define MAIN_ROWS_DEFAULT 512u              /* the most that a plan chooses by itself */
 #define MAIN_ID_BYTES 160
 #define LAYER_BATCH_MAX 1024
+#define CPU_SEQS 8
 #define PROGRAM_NAME "laminar-worker"
 
 struct options {
@@ -29,9 +30,12 @@ struct options {
     const char *pool_socket;
     const char *id;
     const char *device;
+    const char *cuda_library;
+    const char *vram;
     const char *kernels;
     const char *kv_type;
     const char *layer_batch;
+    const char *objective;
     const char *log_level;
     int64_t n_threads;
     int64_t n_ctx;
@@ -40,16 +44,18 @@ struct options {
     int64_t kv_tokens;
     int64_t credits;
     int64_t n_layer_batch; /* of layer_batch; 0: auto */
+    double disk_rate;      /* GB/s, as the next two; 0: assumed */
+    double link_rate;
+    double memory_rate;
 };
 
 /* The defaults; written by lam_flag_parse, read-only afterwards. */
 static struct options given = {.device = "cpu",
     .kernels = "cpu",
-    .kv_type = "f16",
+    .kv_type = "auto",
     .layer_batch = "auto",
-    .log_level = "info",
-    .n_seqs = 8,
-    .n_rows = 256};
+    .objective = "latency",
+    .log_level = "info"};
 static const struct lam_flag flags[] = {
     {"gateway", 0, LAM_FLAG_TEXT, &given.gateway, "ADDR",
         "Gateway to attach to, \"unix:PATH\" or \"HOST:PORT\". It need not be there yet.", 0, 0,
@@ -60,21 +66,32 @@ static const struct lam_flag flags[] = {
         "The loader's socket that hands over its memory pool.", 0, 0, NULL, NULL},
     {"id", 0, LAM_FLAG_TEXT, &given.id, "NAME",
         "Name, unique among the gateway's workers (default: HOST:PID).", 0, 0, NULL, NULL},
-    {"device", 0, LAM_FLAG_TEXT, &given.device, "NAME", "Where to compute: cpu.", 0, 0, NULL, NULL},
+    {"device", 0, LAM_FLAG_TEXT, &given.device, "NAME",
+        "Where to compute: cpu, cuda:N, or auto, which is GPU 0 if there is one.", 0, 0, NULL,
+        NULL},
+    {"vram", 0, LAM_FLAG_TEXT, &given.vram, "SPEC",
+        "All that this process may hold on its GPU, context included: 3GiB, 75%, free-1GiB "
+        "(default: auto, what is free less 512 MiB or 3 %).",
+        0, 0, NULL, NULL},
+    {"cuda-library", 0, LAM_FLAG_TEXT, &given.cuda_library, "FOLDER",
+        "Where liblaminar-cuda.so is (default: beside this program, or in ../lib).", 0, 0, NULL,
+        NULL},
     {"kernels", 0, LAM_FLAG_CHOICE, &given.kernels, "NAME",
-        "Fast (cpu), or naive and exact on any processor (ref).", 0, 0, "cpu|ref", NULL},
+        "Of --device cpu: fast (cpu), or naive and exact on any processor (ref).", 0, 0, "cpu|ref",
+        NULL},
     {"threads", 0, LAM_FLAG_INT, &given.n_threads, "N",
         "Threads that compute; 0: one for each core that this process may use.", 0, 1024, NULL,
         NULL},
     {"ctx", 0, LAM_FLAG_INT, &given.n_ctx, "N",
         "Longest sequence in tokens; 0: what the model was trained for, at most 8192.", 0, 1 << 24,
         NULL, NULL},
-    {"batch", 0, LAM_FLAG_INT, &given.n_seqs, "N", "Sequences that share passes.", 1, 1024, NULL,
-        NULL},
+    {"batch", 0, LAM_FLAG_INT, &given.n_seqs, "N",
+        "Sequences that share passes; 0: one on a GPU, 8 on a CPU.", 0, 1024, NULL, NULL},
     {"prefill-chunk", 0, LAM_FLAG_INT, &given.n_rows, "N",
-        "Rows of one pass: prompts longer than this take several.", 1, 8192, NULL, NULL},
-    {"kv-type", 0, LAM_FLAG_CHOICE, &given.kv_type, "TYPE", "Numbers of the KV cache.", 0, 0,
-        "f16|f32", NULL},
+        "Rows of one pass: prompts longer than this take several; 0: 512, 256 on a CPU.", 0, 8192,
+        NULL, NULL},
+    {"kv-type", 0, LAM_FLAG_CHOICE, &given.kv_type, "TYPE",
+        "Numbers of the KV cache; auto: f16, or what fits.", 0, 0, "auto|f16|f32|q8_0", NULL},
     {"kv-tokens", 0, LAM_FLAG_INT, &given.kv_tokens, "N",
         "Positions of KV cache that all sequences share; 0: a whole context for each.", 0,
         (double)(1ll << 34), NULL, NULL},
@@ -84,8 +101,19 @@ static const struct lam_flag flags[] = {
         0, 1024, NULL, NULL},
     {"layer-batch", 0, LAM_FLAG_TEXT, &given.layer_batch, "N",
         "Consecutive layers that one request to the loader covers, 1 to 1024, or auto: as many as "
-        "keep its drive busy, as far as its memory holds two requests.",
+        "keep its drive busy, as far as its memory holds two requests. A GPU's slots hold as many; "
+        "auto: one layer, or a part of one.",
         0, 0, NULL, NULL},
+    {"objective", 0, LAM_FLAG_CHOICE, &given.objective, "NAME",
+        "What free GPU memory is for: weights that stay (latency), or the cache of a larger batch "
+        "than --batch 0 has (throughput).",
+        0, 0, "latency|throughput", NULL},
+    {"disk-rate", 0, LAM_FLAG_REAL, &given.disk_rate, "GB/S",
+        "Speed of the loader's disk, for the plan; 0: 3.", 0, 1e6, NULL, NULL},
+    {"link-rate", 0, LAM_FLAG_REAL, &given.link_rate, "GB/S",
+        "Speed of the link to the GPU, for the plan; 0: 25.", 0, 1e6, NULL, NULL},
+    {"memory-rate", 0, LAM_FLAG_REAL, &given.memory_rate, "GB/S",
+        "Speed of the GPU's memory, for the plan; 0: 2000.", 0, 1e6, NULL, NULL},
     LAM_PROGRAM_LOG_LEVEL(&given.log_level),
     {.name = NULL},
 };
@@ -93,7 +121,8 @@ static const struct lam_flag_program program = {
     .usage = "laminar-worker --gateway ADDR --loader ADDR --pool-socket PATH [flags]",
     .summary = "Computes a model's layers straight out of a loader's memory pool, for a gateway. "
                "Ends with status 1 and the reason in its last line when the loader is lost, and "
-               "with 3 when the cache does not fit into memory; waits for a gateway that is away.",
+               "with 3 when the model does not fit into --vram or memory; waits for a gateway that "
+               "is away.",
     .flags = flags,
     .epilog = "Example, beside a loader and a gateway on one machine:\n"
               "  laminar-worker --gateway unix:/run/laminar/gateway.sock \\\n"
@@ -169,6 +198,14 @@ static void publish(struct lam_service *service, struct lam_units *units)
     pthread_mutex_unlock(&wakers.lock);
 }
 
+/* Rows of a pass, whatever the plan comes to. */
+static uint32_t rows_most(const struct options *o)
+{
+    uint32_t rows = o->n_rows > 0 ? (uint32_t)o->n_rows : MAIN_ROWS_DEFAULT;
+
+    return o->n_seqs > rows ? (uint32_t)o->n_seqs : rows;
+}
+
 static enum lam_status connect_loader(
     const struct options *o, struct lam_units **ret_units, struct lam_err *err)
 {
@@ -177,7 +214,7 @@ static enum lam_status connect_loader(
         .pool_socket = o->pool_socket,
         .credits = (uint32_t)o->credits,
         .layer_batch = (uint32_t)o->n_layer_batch,
-        .max_rows = (uint32_t)o->n_rows,
+        .max_rows = rows_most(o),
         .timeout_ns = MAIN_TIMEOUT_NS,
         .on_lost = on_loader_lost,
         .lost_arg = &wakers,
@@ -186,45 +223,46 @@ static enum lam_status connect_loader(
     return lam_units_connect(&config, ret_units, err);
 }
 
-static enum lam_status make_engine(const struct options *o, struct lam_units *units,
-    struct lam_engine **ret_engine, struct lam_err *err)
+static enum lam_dtype kv_dtype_of(const char *name)
 {
-    uint32_t kv_pages = (uint32_t)((o->kv_tokens + MAIN_PAGE_TOKENS - 1) / MAIN_PAGE_TOKENS);
+    if (strcmp(name, "f32") == 0)
+        return LAM_F32;
+    return strcmp(name, "q8_0") == 0 ? LAM_Q8_0 : LAM_F16;
+}
+
+static enum lam_status make_engine(const struct options *o, const struct lam_device_choice *choice,
+    struct lam_units *units, struct lam_engine **ret_engine, struct lam_err *err)
+{
     struct lam_engine_config config = {
-        .ops = lam_kernels_by_name(o->kernels),
+        .ops = choice->ops,
+        .device = choice->device,
+        .device_index = choice->index,
+        .vram = o->vram,
         .n_threads = (uint32_t)o->n_threads,
         .n_ctx = (uint32_t)o->n_ctx,
-        .max_seqs = (uint32_t)o->n_seqs,
+        .max_seqs = (uint32_t)(o->n_seqs || choice->device ? o->n_seqs : CPU_SEQS),
         .max_rows = (uint32_t)o->n_rows,
-        .max_logit_rows = (uint32_t)o->n_seqs,
-        .kv_dtype = strcmp(o->kv_type, "f32") == 0 ? LAM_F32 : LAM_F16,
-        .page_tokens = MAIN_PAGE_TOKENS,
-        .kv_pages = kv_pages,
+        .kv_given = strcmp(o->kv_type, "auto") != 0,
+        .kv_dtype = kv_dtype_of(o->kv_type),
+        .kv_pages = (uint32_t)((o->kv_tokens + LAM_PLAN_PAGE_TOKENS - 1) / LAM_PLAN_PAGE_TOKENS),
+        .layer_batch = (uint32_t)o->n_layer_batch,
+        .objective = strcmp(o->objective, "throughput") == 0 ? LAM_OBJECTIVE_THROUGHPUT
+                                                             : LAM_OBJECTIVE_LATENCY,
+        .rates = {.disk = o->disk_rate * 1e9,
+            .link = o->link_rate * 1e9,
+            .device_memory = o->memory_rate * 1e9},
     };
 
     return lam_engine_create(&config, units, ret_engine, err);
 }
 
-static void log_start(const struct lam_engine *engine, const struct lam_model *model)
-{
-    const struct lam_engine_config *config = lam_engine_config(engine);
-    char text[24];
-
-    lam_info("model %s: %" PRIu32 " layers in %" PRIu32 " units; %s; arena %s, context %" PRIu32
-             " tokens, %" PRIu32 " slots, %" PRIu32 " rows a pass",
-        model->spec.name[0] ? model->spec.name : model->spec.architecture, model->spec.n_layers,
-        model->manifest.n_units, lam_engine_backend(engine),
-        lam_size_format(lam_engine_arena_bytes(engine), text, sizeof text), config->n_ctx,
-        config->max_seqs, config->max_rows);
-}
-
-static enum lam_status serve(const struct options *o, struct lam_units *units,
+static enum lam_status serve(const struct options *o, const char *device, struct lam_units *units,
     struct lam_engine *engine, struct lam_err *err)
 {
     struct lam_service_config config = {
         .gateway = o->gateway,
         .worker_id = o->id,
-        .device = o->device,
+        .device = device,
         .units = units,
         .engine = engine,
     };
@@ -244,17 +282,23 @@ static enum lam_exit run(const struct options *o)
 {
     struct lam_units *units = NULL;
     struct lam_engine *engine = NULL;
+    struct lam_device_choice choice;
     struct lam_err err = {0};
     bool starting = true;
-    enum lam_status status = connect_loader(o, &units, &err);
+    enum lam_status status =
+        lam_device_choose(o->device, o->kernels, o->cuda_library, &choice, &err);
 
+    if (status == LAM_OK && choice.why[0])
+        lam_info("%s", choice.why);
     if (status == LAM_OK)
-        status = make_engine(o, units, &engine, &err);
+        status = connect_loader(o, &units, &err);
+    if (status == LAM_OK)
+        status = make_engine(o, &choice, units, &engine, &err);
     if (status == LAM_OK) {
         starting = false;
-        log_start(engine, lam_units_model(units));
+        lam_report_start(engine, lam_units_model(units));
         lam_info("%s", lam_units_batch(units));
-        status = serve(o, units, engine, &err);
+        status = serve(o, choice.name, units, engine, &err);
     }
     lam_engine_destroy(engine);
     lam_units_destroy(units);
@@ -284,9 +328,6 @@ static enum lam_status check_options(struct options *o, struct lam_err *err)
             !o->gateway  ? "gateway"
             : !o->loader ? "loader"
                          : "pool-socket");
-    if (strcmp(o->device, "cpu") != 0)
-        return lam_fail(err, LAM_UNIMPLEMENTED,
-            "--device %s: this build computes on \"cpu\" only; leave the flag out", o->device);
     if (strcmp(o->layer_batch, "auto") != 0 &&
         !lam_int_parse(o->layer_batch, 1, LAYER_BATCH_MAX, &o->n_layer_batch))
         return lam_fail(err, LAM_INVALID_ARGUMENT,

@@ -239,8 +239,9 @@ static enum lam_status send_header(
 }
 
 static enum lam_status send_result(struct lam_service *service, struct lam_rpc_stream *stream,
-    const Laminar__V1__Step *step, uint64_t pass_ns, uint64_t stall_ns, struct lam_err *err)
+    const Laminar__V1__Step *step, struct lam_err *err)
 {
+    const struct lam_pass_profile *pass = lam_engine_profile(service->config.engine);
     Laminar__V1__StepResult result = LAMINAR__V1__STEP_RESULT__INIT;
     Laminar__V1__WorkerMessage message = LAMINAR__V1__WORKER_MESSAGE__INIT;
     Laminar__V1__Profile profile = LAMINAR__V1__PROFILE__INIT;
@@ -258,9 +259,14 @@ static enum lam_status send_result(struct lam_service *service, struct lam_rpc_s
     }
     result.id = step->id;
     result.tokens = service->token_refs;
-    profile.wall_seconds = (double)pass_ns / LAM_NS_PER_S;
-    profile.disk_wait_seconds = (double)stall_ns / LAM_NS_PER_S;
-    profile.compute_seconds = (double)(pass_ns - stall_ns) / LAM_NS_PER_S;
+    profile.wall_seconds = (double)pass->wall_ns / LAM_NS_PER_S;
+    profile.disk_wait_seconds = (double)pass->disk_wait_ns / LAM_NS_PER_S;
+    profile.link_wait_seconds = (double)pass->link_wait_ns / LAM_NS_PER_S;
+    profile.compute_seconds = (double)pass->compute_ns / LAM_NS_PER_S;
+    profile.copy_seconds = (double)pass->copy_ns / LAM_NS_PER_S;
+    profile.floor_seconds = (double)pass->floor_ns / LAM_NS_PER_S;
+    profile.link_bytes = pass->link_bytes;
+    profile.resident_bytes = pass->resident_bytes;
     result.profile = &profile;
     message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_STEP_RESULT;
     message.step_result = &result;
@@ -271,8 +277,6 @@ static enum lam_status send_result(struct lam_service *service, struct lam_rpc_s
 static enum lam_status run_step(struct lam_service *service, struct lam_rpc_stream *stream,
     const Laminar__V1__Step *step, struct lam_err *err)
 {
-    uint64_t stall_ns = lam_units_stall_ns(service->config.units);
-    uint64_t begin_ns = lam_now_ns();
     enum lam_status status =
         lam_step_read(step, &service->limits, service->epochs, service->rows, err);
 
@@ -286,8 +290,7 @@ static enum lam_status run_step(struct lam_service *service, struct lam_rpc_stre
         return status;
     for (size_t i = 0; i < step->n_rows; i++)
         service->epochs[step->rows[i]->seq] = step->rows[i]->epoch;
-    return send_result(service, stream, step, lam_now_ns() - begin_ns,
-        lam_units_stall_ns(service->config.units) - stall_ns, err);
+    return send_result(service, stream, step, err);
 }
 
 /* Ending the stream at once could overtake the last result: the gateway ends it when it has read

@@ -18,7 +18,7 @@ struct lam_service;
 struct lam_service_config {
     const char *gateway;   /* gRPC address */
     const char *worker_id; /* unique among the gateway's workers */
-    const char *device;    /* "cpu" */
+    const char *device;    /* "cpu", "cuda:0" */
     struct lam_units *units;
     struct lam_engine *engine;
 };

@@ -33,6 +33,7 @@ static void set_up(void)
         .max_seqs = MAX_SEQS,
         .max_rows = MAX_ROWS,
         .max_logit_rows = MAX_SEQS,
+        .kv_given = true,
         .kv_dtype = LAM_F16,
         .page_tokens = 8,
         .kv_pages = 4};

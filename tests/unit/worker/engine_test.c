@@ -14,6 +14,7 @@
 
 #include "common/fault.h"
 #include "common/mem.h"
+#include "common/size.h"
 #include "kernels/ops.h"
 #include "tests/unit/worker/fake_units.h"
 #include "tests/unit/worker/tiny_model.h"
@@ -42,6 +43,7 @@ static struct lam_engine_config default_config(void)
         .max_seqs = 3,
         .max_rows = ROWS_MAX,
         .max_logit_rows = ROWS_MAX,
+        .kv_given = true,
         .kv_dtype = LAM_F32,
         .page_tokens = 8,
     };
@@ -466,11 +468,9 @@ static void test_steps_allocate_nothing(void **state)
     struct fixture *f = *state;
     struct lam_engine_rows rows = rows_of(0, text_a, 0, 9);
     struct lam_engine_result result;
-    uint64_t n_units = f->tiny.model.manifest.n_units;
 
-    /* The fake units allocate once for each acquire; the engine must not add to that. */
     rows.sample = true;
-    lam_fault_arm("alloc", n_units + 1);
+    lam_fault_arm("alloc", 1);
     must_step(f, &rows, 1, &result);
     assert_false(lam_fault_fired());
     lam_fault_arm("alloc", 0);
@@ -507,25 +507,55 @@ static void test_config_is_resolved(void **state)
     struct lam_engine_config config = default_config();
     struct fixture *f = *state;
     const struct lam_spec *spec = &f->tiny.model.spec;
+    struct lam_units *units = fake_units_create(&f->tiny);
     struct lam_engine *engine;
     struct lam_err err = {0};
     uint32_t n_ctx = spec->n_ctx_train < 8192 ? spec->n_ctx_train : 8192;
 
     config.n_ctx = 0;
-    assert_int_equal(lam_engine_create(&config, f->units, &engine, &err), LAM_OK);
+    assert_int_equal(lam_engine_create(&config, units, &engine, &err), LAM_OK);
     assert_int_equal(lam_engine_config(engine)->n_ctx, n_ctx);
     assert_int_equal(lam_engine_config(engine)->kv_pages, 3 * ((n_ctx + 7) / 8));
-    /* Keys and values of every position are the least that the memory must hold. */
-    assert_true(lam_engine_arena_bytes(engine) >=
-                (uint64_t)3 * n_ctx * spec->n_layers * 2 * spec->n_kv_heads * spec->head_dim * 4);
+    lam_engine_destroy(engine);
+    config.max_rows = 2; /* every sequence has a row */
+    assert_int_equal(lam_engine_create(&config, units, &engine, &err), LAM_OK);
+    assert_int_equal(lam_engine_config(engine)->max_rows, 3);
     lam_engine_destroy(engine);
     config.n_ctx = spec->n_ctx_train + 1;
-    assert_int_equal(lam_engine_create(&config, f->units, &engine, &err), LAM_INVALID_ARGUMENT);
+    assert_int_equal(lam_engine_create(&config, units, &engine, &err), LAM_INVALID_ARGUMENT);
     assert_non_null(strstr(err.text, "--ctx"));
-    config.n_ctx = 8;
-    config.max_rows = 2;
-    assert_int_equal(lam_engine_create(&config, f->units, &engine, &err), LAM_INVALID_ARGUMENT);
-    assert_non_null(strstr(err.text, "--batch"));
+    lam_units_destroy(units);
+}
+
+/* The arena is the plan's, and what the engine keeps for itself fits into what that leaves. */
+static void test_memory_is_what_the_plan_says(void **state)
+{
+    struct fixture *f = *state;
+    const struct lam_plan *plan = lam_engine_plan(f->engine);
+    const struct lam_plan_arena *arena = &plan->arenas[0];
+
+    assert_true(plan->fits);
+    assert_int_equal(plan->page_tokens, 8);
+    assert_int_equal(plan->n_logit_rows, ROWS_MAX);
+    assert_int_equal(lam_engine_device_bytes(f->engine), arena->arena_bytes);
+    assert_int_equal(arena->regions[LAM_REGION_KV].bytes / arena->n_layers,
+        lam_align_up(2 * plan->n_pages * plan->kv_page_bytes, LAM_PLAN_ALIGN));
+}
+
+static void test_profile_tells_rows_and_bytes(void **state)
+{
+    struct fixture *f = *state;
+    struct lam_engine_rows rows = rows_of(0, text_a, 0, 9);
+    struct lam_engine_result result;
+    const struct lam_pass_profile *profile;
+
+    must_step(f, &rows, 1, &result);
+    profile = lam_engine_profile(f->engine);
+    assert_int_equal(profile->n_rows, 9);
+    assert_int_equal(profile->resident_bytes, f->tiny.model.manifest.unit_bytes_total);
+    assert_int_equal(profile->link_bytes, 0);
+    assert_true(profile->wall_ns >= profile->compute_ns + profile->disk_wait_ns);
+    assert_true(profile->compute_ns > 0 && profile->floor_ns > 0);
 }
 
 int main(void)
@@ -548,6 +578,8 @@ int main(void)
         cmocka_unit_test(test_steps_allocate_nothing),
         cmocka_unit_test(test_out_of_memory_at_creation),
         cmocka_unit_test(test_config_is_resolved),
+        cmocka_unit_test(test_memory_is_what_the_plan_says),
+        cmocka_unit_test(test_profile_tells_rows_and_bytes),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -6,15 +6,25 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "common/size.h"
 
 #define ROWS_MAX 64
+#define PLACES_MAX 8
+#define PLACES_DEFAULT 2
+#define ALIGN 4096 /* of file offsets, which a place keeps */
 
 struct lam_units {
     const struct tiny_model *tiny;
-    uint32_t next;
-    bool held;
-    unsigned char *place; /* with the file offset's alignment */
-    void *block;
+    unsigned char *pool; /* [PLACES_MAX, place_bytes] */
+    uint64_t place_bytes;
+    uint32_t n_places;
+    uint32_t seed;
+    uint32_t *cycle; /* [n_cycle] of the session */
+    uint32_t n_cycle;
+    uint32_t n_sessions;
+    bool open, once;
+    uint64_t next;                   /* acquires of the session */
+    uint64_t released;               /* of the session: the oldest unit that is held */
     unsigned char *rows;             /* [ROWS_MAX, row_bytes] */
     atomic_uint_fast64_t n_acquired; /* tests look from their own thread */
     atomic_uint_fast64_t fail_at;
@@ -27,16 +37,28 @@ struct lam_units *fake_units_create(const struct tiny_model *tiny)
 
     assert(units);
     units->tiny = tiny;
+    units->n_places = PLACES_DEFAULT;
+    units->place_bytes = lam_align_up(tiny->model.manifest.unit_bytes_max, ALIGN) + ALIGN;
+    units->pool = lam_aligned_calloc(ALIGN, PLACES_MAX * units->place_bytes);
+    units->cycle = lam_calloc(tiny->model.manifest.n_units, sizeof *units->cycle);
     units->rows = lam_calloc(ROWS_MAX, tiny->model.manifest.embedding.row_bytes);
-    assert(units->rows);
+    assert(units->rows && units->pool && units->cycle);
     return units;
+}
+
+void fake_units_set(struct lam_units *units, uint32_t n_places, uint32_t seed)
+{
+    assert(n_places >= 1 && n_places <= PLACES_MAX && !units->open);
+    units->n_places = n_places;
+    units->seed = seed;
 }
 
 void lam_units_destroy(struct lam_units *units)
 {
     if (!units)
         return;
-    lam_free(units->block);
+    lam_free(units->pool);
+    lam_free(units->cycle);
     lam_free(units->rows);
     lam_free(units);
 }
@@ -48,12 +70,17 @@ void fake_units_fail_acquire(struct lam_units *units, uint64_t nth)
 
 uint32_t fake_units_held(const struct lam_units *units)
 {
-    return units->held ? 1 : 0;
+    return (uint32_t)(units->next - units->released);
 }
 
 uint64_t fake_units_acquired(const struct lam_units *units)
 {
     return units->n_acquired;
+}
+
+uint32_t fake_units_sessions(const struct lam_units *units)
+{
+    return units->n_sessions;
 }
 
 void lam_units_stop(struct lam_units *units)
@@ -66,35 +93,80 @@ const struct lam_model *lam_units_model(const struct lam_units *units)
     return &units->tiny->model;
 }
 
+struct lam_units_pool lam_units_pool(const struct lam_units *units)
+{
+    return (struct lam_units_pool){units->pool, PLACES_MAX * units->place_bytes};
+}
+
+enum lam_status lam_units_open(
+    struct lam_units *units, const struct lam_units_session *session, struct lam_err *err)
+{
+    if (atomic_load(&units->stopped))
+        return lam_fail(err, LAM_CANCELLED, "stopped");
+    assert(!units->open);
+    units->n_cycle = session->n_units ? session->n_units : units->tiny->model.manifest.n_units;
+    assert(units->n_cycle <= units->tiny->model.manifest.n_units);
+    for (uint32_t i = 0; i < units->n_cycle; i++) {
+        units->cycle[i] = session->n_units ? session->cycle[i] : i;
+        assert(i == 0 || units->cycle[i] > units->cycle[i - 1]);
+    }
+    units->open = true;
+    units->once = session->once;
+    units->next = 0;
+    units->released = 0;
+    units->n_sessions++;
+    return LAM_OK;
+}
+
+void lam_units_close(struct lam_units *units)
+{
+    if (units->open)
+        memset(units->pool, 0xff, PLACES_MAX * units->place_bytes);
+    units->open = false;
+    units->released = units->next;
+}
+
+/* A unit is here when a place is free, and, with a seed, not at the first look. */
+bool lam_units_ready(struct lam_units *units, uint32_t index)
+{
+    assert(units->open && index == units->cycle[units->next % units->n_cycle]);
+    if (units->next - units->released >= units->n_places)
+        return false;
+    if (units->seed == 0)
+        return true;
+    units->seed = units->seed * 1664525u + 1013904223u;
+    return units->seed >> 30 != 0;
+}
+
 enum lam_status lam_units_acquire(
     struct lam_units *units, uint32_t index, const void **ret_base, struct lam_err *err)
 {
     const struct lam_unit *unit = &units->tiny->model.manifest.units[index];
-    uint64_t skew = unit->file_offset % 4096;
+    unsigned char *place = units->pool + units->next % units->n_places * units->place_bytes +
+                           unit->file_offset % ALIGN;
 
-    assert(index == units->next && !units->held);
+    assert(units->open && index == units->cycle[units->next % units->n_cycle]);
+    assert(!units->once || units->next < units->n_cycle);
+    assert(units->next - units->released < units->n_cycle);  /* never twice */
+    assert(units->next - units->released < units->n_places); /* it would block for ever */
     if (atomic_load(&units->stopped))
         return lam_fail(err, LAM_CANCELLED, "stopped");
     units->n_acquired++;
     if (units->n_acquired == units->fail_at)
         return lam_fail(err, LAM_DATA_LOSS, "unit %u cannot be read", index);
-    units->block = lam_aligned_calloc(4096, skew + unit->bytes);
-    assert(units->block);
-    units->place = (unsigned char *)units->block + skew;
-    memcpy(units->place, units->tiny->image + unit->file_offset, unit->bytes);
-    units->held = true;
-    *ret_base = units->place;
+    memcpy(place, units->tiny->image + unit->file_offset, unit->bytes);
+    units->next++;
+    *ret_base = place;
     return LAM_OK;
 }
 
 void lam_units_release(struct lam_units *units, uint32_t index)
 {
-    assert(index == units->next && units->held);
-    memset(units->place, 0xff, units->tiny->model.manifest.units[index].bytes);
-    lam_free(units->block);
-    units->block = NULL;
-    units->held = false;
-    units->next = (index + 1) % units->tiny->model.manifest.n_units;
+    assert(units->released < units->next);
+    assert(index == units->cycle[units->released % units->n_cycle]);
+    memset(units->pool + units->released % units->n_places * units->place_bytes, 0xff,
+        units->place_bytes);
+    units->released++;
 }
 
 enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t *ids, uint32_t n,

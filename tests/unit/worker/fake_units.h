@@ -1,7 +1,7 @@
 /*
- * fake_units: worker/units.h over a tiny_model, linked in place of the real one. A unit is copied
- * to a fresh place at acquire and overwritten with NaNs at release, so that any later use of it
- * spoils the result.
+ * fake_units: lam_units without a loader, for tests of the engine: units come from a tiny model in
+ * memory, into a pool of a few places. A place is overwritten as soon as its unit is released, and
+ * with the next unit as soon as that is granted, so that use after release does not go unnoticed.
  */
 #ifndef LAMINAR_TESTS_UNIT_WORKER_FAKE_UNITS_H
 #define LAMINAR_TESTS_UNIT_WORKER_FAKE_UNITS_H
@@ -11,13 +11,20 @@
 
 struct lam_units *fake_units_create(const struct tiny_model *tiny);
 
-/* The nth acquire from now (1-based) fails with a disk's fault; 0: none does. */
+/* Before a session: how many units the pool holds at a time (2 at first; the test dies when a
+ * worker blocks for a unit that has no place), and a seed for units that come late: 0, never. */
+void fake_units_set(struct lam_units *units, uint32_t n_places, uint32_t seed);
+
+/* The nth acquire from now (1: the next) fails; 0: none. */
 void fake_units_fail_acquire(struct lam_units *units, uint64_t nth);
 
-/* Units acquired and not yet released. */
+/* Units held right now. */
 uint32_t fake_units_held(const struct lam_units *units);
 
-/* Units acquired since creation. */
+/* Acquires so far. */
 uint64_t fake_units_acquired(const struct lam_units *units);
+
+/* Sessions so far. */
+uint32_t fake_units_sessions(const struct lam_units *units);
 
 #endif

@@ -46,6 +46,7 @@ static int setup(void **state)
         .max_seqs = 3,
         .max_rows = 16,
         .max_logit_rows = 3,
+        .kv_given = true,
         .kv_dtype = LAM_F32,
         .page_tokens = 8,
         .kv_pages = 4};

@@ -1,0 +1,478 @@
+/*
+ * stream: see stream.h.
+ *
+ * Streamed pieces are numbered through all passes, e = 0, 1, 2 .., and so are the loads that the
+ * plan groups them into; load j goes to slot j % n_slots. For each piece
+ *
+ *     copy queue:     wait until the slot is free   copy   mark A(e)
+ *     compute queue:  wait for A(e)   kernels   mark "slot is free" after the last one of a load
+ *
+ * so that the device orders copies and kernels by itself, and the host only queues. It queues a
+ * copy as soon as the unit is in the pool and the kernels before it in the slot are queued: kernels
+ * are always queued first, then the host may block. A unit goes back to the loader when the device
+ * has read it, never when the copy is queued.
+ *
+ * At most COPIES_MAX copies are queued that the device has not finished, and before the host blocks
+ * for a unit it waits for all of them, and gives back what they read: a loader with a single free
+ * place can always bring the next unit.
+ *
+ * Copies, kernels and waits are timed by marks; a piece's four are read when it is done.
+ */
+#include "worker/stream.h"
+
+#include <assert.h>
+
+#include "common/mem.h"
+#include "common/size.h"
+#include "worker/pin.h"
+
+#define RING 56u /* pieces whose marks are kept: more than can be under way */
+#define COPIES_MAX 3u
+#define SLOTS_MAX 16u
+
+enum piece_mark { COPY_BEGIN, COPY_END, WAIT_BEGIN, WAIT_END, PIECE_MARKS };
+
+#define MARK_SLOT (RING * PIECE_MARKS) /* of slot 0 */
+#define MARK_PASS_BEGIN (MARK_SLOT + SLOTS_MAX)
+#define MARK_PASS_END (MARK_PASS_BEGIN + 1)
+
+_Static_assert(MARK_PASS_END < LAM_DEVICE_MARKS, "the device has a mark for everything");
+
+/* Pieces in the order in which they are copied: once around, or again and again. */
+struct walk {
+    uint32_t *order; /* [n] pieces of the plan, ascending */
+    uint32_t n;
+    uint32_t *cycle; /* [n_units] */
+    uint32_t n_units;
+};
+
+struct stream {
+    struct lam_weights weights;
+    struct lam_stream_config config;
+    const struct lam_plan_arena *arena;
+    struct walk walk;
+    struct lam_pin pin;
+    bool pinning;
+    /* Running numbers; pieces from n_copied to n_issued are under way. */
+    uint64_t n_issued;
+    uint64_t n_copied;         /* ... on the device, and their units given back */
+    uint64_t n_computed;       /* whose kernels are queued */
+    uint64_t n_counted;        /* whose marks are read */
+    uint64_t n_loads_computed; /* loads whose slot has its mark */
+    uint32_t n_held;           /* units that the loader cannot have back yet */
+    const unsigned char *unit; /* the one acquired last */
+    uint64_t blocked_ns[RING]; /* for a piece's unit */
+    uint64_t resident_bytes;
+    /* Of the pass under way. */
+    struct lam_pass_profile profile;
+    uint64_t stall_ns; /* of the units, at its beginning */
+    uint64_t queue_stall_ns;
+};
+
+static struct stream *self_of(struct lam_weights *weights)
+{
+    return (struct stream *)weights;
+}
+
+static uint32_t mark_of(uint64_t e, enum piece_mark mark)
+{
+    return (uint32_t)(e % RING) * PIECE_MARKS + mark;
+}
+
+static const struct lam_plan_piece *piece_of(const struct stream *self, uint64_t e)
+{
+    return &self->config.plan->pieces[self->walk.order[e % self->walk.n]];
+}
+
+/* The number of the load that a streamed piece belongs to, through all passes. */
+static uint64_t load_of(const struct stream *self, uint64_t e)
+{
+    return e / self->walk.n * self->arena->n_loads + piece_of(self, e)->load;
+}
+
+static uint32_t slot_of(const struct stream *self, uint64_t e)
+{
+    return (uint32_t)(load_of(self, e) % self->arena->n_slots);
+}
+
+static bool is_first_of_unit(const struct stream *self, uint64_t e)
+{
+    return e % self->walk.n == 0 || piece_of(self, e)->unit != piece_of(self, e - 1)->unit;
+}
+
+static bool is_last_of_unit(const struct stream *self, uint64_t e)
+{
+    return (e + 1) % self->walk.n == 0 || piece_of(self, e)->unit != piece_of(self, e + 1)->unit;
+}
+
+static bool is_first_of_load(const struct stream *self, uint64_t e)
+{
+    return e == 0 || load_of(self, e) != load_of(self, e - 1);
+}
+
+static bool is_last_of_load(const struct stream *self, uint64_t e)
+{
+    return load_of(self, e) != load_of(self, e + 1);
+}
+
+static unsigned char *address_of(const struct stream *self, uint64_t e)
+{
+    const struct lam_plan_piece *piece = piece_of(self, e);
+    uint64_t offset = piece->offset;
+
+    if (piece->tier != LAM_TIER_DEVICE)
+        offset += self->arena->regions[LAM_REGION_SLOTS].offset +
+                  slot_of(self, e) * self->arena->slot_bytes;
+    return self->config.arena + offset;
+}
+
+/* ---- copies */
+
+/* Waits until the oldest copy is on the device; its unit goes back with its last piece. */
+static enum lam_status finish_copy(struct stream *self, struct lam_err *err)
+{
+    uint64_t e = self->n_copied;
+    enum lam_status status;
+
+    assert(e < self->n_issued);
+    status = self->config.device->host_wait(self->config.kernels, mark_of(e, COPY_END), err);
+    if (status != LAM_OK)
+        return status;
+    if (is_last_of_unit(self, e)) {
+        lam_units_release(self->config.units, piece_of(self, e)->unit);
+        self->n_held--;
+    }
+    self->n_copied++;
+    return LAM_OK;
+}
+
+/* Takes the unit of piece e, and gives back all others first if it must wait for that. */
+static enum lam_status take_unit(struct stream *self, uint64_t e, struct lam_err *err)
+{
+    uint32_t unit = piece_of(self, e)->unit;
+    uint64_t stall_ns = lam_units_stall_ns(self->config.units);
+    enum lam_status status = LAM_OK;
+    const void *base;
+
+    while (status == LAM_OK && self->n_copied < self->n_issued &&
+           (self->n_held == self->walk.n_units || !lam_units_ready(self->config.units, unit)))
+        status = finish_copy(self, err);
+    if (status == LAM_OK)
+        status = lam_units_acquire(self->config.units, unit, &base, err);
+    if (status != LAM_OK)
+        return status;
+    self->unit = base;
+    self->n_held++;
+    self->blocked_ns[e % RING] = lam_units_stall_ns(self->config.units) - stall_ns;
+    self->queue_stall_ns += self->blocked_ns[e % RING];
+    return LAM_OK;
+}
+
+/* A copy may not cross two pinned pieces of the pool. */
+static void copy_span(
+    struct stream *self, unsigned char *to, const unsigned char *from, uint64_t bytes)
+{
+    uint64_t offset = (uint64_t)(from - lam_units_pool(self->config.units).base);
+
+    for (uint64_t done = 0; done < bytes;) {
+        uint64_t left = self->config.pin_bytes - (offset + done) % self->config.pin_bytes;
+        uint64_t n = bytes - done < left ? bytes - done : left;
+
+        self->config.device->copy_in(self->config.kernels, to + done, from + done, n);
+        done += n;
+    }
+}
+
+/* Adds what the marks of the oldest computed piece say; they may be used again then. */
+static enum lam_status count_piece(struct stream *self, struct lam_err *err)
+{
+    const struct lam_device_ops *device = self->config.device;
+    struct lam_kernels *kernels = self->config.kernels;
+    uint64_t e = self->n_counted;
+    uint64_t blocked_ns = self->blocked_ns[e % RING];
+    uint64_t wait_ns, disk_ns;
+    enum lam_status status;
+
+    assert(e < self->n_computed);
+    status = device->host_wait(kernels, mark_of(e, WAIT_END), err);
+    if (status != LAM_OK)
+        return status;
+    wait_ns = device->elapsed_ns(kernels, mark_of(e, WAIT_BEGIN), mark_of(e, WAIT_END));
+    disk_ns = blocked_ns < wait_ns ? blocked_ns : wait_ns;
+    self->profile.disk_wait_ns += disk_ns;
+    self->profile.link_wait_ns += wait_ns - disk_ns;
+    self->profile.copy_ns +=
+        device->elapsed_ns(kernels, mark_of(e, COPY_BEGIN), mark_of(e, COPY_END));
+    self->profile.link_bytes += piece_of(self, e)->bytes;
+    self->n_counted++;
+    return LAM_OK;
+}
+
+/* Queues the copy of piece n_issued. */
+static enum lam_status issue(struct stream *self, struct lam_err *err)
+{
+    const struct lam_device_ops *device = self->config.device;
+    struct lam_kernels *kernels = self->config.kernels;
+    uint64_t e = self->n_issued;
+    const struct lam_plan_piece *piece = piece_of(self, e);
+    unsigned char *to = address_of(self, e);
+    enum lam_status status = LAM_OK;
+
+    while (status == LAM_OK && self->n_issued - self->n_copied >= COPIES_MAX)
+        status = finish_copy(self, err);
+    if (status == LAM_OK && piece->tier != LAM_TIER_DEVICE && e >= self->n_counted + RING)
+        status = count_piece(self, err);
+    if (status != LAM_OK)
+        return status;
+    self->blocked_ns[e % RING] = 0;
+    if (is_first_of_unit(self, e))
+        status = take_unit(self, e, err);
+    if (status != LAM_OK)
+        return status;
+    if (piece->tier != LAM_TIER_DEVICE && is_first_of_load(self, e))
+        device->copy_wait(kernels, MARK_SLOT + slot_of(self, e));
+    device->mark_copy(kernels, mark_of(e, COPY_BEGIN));
+    for (uint32_t s = 0; s < piece->n_spans; s++)
+        copy_span(self, to + piece->spans[s].piece_offset, self->unit + piece->spans[s].unit_offset,
+            piece->spans[s].bytes);
+    device->mark_copy(kernels, mark_of(e, COPY_END));
+    self->n_issued++;
+    return LAM_OK;
+}
+
+/* Whether the marks and the slot of the next piece are queued to become free. */
+static bool has_room(const struct stream *self)
+{
+    uint64_t e = self->n_issued;
+
+    return e < self->n_computed + RING &&
+           load_of(self, e) < self->n_loads_computed + self->arena->n_slots;
+}
+
+/* Queues what can be queued without blocking for a unit; patient: it may block for copies. */
+static void issue_ahead(struct stream *self, bool patient)
+{
+    const struct lam_device_ops *device = self->config.device;
+
+    while (self->walk.n > 0 && has_room(self)) {
+        uint64_t e = self->n_issued;
+        uint32_t unit = piece_of(self, e)->unit;
+
+        while (self->n_copied < self->n_issued &&
+               (device->reached(self->config.kernels, mark_of(self->n_copied, COPY_END)) ||
+                   (patient && self->n_issued - self->n_copied >= COPIES_MAX)))
+            if (finish_copy(self, NULL) != LAM_OK)
+                return; /* the device keeps its error for the next wait */
+        if (self->n_issued - self->n_copied >= COPIES_MAX)
+            return;
+        if (is_first_of_unit(self, e) &&
+            (self->n_held == self->walk.n_units || !lam_units_ready(self->config.units, unit)))
+            return;
+        if (issue(self, NULL) != LAM_OK)
+            return; /* a unit's fault is met again when the piece is needed */
+    }
+}
+
+/* ---- a pass */
+
+static void stream_begin(struct lam_weights *weights)
+{
+    struct stream *self = self_of(weights);
+
+    self->profile = (struct lam_pass_profile){0};
+    self->stall_ns = lam_units_stall_ns(self->config.units);
+    self->queue_stall_ns = 0;
+    self->config.device->mark_compute(self->config.kernels, MARK_PASS_BEGIN);
+}
+
+static enum lam_status stream_acquire(struct lam_weights *weights, uint32_t piece,
+    const unsigned char **ret_base, struct lam_err *err)
+{
+    struct stream *self = self_of(weights);
+    const struct lam_device_ops *device = self->config.device;
+    struct lam_kernels *kernels = self->config.kernels;
+    uint64_t e = self->n_computed;
+    enum lam_status status = LAM_OK;
+
+    if (self->config.plan->pieces[piece].tier == LAM_TIER_DEVICE) {
+        *ret_base = self->config.arena + self->config.plan->pieces[piece].offset;
+        return LAM_OK;
+    }
+    assert(self->walk.order[e % self->walk.n] == piece);
+    while (status == LAM_OK && self->n_issued <= e)
+        status = issue(self, err);
+    if (status != LAM_OK)
+        return status;
+    device->mark_compute(kernels, mark_of(e, WAIT_BEGIN));
+    device->compute_wait(kernels, mark_of(e, COPY_END));
+    device->mark_compute(kernels, mark_of(e, WAIT_END));
+    *ret_base = address_of(self, e);
+    return LAM_OK;
+}
+
+static void stream_release(struct lam_weights *weights, uint32_t piece)
+{
+    struct stream *self = self_of(weights);
+    uint64_t e = self->n_computed;
+
+    if (self->config.plan->pieces[piece].tier != LAM_TIER_DEVICE) {
+        if (is_last_of_load(self, e)) {
+            self->config.device->mark_compute(self->config.kernels, MARK_SLOT + slot_of(self, e));
+            self->n_loads_computed++;
+        }
+        self->n_computed++;
+    }
+    issue_ahead(self, false);
+}
+
+static enum lam_status stream_finish(
+    struct lam_weights *weights, struct lam_pass_profile *profile, struct lam_err *err)
+{
+    struct stream *self = self_of(weights);
+    const struct lam_device_ops *device = self->config.device;
+    uint64_t gather_ns, device_ns, waits_ns;
+    enum lam_status status;
+
+    device->mark_compute(self->config.kernels, MARK_PASS_END);
+    issue_ahead(self, true); /* every copy that this waits for is one the pass waits for */
+    gather_ns = lam_units_stall_ns(self->config.units) - self->stall_ns - self->queue_stall_ns;
+    status = device->host_wait(self->config.kernels, MARK_PASS_END, err);
+    issue_ahead(self, false);
+    while (status == LAM_OK && self->n_counted < self->n_computed)
+        status = count_piece(self, err);
+    if (status != LAM_OK)
+        return status;
+    device_ns = device->elapsed_ns(self->config.kernels, MARK_PASS_BEGIN, MARK_PASS_END);
+    *profile = (struct lam_pass_profile){
+        .begin_ns = profile->begin_ns,
+        .disk_wait_ns = self->profile.disk_wait_ns + gather_ns,
+        .link_wait_ns = self->profile.link_wait_ns,
+        .copy_ns = self->profile.copy_ns,
+        .link_bytes = self->profile.link_bytes,
+        .resident_bytes = self->resident_bytes,
+    };
+    waits_ns = profile->disk_wait_ns + profile->link_wait_ns;
+    profile->compute_ns = device_ns > waits_ns ? device_ns - waits_ns : 0;
+    return LAM_OK;
+}
+
+/* ---- start and end */
+
+static bool is_in_walk(const struct lam_plan_piece *piece, bool resident)
+{
+    return (piece->tier == LAM_TIER_DEVICE) == resident;
+}
+
+static enum lam_status make_walk(struct stream *self, bool resident, struct lam_err *err)
+{
+    const struct lam_plan *plan = self->config.plan;
+    struct walk walk = {0};
+
+    walk.order = lam_calloc(plan->n_pieces, sizeof *walk.order);
+    walk.cycle = lam_calloc(plan->n_units, sizeof *walk.cycle);
+    for (uint32_t p = 0; walk.order && walk.cycle && p < plan->n_pieces; p++) {
+        uint32_t unit = plan->pieces[p].unit;
+
+        if (!is_in_walk(&plan->pieces[p], resident))
+            continue;
+        walk.order[walk.n++] = p;
+        if (walk.n_units == 0 || walk.cycle[walk.n_units - 1] != unit)
+            walk.cycle[walk.n_units++] = unit;
+    }
+    lam_free(self->walk.order);
+    lam_free(self->walk.cycle);
+    self->walk = walk;
+    if (!walk.order || !walk.cycle)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the order of copies");
+    return LAM_OK;
+}
+
+static enum lam_status open_walk(struct stream *self, bool once, struct lam_err *err)
+{
+    const struct lam_units_session session = {
+        .cycle = self->walk.cycle,
+        .n_units = self->walk.n_units,
+        .n_ahead = COPIES_MAX,
+        .once = once,
+    };
+
+    return lam_units_open(self->config.units, &session, err);
+}
+
+/* What stays on the device, through a session of its own. */
+static enum lam_status load_residents(struct stream *self, struct lam_err *err)
+{
+    enum lam_status status = make_walk(self, true, err);
+
+    if (status != LAM_OK || self->walk.n == 0)
+        return status;
+    status = open_walk(self, true, err);
+    while (status == LAM_OK && self->n_issued < self->walk.n) {
+        self->resident_bytes += piece_of(self, self->n_issued)->bytes;
+        status = issue(self, err);
+    }
+    while (status == LAM_OK && self->n_copied < self->n_issued)
+        status = finish_copy(self, err);
+    if (status != LAM_OK)
+        return status;
+    lam_units_close(self->config.units);
+    self->n_issued = 0;
+    self->n_copied = 0;
+    return LAM_OK;
+}
+
+static void stream_destroy(struct lam_weights *weights)
+{
+    struct stream *self = self_of(weights);
+    enum lam_status status = LAM_OK;
+
+    /* The pool stays until nobody reads it. */
+    for (; status == LAM_OK && self->n_copied < self->n_issued; self->n_copied++)
+        status = self->config.device->host_wait(
+            self->config.kernels, mark_of(self->n_copied, COPY_END), NULL);
+    lam_units_close(self->config.units);
+    if (self->pinning)
+        lam_pin_stop(&self->pin);
+    lam_free(self->walk.order);
+    lam_free(self->walk.cycle);
+    lam_free(self);
+}
+
+static const struct lam_weights_ops stream_ops = {
+    .begin = stream_begin,
+    .acquire = stream_acquire,
+    .release = stream_release,
+    .finish = stream_finish,
+    .destroy = stream_destroy,
+};
+
+enum lam_status lam_stream_create(
+    const struct lam_stream_config *config, struct lam_weights **ret_weights, struct lam_err *err)
+{
+    struct stream *self = lam_calloc(1, sizeof *self);
+    enum lam_status status;
+
+    if (!self)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the weights");
+    self->weights.ops = &stream_ops;
+    self->config = *config;
+    self->arena = &config->plan->arenas[0];
+    assert(self->arena->n_slots <= SLOTS_MAX);
+    if (self->config.pin_bytes == 0)
+        self->config.pin_bytes = LAM_GIB;
+    status = lam_pin_start(&self->pin, config->device, config->kernels,
+        lam_units_pool(config->units), self->config.pin_bytes, err);
+    self->pinning = status == LAM_OK;
+    if (status == LAM_OK)
+        status = load_residents(self, err);
+    if (status == LAM_OK)
+        status = make_walk(self, false, err);
+    if (status == LAM_OK && self->walk.n > 0)
+        status = open_walk(self, false, err);
+    if (status != LAM_OK) {
+        stream_destroy(&self->weights);
+        return status;
+    }
+    *ret_weights = &self->weights;
+    return LAM_OK;
+}
