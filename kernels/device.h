@@ -97,8 +97,8 @@ struct lam_device_ops {
  * function: a plan can be made without a device.
  */
 #define LAM_DEVICE_TILE_BYTES ((uint64_t)64 << 20)
-#define LAM_DEVICE_SPLIT_ROWS 8u /* rows of one call whose context is cut into parts */
-#define LAM_DEVICE_SPLITS_MAX 128u
+#define LAM_DEVICE_SPLIT_ROWS 16u /* rows of one call whose context is cut into parts */
+#define LAM_DEVICE_SPLITS_MAX 64u
 
 static inline uint64_t lam_device_workspace_rows_bytes(const struct lam_kernel_config *config)
 {

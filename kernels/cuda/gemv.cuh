@@ -2,32 +2,33 @@
  * gemv: out[t, n] (+)= sum_k x[t, k] * w[n, k] for 1 to 16 rows t, on tensor cores: the product of
  * decoding.
  *
- * Bytes: the packed matrix, once: bound by memory. Operations: about 3 instructions per weight to
- * unpack it, and one mma for 8 weights of a lane and 4 rows.
+ * Bytes: the packed matrix, once: bound by memory. Operations: 1 to 2 instructions per weight to
+ * fetch and unpack it, and one mma for 16 weights of a lane and 4 rows.
  *
- * How. Weights become BF16, which is exact: small integers for the formats of blocks, one, two or
- * three terms for BF16, F16 and F32. An activation is split in two BF16 that together have 16 bits:
- * they lie in neighbouring columns of the right operand, so that an mma takes 4 rows. After each
- * block of 32 weights the two columns are added, multiplied by the block's scale in f32 and added
- * up in f32; offsets are taken into account with the sums of the activations. So what differs from
- * the reference is the activations' 17th bit, and the rounding of f32 sums.
+ * How. Two ways of multiplying share everything else: gemv_int8.cuh for the formats of blocks,
+ * gemv_bf16.cuh for floats. In both an activation is split in two digits, which lie in neighbouring
+ * columns of the right operand, so that an mma takes 4 rows; weights are exact.
  *
  * A warp makes 16 neighbouring results (a "tile") and walks along the rows of the matrix in steps
  * of STEP_K columns. The bytes of a step come through cp.async into the warp's own ring of STAGES
- * slots in aligned pieces of 16 bytes, whatever the alignment of the rows. The long axis is dealt
- * out to up to 8 warps of a block, step by step; their sums are added in order at the end. Which
- * warp has which step depends on n_cols and the format alone: a row's bits do not depend on the
- * other rows of the call, nor on the other matrices.
+ * slots in aligned pieces of 16 bytes, whatever the alignment of the rows, and begin to come while
+ * the kernel before still runs. The long axis is dealt out to up to 8 warps of a block, step by
+ * step; their sums are added in order at the end. Which warp has which step depends on n_cols and
+ * the format alone: a row's bits do not depend on the other rows of the call, nor on the other
+ * matrices.
  *
  * The split activations of one row lie in shared memory and are made by every block; those of more
  * rows are made by a kernel before, into the workspace, in the order in which lanes want them.
  *
  * Up to 15 bytes before and after a row are read, never used.
+ *
+ * A FORMAT has: math (which of the two), STEP_K, STEP_BYTES, ROW_SLOT and SLOT (bytes of a row and
+ * of a tile in the ring), STAGES, SCALE_BYTES (a warp's room for unpacked scales), ALIGN, place()
+ * of a piece in its row, prepare() once per step, fetch() of a lane's part of a group.
  */
 #ifndef LAMINAR_KERNELS_CUDA_GEMV_CUH
 #define LAMINAR_KERNELS_CUDA_GEMV_CUH
 
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <stdint.h>
 
@@ -42,7 +43,7 @@ enum : uint32_t {
     MATS_MAX = 3,
     N_WARPS = 8,
     BLOCK = N_WARPS * 32,
-    GROUP_K = 32, /* columns that share a scale, at most */
+    GROUP_K = 32, /* columns whose activations are split together */
 };
 
 extern __shared__ uint4 smem[];
@@ -95,72 +96,6 @@ static __device__ __forceinline__ uint32_t smem_word(
     return __funnelshift_r(smem_u32(at), smem_u32(at + 4), whole ? row.shift : 16 - row.shift);
 }
 
-/* BF16 pairs: 128 + those bits of `word` that `mask` names, less `less`. Exact. */
-static __device__ __forceinline__ uint32_t small_ints(uint32_t word, uint32_t mask, uint32_t less)
-{
-    uint32_t raised;
-
-    /* (word & mask) | 128: one instruction, which the compiler does not find with two constants. */
-    asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(raised) : "r"(word), "r"(mask), "r"(0x43004300u));
-    __nv_bfloat162 pair = __hsub2(*reinterpret_cast<const __nv_bfloat162 *>(&raised),
-        *reinterpret_cast<const __nv_bfloat162 *>(&less));
-    return *reinterpret_cast<const uint32_t *>(&pair);
-}
-
-/* x in two BF16: its first 8 bits and the next 8; returns their sum. NaN and infinity stay. */
-static __device__ __forceinline__ float split_float(float x, uint32_t &high, uint32_t &low)
-{
-    __nv_bfloat16 whole = __float2bfloat16_rn(x);
-    __nv_bfloat16 rest = __float2bfloat16_rn(x - __bfloat162float(whole));
-
-    high = __bfloat16_as_ushort(whole);
-    low = __bfloat16_as_ushort(rest);
-    return __bfloat162float(whole) + __bfloat162float(rest);
-}
-
-/*
- * Which columns of a group of 32 a lane of the fourth t holds: its eight, in the order of the
- * operands: product 0 first pair, second pair, product 1 first pair, second pair.
- */
-enum order {
-    ORDER_PLAIN,  /* 8t, 8t + 1, .. */
-    ORDER_HALVES, /* product m: 16m + 4t + 0, 2 and 1, 3: as bytes are spread over two halves */
-    ORDER_BYTES,  /* product m: 8t + 4m + 0, 2 and 1, 3 */
-};
-
-template <order ORDER> static __device__ __forceinline__ uint32_t column_of(uint32_t t, uint32_t i)
-{
-    uint32_t byte = i % 4 / 2 + i % 2 * 2;
-
-    if (ORDER == ORDER_PLAIN)
-        return 8 * t + i;
-    return ORDER == ORDER_HALVES ? i / 4 * 16 + 4 * t + byte : 8 * t + i / 4 * 4 + byte;
-}
-
-/* The eight of lane t: operands of the whole (column 2r) and of the rest (2r + 1); the sum of all
- * 32 of the group. Whole warps only: four lanes add up together. */
-template <order ORDER>
-static __device__ __forceinline__ void split_group(
-    const float *row, uint32_t k, uint32_t n_cols, uint32_t t, uint4 &high, uint4 &low, float &sum)
-{
-    uint32_t whole[8];
-    uint32_t rest[8];
-
-    sum = 0;
-#pragma unroll
-    for (uint32_t i = 0; i < 8; i++) {
-        uint32_t column = k + column_of<ORDER>(t, i);
-        float value = row != NULL && column < n_cols ? row[column] : 0.0f;
-        sum += split_float(value, whole[i], rest[i]);
-    }
-    high = make_uint4(whole[0] | whole[1] << 16, whole[2] | whole[3] << 16,
-        whole[4] | whole[5] << 16, whole[6] | whole[7] << 16);
-    low = make_uint4(rest[0] | rest[1] << 16, rest[2] | rest[3] << 16, rest[4] | rest[5] << 16,
-        rest[6] | rest[7] << 16);
-    sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
-    sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
-}
-
 struct gemv_args {
     struct {
         const uint8_t *weight;
@@ -170,15 +105,15 @@ struct gemv_args {
         uint32_t tiles_end; /* tiles of this matrix and those before it */
     } mats[MATS_MAX];
     const float *x;
-    uint4 *split; /* [rows / 4][groups][lane]: right operands, when n_rows > 1 */
-    float *sums;  /* [rows / 4][groups][4] */
+    void *split;   /* [rows / 4][groups][lane] of math::operand, when n_rows > 1 */
+    float2 *facts; /* [rows / 4][groups][4]: scale and sum of the activations, of int8 */
     uint64_t row_bytes;
     uint32_t n_rows;
     uint32_t n_cols;
     uint32_t n_steps;
     uint32_t n_groups; /* of all steps, also those behind n_cols */
     uint32_t n_slices; /* warps of a tile */
-    uint32_t sums_at;  /* offsets in shared memory */
+    uint32_t facts_at; /* offsets in shared memory */
     uint32_t scales_at;
     uint32_t parts_at;
     uint32_t ring_at;
@@ -252,82 +187,24 @@ static __device__ __forceinline__ uint32_t row_at(
     return slot + i * FORMAT::ROW_SLOT + skew;
 }
 
-/* Right operands of a group for the 4 rows of column tile `nt`, and the sum of the lane's row. */
-template <typename FORMAT, bool ONE>
-static __device__ __forceinline__ void load_x(
-    const gemv_args &args, uint32_t group, uint32_t nt, uint32_t lane, uint4 &x, float &sum)
+/* Right operands of a group for the 4 rows of column tile `nt`, and the facts of the lane's row. */
+template <typename MATH, bool ONE>
+static __device__ __forceinline__ void load_x(const gemv_args &args, uint32_t group, uint32_t nt,
+    uint32_t lane, typename MATH::operand &x, float2 &facts)
 {
-    sum = 0;
+    using operand = typename MATH::operand;
+
+    facts = make_float2(0, 0);
     if (ONE) {
-        x = make_uint4(0, 0, 0, 0);
-        if (lane < 8)
-            x = *reinterpret_cast<const uint4 *>(smem_at((group * 8 + lane) * 16));
-        if (FORMAT::HAS_MIN)
-            sum = *reinterpret_cast<const float *>(smem_at(args.sums_at + group * 4));
+        x = {};
+        if (lane < 8) /* the columns of one row; those of the other three are 0 */
+            x = reinterpret_cast<const operand *>(smem)[group * 8 + lane];
+        if (MATH::HAS_FACTS)
+            facts = *reinterpret_cast<const float2 *>(smem_at(args.facts_at + group * 8));
     } else {
-        x = args.split[(nt * args.n_groups + group) * 32 + lane];
-        if (FORMAT::HAS_MIN)
-            sum = args.sums[(nt * args.n_groups + group) * 4 + lane % 4];
-    }
-}
-
-/* Adds one step of a tile to the sums of rows g and g + 8, for the lane's row of each column tile.
- * */
-template <typename FORMAT, int NT, bool ONE>
-static __device__ __forceinline__ void add_step(const gemv_args &args, const tile_rows &rows,
-    uint32_t step, uint32_t slot, uint32_t scales, uint32_t lane, float (&sums)[NT][2])
-{
-    uint32_t left = args.n_cols - step * FORMAT::STEP_K;
-    row_bytes_at at[2];
-    FORMAT own[2]; /* what a format keeps of a row from group to group */
-    float plain[NT][4] = {};
-
-    for (uint32_t i = 0; i < 2; i++)
-        at[i] = view_of(row_at<FORMAT>(args, rows, step, slot, lane / 4 + i * 8));
-    FORMAT::prepare(at, scales, lane);
-#pragma unroll(NT == 4 ? 2 : 8) /* of 8 in most formats; more would not fit into registers */
-    for (uint32_t group = 0; group < FORMAT::STEP_K / GROUP_K; group++) {
-        uint32_t w[2][FORMAT::TERMS][4];
-#pragma unroll
-        for (uint32_t i = 0; i < 2; i++)
-            own[i].fetch(at[i], scales, group, lane, i, left, w[i]);
-#pragma unroll
-        for (uint32_t nt = 0; nt < NT; nt++) {
-            uint4 x;
-            float x_sum;
-            float dots[4] = {};
-            float(&total)[4] = FORMAT::SCALES == 0 ? plain[nt] : dots;
-            load_x<FORMAT, ONE>(
-                args, step * (FORMAT::STEP_K / GROUP_K) + group, nt, lane, x, x_sum);
-#pragma unroll
-            for (int i = 0; i < FORMAT::TERMS; i++) {
-                uint32_t first[4] = {w[0][i][0], w[1][i][0], w[0][i][1], w[1][i][1]};
-                uint32_t second[4] = {w[0][i][2], w[1][i][2], w[0][i][3], w[1][i][3]};
-                mma_bf16(total, first, x.x, x.y);
-                if (FORMAT::SCALES == 2) {
-                    sums[nt][0] = fmaf(own[0].d[0], dots[0] + dots[1], sums[nt][0]);
-                    sums[nt][1] = fmaf(own[1].d[0], dots[2] + dots[3], sums[nt][1]);
-                    dots[0] = dots[1] = dots[2] = dots[3] = 0;
-                }
-                mma_bf16(total, second, x.z, x.w);
-            }
-            if (FORMAT::SCALES > 0) {
-                const int last = FORMAT::SCALES == 2 ? 1 : 0;
-                sums[nt][0] = fmaf(own[0].d[last], dots[0] + dots[1], sums[nt][0]);
-                sums[nt][1] = fmaf(own[1].d[last], dots[2] + dots[3], sums[nt][1]);
-            }
-            if (FORMAT::HAS_MIN) {
-                sums[nt][0] = fmaf(own[0].m, x_sum, sums[nt][0]);
-                sums[nt][1] = fmaf(own[1].m, x_sum, sums[nt][1]);
-            }
-        }
-    }
-    if (FORMAT::SCALES == 0) {
-#pragma unroll
-        for (uint32_t nt = 0; nt < NT; nt++) {
-            sums[nt][0] += plain[nt][0] + plain[nt][1];
-            sums[nt][1] += plain[nt][2] + plain[nt][3];
-        }
+        x = static_cast<const operand *>(args.split)[(nt * args.n_groups + group) * 32 + lane];
+        if (MATH::HAS_FACTS)
+            facts = args.facts[(nt * args.n_groups + group) * 4 + lane % 4];
     }
 }
 
@@ -371,20 +248,21 @@ static __device__ __forceinline__ void finish_tiles(
 }
 
 /* Splits the one row into shared memory. */
-template <typename FORMAT> static __device__ __forceinline__ void split_here(const gemv_args &args)
+template <typename MATH> static __device__ __forceinline__ void split_here(const gemv_args &args)
 {
+    using operand = typename MATH::operand;
     uint32_t n_items = args.n_groups * 4;
 
     for (uint32_t i = threadIdx.x; i < (n_items + 31) / 32 * 32; i += BLOCK) {
-        uint4 high, low;
-        float sum;
-        split_group<FORMAT::ORDER>(args.x, i / 4 * GROUP_K, args.n_cols, i % 4, high, low, sum);
+        operand high, low;
+        float2 facts;
+        MATH::split(args.x, i / 4 * GROUP_K, args.n_cols, i % 4, high, low, facts);
         if (i >= n_items)
             continue;
-        *reinterpret_cast<uint4 *>(smem_at((i / 4 * 8 + i % 4) * 16)) = high;
-        *reinterpret_cast<uint4 *>(smem_at((i / 4 * 8 + 4 + i % 4) * 16)) = low;
-        if (FORMAT::HAS_MIN && i % 4 == 0)
-            *reinterpret_cast<float *>(smem_at(args.sums_at + i)) = sum;
+        reinterpret_cast<operand *>(smem)[i / 4 * 8 + i % 4] = high;
+        reinterpret_cast<operand *>(smem)[i / 4 * 8 + 4 + i % 4] = low;
+        if (MATH::HAS_FACTS && i % 4 == 0)
+            *reinterpret_cast<float2 *>(smem_at(args.facts_at + i / 4 * 8)) = facts;
     }
     __syncthreads();
 }
@@ -429,7 +307,7 @@ static __global__ void __launch_bounds__(BLOCK, NT == 1 ? 3 : 2) gemv_tiles(cons
         begin_next();
     wait_for_predecessors();
     if (ONE)
-        split_here<FORMAT>(args);
+        split_here<typename FORMAT::math>(args);
     for (uint32_t round = 0; round < n_rounds; round++) {
         bool inside = tile_of(round) < n_tiles;
         tile_rows rows = find_tile(args, inside ? tile_of(round) : 0);
@@ -439,7 +317,7 @@ static __global__ void __launch_bounds__(BLOCK, NT == 1 ? 3 : 2) gemv_tiles(cons
             __syncwarp();
             begin_next();
             if (inside)
-                add_step<FORMAT, NT, ONE>(
+                FORMAT::math::template add_step<FORMAT, NT, ONE>(
                     args, rows, step, ring + stage * FORMAT::SLOT, scales, lane, sums);
             stage = stage + 1 == FORMAT::STAGES ? 0 : stage + 1;
         }
@@ -449,37 +327,38 @@ static __global__ void __launch_bounds__(BLOCK, NT == 1 ? 3 : 2) gemv_tiles(cons
 }
 
 /* Splits the rows of a call. Grid: (groups * 4 / BLOCK, rows rounded up to the column tiles). */
-template <order ORDER>
+template <typename MATH>
 static __global__ void __launch_bounds__(BLOCK) split_rows(const gemv_args args)
 {
     uint32_t i = blockIdx.x * BLOCK + threadIdx.x;
     uint32_t group = i / 4;
     uint32_t nt = blockIdx.y / 4;
     uint32_t r = blockIdx.y % 4;
-    uint4 high, low;
-    float sum;
+    typename MATH::operand high, low;
+    float2 facts;
 
     let_successors_begin();
     wait_for_predecessors();
     const float *row =
         blockIdx.y < args.n_rows ? args.x + static_cast<size_t>(blockIdx.y) * args.n_cols : NULL;
-    split_group<ORDER>(row, group * GROUP_K, args.n_cols, i % 4, high, low, sum);
+    MATH::split(row, group * GROUP_K, args.n_cols, i % 4, high, low, facts);
     if (group >= args.n_groups)
         return;
-    uint4 *to = args.split + (nt * args.n_groups + group) * 32 + i % 4;
+    typename MATH::operand *to = static_cast<typename MATH::operand *>(args.split) +
+                                 (nt * args.n_groups + group) * 32 + i % 4;
     to[2 * r * 4] = high;
     to[(2 * r + 1) * 4] = low;
-    if (i % 4 == 0)
-        args.sums[(nt * args.n_groups + group) * 4 + r] = sum;
+    if (MATH::HAS_FACTS && i % 4 == 0)
+        args.facts[(nt * args.n_groups + group) * 4 + r] = facts;
 }
 
 /* Lays out shared memory; returns its size. */
 template <typename FORMAT, int NT, bool ONE> static uint32_t gemv_smem(gemv_args *args)
 {
-    uint32_t sums_bytes = ONE && FORMAT::HAS_MIN ? (args->n_groups * 4 + 15) / 16 * 16 : 0;
+    using math = typename FORMAT::math;
 
-    args->sums_at = ONE ? args->n_groups * 8 * 16 : 0;
-    args->scales_at = args->sums_at + sums_bytes;
+    args->facts_at = ONE ? args->n_groups * 8 * sizeof(typename math::operand) : 0;
+    args->scales_at = args->facts_at + (ONE && math::HAS_FACTS ? (args->n_groups + 1) / 2 * 16 : 0);
     args->parts_at = args->scales_at + N_WARPS * FORMAT::SCALE_BYTES;
     args->ring_at = args->parts_at + 2 * N_WARPS * TILE * (ONE ? 1 : NT * 4) * 4;
     return args->ring_at + N_WARPS * FORMAT::STAGES * FORMAT::SLOT;
@@ -498,7 +377,7 @@ static int launch_gemv(CUstream_st *stream, const lam_cuda_chip *chip, gemv_args
 
     assert(bytes <= chip->block_smem_bytes);
     if (!ONE)
-        error = launch(stream, chip, split_rows<FORMAT::ORDER>,
+        error = launch(stream, chip, split_rows<typename FORMAT::math>,
             dim3(div_up(args.n_groups * 4, BLOCK), NT * 4), BLOCK, 0, args);
     if (error != 0)
         return error;
@@ -512,7 +391,8 @@ static int gemv_of_format(CUstream_st *stream, const lam_cuda_chip *chip, gemv_a
     args.n_steps = div_up(args.n_cols, FORMAT::STEP_K);
     args.n_groups = args.n_steps * (FORMAT::STEP_K / GROUP_K);
     args.n_slices = args.n_steps >= 8 ? 8 : args.n_steps >= 4 ? 4 : args.n_steps >= 2 ? 2 : 1;
-    args.sums = reinterpret_cast<float *>(args.split + 4 * args.n_groups * 32);
+    args.facts = reinterpret_cast<float2 *>(
+        static_cast<typename FORMAT::math::operand *>(args.split) + 4 * args.n_groups * 32);
     if (args.n_rows == 1 && gemv_smem<FORMAT, 1, true>(&args) <= chip->block_smem_bytes)
         return launch_gemv<FORMAT, 1, true>(stream, chip, args);
     if (args.n_rows <= 4)
@@ -532,7 +412,7 @@ template <typename FORMAT> static int prepare_gemv(const lam_cuda_chip *chip)
         error = load_kernel_with(gemv_tiles<FORMAT, 2, false>, chip->block_smem_bytes);
     if (error == 0)
         error = load_kernel_with(gemv_tiles<FORMAT, 4, false>, chip->block_smem_bytes);
-    return error != 0 ? error : load_kernel(split_rows<FORMAT::ORDER>);
+    return error != 0 ? error : load_kernel(split_rows<typename FORMAT::math>);
 }
 
 static inline gemv_args gemv_args_of(
@@ -542,7 +422,7 @@ static inline gemv_args gemv_args_of(
     uint32_t tiles = 0;
 
     own.x = args->x;
-    own.split = static_cast<uint4 *>(workspace);
+    own.split = workspace;
     own.row_bytes = row_bytes;
     own.n_rows = args->n_rows;
     own.n_cols = args->n_cols;

@@ -1,11 +1,13 @@
 /*
  * gemv_block: gemv for the formats with blocks of 32 weights: a step has 8 blocks of each row. Of a
  * block a lane holds bytes 4t to 4t + 3: their low four bits are weights 4t.., the high ones 16 +
- * 4t.. Scales and offsets are f16, exact in f32.
+ * 4t.. Where the format has an offset instead of a minimum, weights are moved to the top of their
+ * bytes, where flipping one bit makes a signed number of them; d takes the factor back.
  */
-#include "kernels/cuda/gemv.cuh"
+#include "kernels/cuda/gemv_int8.cuh"
 
 template <lam_dtype DTYPE, int ALIGNMENT> struct format_block {
+    typedef math_int8<ORDER_HALVES> math;
     static const bool FIFTH = DTYPE == LAM_Q5_0 || DTYPE == LAM_Q5_1;
     static const bool MIN = DTYPE == LAM_Q4_1 || DTYPE == LAM_Q5_1;
     enum : uint32_t {
@@ -17,13 +19,17 @@ template <lam_dtype DTYPE, int ALIGNMENT> struct format_block {
         SLOT = TILE * ROW_SLOT,
         STAGES = 3,
         SCALE_BYTES = 0,
-        /* What is taken off the bits: 128 that make them a number, and the format's own. */
-        LESS = MIN     ? 0x43004300u
-               : FIFTH ? 0x43104310u
-                       : 0x43084308u,
+        /* Where the lowest bit of a weight goes in its byte. */
+        RAISED = MIN     ? 0
+                 : FIFTH ? 3
+                         : 4,
+        FOUR_BITS = (0x0F0F0F0Fu << RAISED) & 0xFFFFFFFFu,
+        FIFTH_BIT = 0x10101010u << RAISED,
+        SIGN = MIN ? 0 : 0x80808080u,
+        /* Bits 0 to 3 of a word to the fifth bits of its bytes. */
+        SPREAD = 0x02040810u,
     };
-    enum { ALIGN = ALIGNMENT, SCALES = 1, HAS_MIN = MIN, TERMS = 1 };
-    static const order ORDER = ORDER_HALVES;
+    enum { ALIGN = ALIGNMENT, SCALES = 1, HAS_MIN = MIN };
     static_assert(ROW_SLOT >= STEP_BYTES + 15, "a skew fits");
     float d[1];
     float m;
@@ -38,30 +44,31 @@ template <lam_dtype DTYPE, int ALIGNMENT> struct format_block {
     }
 
     __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t, uint32_t group,
-        uint32_t lane, uint32_t, uint32_t left, uint32_t (&w)[TERMS][4])
+        uint32_t lane, uint32_t, uint32_t left, uint32_t (&w)[2])
     {
+        const float factor = 1.0f / static_cast<float>(1u << RAISED);
         bool inside = group * GROUP_K < left;
         uint32_t t = lane % 4;
-
         uint32_t at = group * BYTES;
-        d[0] = inside ? half_bits(smem_u16(row.at + at)) : 0.0f;
+
+        d[0] = inside ? half_bits(smem_u16(row.at + at)) * factor : 0.0f;
         m = MIN && inside ? half_bits(smem_u16(row.at + at + 2)) : 0.0f;
         uint32_t word = smem_word<ALIGN>(row, 4 * t, at + HEAD + (FIFTH ? 4 : 0));
         /* Bits 4t.. and 16 + 4t.. of the word of fifth bits. */
         uint32_t bits = FIFTH ? smem_word<ALIGN>(row, 0, at + HEAD) >> 4 * t : 0;
-#pragma unroll
-        for (int i = 0; i < 4; i++) { /* low 0 and 2, low 1 and 3, high 0 and 2, high 1 and 3 */
-            uint32_t four = word >> (i / 2 * 4 + i % 2 * 8);
-            if (FIFTH) {
-                uint32_t two = bits >> (i / 2 * 16 + i % 2) & 5; /* to bits 4 and 20 */
-                four = (four & 0x000F000Fu) | (two * 0x00040010u & 0x00100010u);
-            }
-            w[0][i] = small_ints(four, FIFTH ? 0x001F001Fu : 0x000F000Fu, LESS);
+        w[0] = word << RAISED & FOUR_BITS;
+        w[1] = (RAISED < 4 ? word >> (4 - RAISED) : word) & FOUR_BITS;
+        if (FIFTH) {
+            w[0] |= (bits & 15) * (SPREAD << RAISED) & FIFTH_BIT;
+            w[1] |= (bits >> 16 & 15) * (SPREAD << RAISED) & FIFTH_BIT;
         }
+        w[0] ^= SIGN;
+        w[1] ^= SIGN;
     }
 };
 
 struct format_q8_0 {
+    typedef math_int8<ORDER_HALVES> math;
     enum : uint32_t {
         BYTES = 34,
         STEP_K = 256,
@@ -71,8 +78,7 @@ struct format_q8_0 {
         STAGES = 2,
         SCALE_BYTES = 0,
     };
-    enum { ALIGN = 2, SCALES = 1, HAS_MIN = 0, TERMS = 1 };
-    static const order ORDER = ORDER_HALVES;
+    enum { ALIGN = 2, SCALES = 1, HAS_MIN = 0 };
     float d[1];
     float m;
 
@@ -86,21 +92,13 @@ struct format_q8_0 {
     }
 
     __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t, uint32_t group,
-        uint32_t lane, uint32_t, uint32_t left, uint32_t (&w)[TERMS][4])
+        uint32_t lane, uint32_t, uint32_t left, uint32_t (&w)[2])
     {
         uint32_t at = group * BYTES;
+
         d[0] = group * GROUP_K < left ? half_bits(smem_u16(row.at + at)) : 0.0f;
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            uint32_t word = smem_word<ALIGN>(row, lane % 4 * 4, at + 2 + i * 16);
-#pragma unroll
-            for (int odd = 0; odd < 2; odd++) {
-                /* 128 + the low 7 bits, less 128, or 256 where the sign bit is set. */
-                uint32_t bytes = word >> odd * 8;
-                w[0][i * 2 + odd] =
-                    small_ints(bytes, 0x007F007Fu, (bytes & 0x00800080u) | 0x43004300u);
-            }
-        }
+        w[0] = smem_word<ALIGN>(row, lane % 4 * 4, at + 2);
+        w[1] = smem_word<ALIGN>(row, lane % 4 * 4, at + 18);
     }
 };
 

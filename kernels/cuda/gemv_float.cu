@@ -2,9 +2,10 @@
  * gemv_float: gemv for BF16 weights as they are, F16 in two BF16 terms (11 bits) and F32 in three
  * (24 bits). A lane holds 8 neighbouring columns of each group of 32.
  */
-#include "kernels/cuda/gemv.cuh"
+#include "kernels/cuda/gemv_bf16.cuh"
 
 template <lam_dtype DTYPE, int ALIGNMENT> struct format_float {
+    typedef math_bf16 math;
     enum : uint32_t {
         ELEM = DTYPE == LAM_F32 ? 4 : 2,
         STEP_BYTES = 256,
@@ -14,20 +15,13 @@ template <lam_dtype DTYPE, int ALIGNMENT> struct format_float {
         STAGES = 3,
         SCALE_BYTES = 0,
     };
-    enum { ALIGN = ALIGNMENT, SCALES = 0, HAS_MIN = 0 };
+    enum { ALIGN = ALIGNMENT };
     enum { TERMS = DTYPE == LAM_BF16 ? 1 : DTYPE == LAM_F16 ? 2 : 3 };
-    static const order ORDER = ORDER_PLAIN;
-    float d[1];
-    float m;
 
     /* Pieces of odd rows are exchanged, so that two rows are on different banks. */
     static __device__ __forceinline__ uint32_t place(uint32_t row, uint32_t piece)
     {
         return ALIGN == 16 ? piece ^ (row % 2 * (DTYPE == LAM_F32 ? 1 : 4)) : piece;
-    }
-
-    static __device__ __forceinline__ void prepare(const row_bytes_at (&)[2], uint32_t, uint32_t)
-    {
     }
 
     /* Four words, `byte` behind column k of a row. */
@@ -48,8 +42,8 @@ template <lam_dtype DTYPE, int ALIGNMENT> struct format_float {
         }
     }
 
-    __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t, uint32_t group,
-        uint32_t lane, uint32_t, uint32_t left, uint32_t (&w)[TERMS][4])
+    static __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t group,
+        uint32_t lane, uint32_t left, uint32_t (&w)[TERMS][4])
     {
         uint32_t k = group * GROUP_K + lane % 4 * 8;
         uint32_t words[ELEM == 4 ? 2 : 1][4];

@@ -2,7 +2,7 @@
  * gemv_super: gemv for the formats with blocks of 256 weights: a step is one block of each row.
  * Once per step the lanes of a row unpack its scales, as f32, into shared memory.
  */
-#include "kernels/cuda/gemv.cuh"
+#include "kernels/cuda/gemv_int8.cuh"
 
 enum : uint32_t { SCALES_PITCH = 80 }; /* bytes of a row's scales: 8 pairs, a gap for the banks */
 
@@ -21,7 +21,7 @@ static __device__ __forceinline__ void smem_two_words(
     }
 }
 
-/* Bit (or bits from) FROM of each half of a word to bit TO. */
+/* Bits FROM.. of each byte to bits TO.. */
 static __device__ __forceinline__ uint32_t moved(uint32_t word, uint32_t from, uint32_t to)
 {
     return from < to ? word << (to - from) : word >> (from - to);
@@ -29,6 +29,7 @@ static __device__ __forceinline__ uint32_t moved(uint32_t word, uint32_t from, u
 
 /* Q4_K and Q5_K: d * scale * q - dmin * min, scales and mins of 6 bits. */
 template <bool FIFTH, int ALIGNMENT> struct format_k {
+    typedef math_int8<ORDER_BYTES> math;
     enum : uint32_t {
         STEP_K = 256,
         STEP_BYTES = FIFTH ? 176 : 144,
@@ -39,8 +40,7 @@ template <bool FIFTH, int ALIGNMENT> struct format_k {
         STAGES = 3,
         SCALE_BYTES = TILE * SCALES_PITCH,
     };
-    enum { ALIGN = ALIGNMENT, SCALES = 1, HAS_MIN = 1, TERMS = 1 };
-    static const order ORDER = ORDER_BYTES;
+    enum { ALIGN = ALIGNMENT, SCALES = 1, HAS_MIN = 1 };
     float d[1];
     float m;
     float4 scale_pair;      /* scale and offset of two groups */
@@ -79,7 +79,7 @@ template <bool FIFTH, int ALIGNMENT> struct format_k {
 
     /* Two groups share their bytes: the even one has the low four bits. */
     __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t scales, uint32_t group,
-        uint32_t lane, uint32_t i, uint32_t, uint32_t (&w)[TERMS][4])
+        uint32_t lane, uint32_t i, uint32_t, uint32_t (&w)[2])
     {
         uint32_t byte = lane % 4 * 8;
 
@@ -94,21 +94,17 @@ template <bool FIFTH, int ALIGNMENT> struct format_k {
         m = group % 2 == 0 ? scale_pair.y : scale_pair.w;
 #pragma unroll
         for (uint32_t p = 0; p < 2; p++) {
-#pragma unroll
-            for (uint32_t odd = 0; odd < 2; odd++) {
-                uint32_t four = words[p] >> (group % 2 * 4 + odd * 8);
-                if (FIFTH)
-                    four = (four & 0x000F000Fu) |
-                           (moved(fifth_bits[p], group + odd * 8, 4) & 0x00100010u);
-                w[0][p * 2 + odd] =
-                    small_ints(four, FIFTH ? 0x001F001Fu : 0x000F000Fu, 0x43004300u);
-            }
+            w[p] = words[p] >> group % 2 * 4 & 0x0F0F0F0Fu;
+            if (FIFTH)
+                w[p] |= moved(fifth_bits[p], group, 4) & 0x10101010u;
         }
     }
 };
 
-/* Q6_K: d * scale * (q - 32), a scale of 8 bits for every 16 weights. */
+/* Q6_K: d * scale * (q - 32), a scale of 8 bits for every 16 weights. Weights are raised by two
+ * bits, see gemv_block.cu; the scales have the factor. */
 struct format_q6_k {
+    typedef math_int8<ORDER_HALVES> math;
     enum : uint32_t {
         STEP_K = 256,
         STEP_BYTES = 210,
@@ -117,8 +113,7 @@ struct format_q6_k {
         STAGES = 2,
         SCALE_BYTES = TILE * SCALES_PITCH,
     };
-    enum { ALIGN = 2, SCALES = 2, HAS_MIN = 0, TERMS = 1 };
-    static const order ORDER = ORDER_HALVES;
+    enum { ALIGN = 2, SCALES = 2, HAS_MIN = 0 };
     float d[2];
     float m;
 
@@ -135,7 +130,7 @@ struct format_q6_k {
 
 #pragma unroll
         for (uint32_t i = 0; i < 2; i++) {
-            float all = half_bits(smem_u16(rows[i].at + 208));
+            float all = half_bits(smem_u16(rows[i].at + 208)) * 0.25f;
             uint32_t to = scales + (lane / 4 + i * 8) * SCALES_PITCH + t * 16;
 #pragma unroll
             for (uint32_t half = 0; half < 2; half++) {
@@ -149,7 +144,7 @@ struct format_q6_k {
     }
 
     __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t scales, uint32_t group,
-        uint32_t lane, uint32_t i, uint32_t, uint32_t (&w)[TERMS][4])
+        uint32_t lane, uint32_t i, uint32_t, uint32_t (&w)[2])
     {
         uint32_t quarter = group % 4;
         uint32_t byte = lane % 4 * 4;
@@ -162,14 +157,11 @@ struct format_q6_k {
         for (uint32_t half = 0; half < 2; half++) { /* the scales want products of 16 neighbours */
             uint32_t low = group / 4 * 64 + quarter % 2 * 32 + half * 16;
             uint32_t high = 128 + group / 4 * 32 + half * 16;
-            uint32_t word = smem_word<ALIGN>(row, byte, low) >> quarter / 2 * 4;
+            uint32_t word = smem_word<ALIGN>(row, byte, low);
             uint32_t bits = smem_word<ALIGN>(row, byte, high);
-#pragma unroll
-            for (uint32_t odd = 0; odd < 2; odd++) {
-                uint32_t six = (word >> odd * 8 & 0x000F000Fu) |
-                               (moved(bits, quarter * 2 + odd * 8, 4) & 0x00300030u);
-                w[0][half * 2 + odd] = small_ints(six, 0x003F003Fu, 0x43204320u);
-            }
+            w[half] = (moved(word, quarter / 2 * 4, 2) & 0x3C3C3C3Cu) |
+                      (moved(bits, quarter * 2, 6) & 0xC0C0C0C0u);
+            w[half] ^= 0x80808080u;
         }
     }
 };

@@ -8,21 +8,34 @@
 #include "kernels/cuda/dispatch.cuh"
 #include "kernels/cuda/launch.cuh"
 
-enum { BLOCK = 256 };
+enum : uint32_t { BLOCK = 256, PER_THREAD = 4 };
 
 static __global__ void __launch_bounds__(BLOCK) swiglu_values(const lam_swiglu_args args)
 {
-    uint64_t i = static_cast<uint64_t>(blockIdx.x) * BLOCK + threadIdx.x;
+    uint64_t first = static_cast<uint64_t>(blockIdx.x) * (BLOCK * PER_THREAD) + threadIdx.x;
+    float gate[PER_THREAD];
+    float up[PER_THREAD];
 
     let_successors_begin();
     wait_for_predecessors();
-    if (i < args.n)
-        args.out[i] = args.gate[i] / (1.0f + expf(-args.gate[i])) * args.up[i];
+#pragma unroll
+    for (uint32_t j = 0; j < PER_THREAD; j++) { /* all on their way before the first is used */
+        uint64_t i = first + j * BLOCK;
+        gate[j] = i < args.n ? args.gate[i] : 0.0f;
+        up[j] = i < args.n ? args.up[i] : 0.0f;
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < PER_THREAD; j++) {
+        if (first + j * BLOCK < args.n)
+            args.out[first + j * BLOCK] = gate[j] / (1.0f + expf(-gate[j])) * up[j];
+    }
 }
 
 int lam_cuda_swiglu(CUstream_st *stream, const lam_cuda_chip *chip, const lam_swiglu_args *args)
 {
-    return launch(stream, chip, swiglu_values, dim3(div_up(args->n, BLOCK)), BLOCK, 0, *args);
+    dim3 grid(div_up(args->n, BLOCK * PER_THREAD));
+
+    return launch(stream, chip, swiglu_values, grid, BLOCK, 0, *args);
 }
 
 int lam_cuda_prepare_swiglu(void)
