@@ -1,181 +1,249 @@
 /*
  * bench_generate: `laminar bench generate`, what a model does on this machine: starts the services
- * as `run` does, drives several generations at once through the gateway, and says when tokens came.
+ * as `run` does, drives several texts at once through the gateway, and holds what was observed
+ * against the plan and the machine's ceilings. bench_figures.h says what a pass is.
  *
- * A pass gives one token to every generation, so between the first token of the last one to begin
- * and the last token of the first one to end, the gaps between one generation's tokens are the
- * passes: that is the window in which all figures of generation are taken.
+ * Time of a pass and tokens per second are as a client sees them. Where the time went is the
+ * worker's own word; the peak of device memory is read from outside.
  */
+#include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "cli/bench_figures.h"
 #include "cli/command.h"
 #include "cli/drive.h"
+#include "cli/gpu_watch.h"
 #include "cli/json.h"
 #include "cli/session.h"
 #include "common/clock.h"
 #include "common/mem.h"
 #include "common/size.h"
 
+#define ASK_TIMEOUT_NS (10 * LAM_NS_PER_S)
+#define CUDA_PREFIX "cuda:"
+
 struct bench {
     const char *model;
     struct lam_stack_options stack;
-    int64_t n_requests;
+    int64_t n_texts;
     int64_t n_prompt;
     int64_t n_generate;
     bool json;
-    uint64_t began_ns; /* before anything is started */
+    const struct lam_planning *planning;
+    const char *device;          /* "cpu", "cuda:0" */
+    struct lam_gpu_watch *watch; /* NULL: no GPU, or nothing to read it with */
+    uint64_t began_ns;
     uint64_t ready_ns;
-    struct lam_loader_stats before; /* the window */
-    struct lam_loader_stats after;
-};
-
-struct figures {
-    double ready_s;       /* from the start until text could be asked for */
-    double first_token_s; /* from the start to the first token of all */
-    double prompt_s;      /* from asking until every generation had a token */
-    double window_s;
-    uint32_t n_passes; /* in the window; 0: too few tokens to have one */
-    double pass_median_s;
-    double pass_p10_s;
-    double pass_p90_s;
-    double tokens_per_s;
-    uint64_t disk_bytes; /* in the window */
+    struct lam_loader_stats loader_before; /* of the window */
+    struct lam_loader_stats loader;
+    struct lam_client_model model_before;
+    struct lam_client_model model_after;
+    struct lam_bench_rates rates;
 };
 
 static const char *const epilog =
     "The prompts are token ids, different for each text and the same in every run; end tokens are\n"
-    "ignored, so that each text has its N tokens.\n\n"
+    "ignored, so that each text has its N tokens. Floors are bytes over the speeds that `laminar\n"
+    "doctor --measure` found on this machine, or over assumed ones, which are then named.\n\n"
     "Examples:\n"
     "  laminar bench generate model.gguf --batch 4 --prompt 128 --gen 64\n"
-    "  laminar bench generate model.gguf --ram 2GiB --json\n";
+    "  laminar bench generate model.gguf --device cuda:0 --vram 3GiB --json\n";
 
-static double seconds(uint64_t from_ns, uint64_t to_ns)
+static bool is_gpu(const struct bench *bench)
 {
-    return to_ns > from_ns ? (double)(to_ns - from_ns) / (double)LAM_NS_PER_S : 0;
+    return bench->planning->devices[0].kind == LAM_DEVICE_GPU;
 }
 
-static int compare_reals(const void *a, const void *b)
+static struct lam_bench_rates rates_of(const struct bench *bench)
 {
-    double left = *(const double *)a;
-    double right = *(const double *)b;
+    const struct lam_planning *planning = bench->planning;
+    const struct lam_plan_device *device = &planning->devices[0];
 
-    return (left > right) - (left < right);
+    return (struct lam_bench_rates){.disk = planning->request.host.disk_rate,
+        .link = is_gpu(bench) ? device->link_rate : 0,
+        .memory = is_gpu(bench) ? device->memory_rate : planning->request.host.memory_rate};
 }
 
-/* The gaps between the tokens that one request got in [begin_ns, end_ns]. */
-static enum lam_status measure_passes(struct lam_drive_times times, uint64_t begin_ns,
-    uint64_t end_ns, struct figures *figures, struct lam_err *err)
+/* The one worker of our own stack. */
+static const struct lam_client_worker *worker_of(const struct lam_client_model *model)
 {
-    double *gaps = lam_calloc(times.n_tokens, sizeof *gaps);
-    uint32_t n = 0;
-
-    if (!gaps)
-        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the figures");
-    for (uint32_t i = 1; i < times.n_tokens; i++)
-        if (times.token_ns[i - 1] >= begin_ns && times.token_ns[i] <= end_ns)
-            gaps[n++] = seconds(times.token_ns[i - 1], times.token_ns[i]);
-    qsort(gaps, n, sizeof *gaps, compare_reals);
-    figures->n_passes = n;
-    if (n > 0) {
-        figures->pass_median_s = gaps[n / 2];
-        figures->pass_p10_s = gaps[n / 10];
-        figures->pass_p90_s = gaps[n - 1 - n / 10];
-    }
-    lam_free(gaps);
-    return LAM_OK;
+    return &model->workers[0];
 }
 
 static enum lam_status measure(const struct bench *bench, const struct lam_drive *drive,
-    struct figures *figures, struct lam_err *err)
+    struct lam_bench_figures *figures, struct lam_err *err)
 {
-    uint64_t first_ns = UINT64_MAX;
-    uint64_t begin_ns = 0;
-    uint64_t end_ns = UINT64_MAX;
-    uint64_t n_tokens = 0;
+    const struct lam_client_worker *before = worker_of(&bench->model_before);
+    const struct lam_client_worker *after = worker_of(&bench->model_after);
+    struct lam_drive_times *times = lam_calloc((size_t)bench->n_texts, sizeof *times);
+    struct lam_bench_observed observed = {.times = times,
+        .n_texts = (uint32_t)bench->n_texts,
+        .began_ns = bench->began_ns,
+        .asked_ns = bench->ready_ns,
+        .disk_bytes = bench->loader.disk_bytes - bench->loader_before.disk_bytes,
+        .planned_disk_bytes = bench->planning->plan.pool.disk_bytes,
+        .planned_memory_bytes = is_gpu(bench) ? 0 : bench->planning->manifest.unit_bytes_total,
+        .has_profile = before->has_profile && after->has_profile,
+        .before = before->total,
+        .after = after->total,
+        .passes_before = before->passes,
+        .passes_after = after->passes,
+        .rates = bench->rates};
+    enum lam_status status;
 
-    for (uint32_t i = 0; i < bench->n_requests; i++) {
-        struct lam_drive_times times = lam_drive_times(drive, i);
-        uint64_t first = times.token_ns[0];
-        uint64_t last = times.token_ns[times.n_tokens - 1];
-        first_ns = first < first_ns ? first : first_ns;
-        begin_ns = first > begin_ns ? first : begin_ns;
-        end_ns = last < end_ns ? last : end_ns;
-    }
-    for (uint32_t i = 0; i < bench->n_requests; i++) {
-        struct lam_drive_times times = lam_drive_times(drive, i);
-        for (uint32_t j = 0; j < times.n_tokens; j++)
-            n_tokens += times.token_ns[j] > begin_ns && times.token_ns[j] <= end_ns;
-    }
-    figures->ready_s = seconds(bench->began_ns, bench->ready_ns);
-    figures->first_token_s = seconds(bench->began_ns, first_ns);
-    figures->prompt_s = seconds(bench->ready_ns, begin_ns);
-    figures->window_s = seconds(begin_ns, end_ns);
-    if (figures->window_s > 0)
-        figures->tokens_per_s = (double)n_tokens / figures->window_s;
-    figures->disk_bytes = bench->after.disk_bytes - bench->before.disk_bytes;
-    return measure_passes(lam_drive_times(drive, 0), begin_ns, end_ns, figures, err);
+    if (!times)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the figures");
+    for (uint32_t i = 0; i < observed.n_texts; i++)
+        times[i] = lam_drive_times(drive, i);
+    status = lam_bench_figures(&observed, figures, err);
+    lam_free(times);
+    return status;
 }
 
-static double per_pass(const struct figures *figures, uint64_t bytes)
+static double prompt_rate(const struct bench *bench, const struct lam_bench_figures *f)
 {
-    return figures->n_passes > 0 ? (double)bytes / figures->n_passes : 0;
+    return f->prompt_s > 0 ? (double)(bench->n_texts * bench->n_prompt) / f->prompt_s : 0;
 }
 
-static double prompt_rate(const struct bench *bench, const struct figures *figures)
+static double of_floor(const struct lam_bench_figures *f)
 {
-    return figures->prompt_s > 0 ? (double)(bench->n_requests * bench->n_prompt) / figures->prompt_s
-                                 : 0;
+    return f->floor_s > 0 ? f->pass_median_s / f->floor_s : 0;
+}
+
+static json_t *memory_json(const struct bench *bench)
+{
+    const struct lam_client_worker *worker = worker_of(&bench->model_after);
+    const struct lam_client_memory *memory = &worker->memory;
+    json_t *object = json_object();
+    bool exact = false;
+    uint64_t peak = bench->watch ? lam_gpu_watch_peak(bench->watch, &exact) : 0;
+
+    if (worker->has_memory)
+        json_object_update_new(object,
+            json_pack("{s:I,s:I,s:I,s:I,s:I,s:i,s:i,s:s}", "cap_bytes",
+                (json_int_t)memory->cap_bytes, "planned_bytes", (json_int_t)memory->planned_bytes,
+                "measured_bytes", (json_int_t)memory->measured_bytes, "kv_bytes",
+                (json_int_t)memory->kv_bytes, "resident_bytes", (json_int_t)memory->resident_bytes,
+                "layers", memory->layers, "resident_layers", memory->resident_layers, "kv_type",
+                memory->kv_type));
+    json_object_set_new(object, "outside_peak_bytes", json_integer((json_int_t)peak));
+    json_object_set_new(object, "outside_exact", json_boolean(exact));
+    return object;
+}
+
+static json_t *pass_json(const struct lam_bench_figures *f)
+{
+    json_t *pass = json_pack("{s:I,s:f,s:f,s:f,s:f}", "count", (json_int_t)f->n_passes,
+        "median_seconds", f->pass_median_s, "p10_seconds", f->pass_p10_s, "p90_seconds",
+        f->pass_p90_s, "disk_bytes", f->disk_bytes);
+
+    if (f->has_profile)
+        json_object_set_new(pass, "profile",
+            json_pack("{s:f,s:f,s:f,s:f,s:f,s:I,s:I}", "wall_seconds", f->profile.wall_s,
+                "disk_wait_seconds", f->profile.disk_wait_s, "link_wait_seconds",
+                f->profile.link_wait_s, "compute_seconds", f->profile.compute_s, "copy_seconds",
+                f->profile.copy_s, "link_bytes", (json_int_t)f->profile.link_bytes,
+                "resident_bytes", (json_int_t)f->profile.resident_bytes));
+    json_object_set_new(pass, "floor",
+        json_pack("{s:f,s:f,s:f,s:f,s:f}", "seconds", f->floor_s, "disk_seconds", f->disk_floor_s,
+            "link_seconds", f->link_floor_s, "memory_seconds", f->memory_floor_s, "pass_of_floor",
+            of_floor(f)));
+    return pass;
 }
 
 static enum lam_status print_json(
-    const struct bench *bench, const struct figures *f, struct lam_err *err)
+    const struct bench *bench, const struct lam_bench_figures *f, struct lam_err *err)
 {
+    const struct lam_plan *plan = &bench->planning->plan;
+    const struct lam_loader_stats *loader = &bench->loader;
     json_t *root = lam_json_begin();
 
     json_object_set_new(root, "model", lam_json_text(bench->model, strlen(bench->model)));
-    json_object_set_new(root, "batch", json_integer(bench->n_requests));
+    json_object_set_new(root, "device", json_string(bench->device));
+    json_object_set_new(root, "batch", json_integer(bench->n_texts));
     json_object_set_new(root, "prompt", json_integer(bench->n_prompt));
     json_object_set_new(root, "gen", json_integer(bench->n_generate));
-    json_object_set_new(root, "ready_seconds", json_real(f->ready_s));
+    json_object_set_new(
+        root, "ready_seconds", json_real((double)(bench->ready_ns - bench->began_ns) / 1e9));
     json_object_set_new(root, "first_token_seconds", json_real(f->first_token_s));
     json_object_set_new(root, "prompt_seconds", json_real(f->prompt_s));
     json_object_set_new(root, "prompt_tokens_per_second", json_real(prompt_rate(bench, f)));
     json_object_set_new(root, "tokens_per_second", json_real(f->tokens_per_s));
-    json_object_set_new(root, "pass",
-        json_pack("{s:I,s:f,s:f,s:f,s:f}", "count", (json_int_t)f->n_passes, "median_seconds",
-            f->pass_median_s, "p10_seconds", f->pass_p10_s, "p90_seconds", f->pass_p90_s,
-            "disk_bytes", per_pass(f, f->disk_bytes)));
+    json_object_set_new(root, "pass", pass_json(f));
+    json_object_set_new(root, "memory", memory_json(bench));
+    json_object_set_new(root, "plan",
+        json_pack("{s:f,s:I,s:I,s:I}", "pass_seconds", plan->pass_seconds, "device_bytes",
+            (json_int_t)plan->arenas[0].total_bytes, "streamed_bytes",
+            (json_int_t)plan->arenas[0].streamed_bytes, "disk_bytes",
+            (json_int_t)plan->pool.disk_bytes));
+    json_object_set_new(root, "ceilings",
+        json_pack("{s:f,s:f,s:f,s:s}", "disk_rate", bench->rates.disk, "link_rate",
+            bench->rates.link, "memory_rate", bench->rates.memory, "sources",
+            bench->planning->sources));
     json_object_set_new(root, "pool",
-        json_pack("{s:I,s:I,s:s,s:b,s:s}", "bytes", (json_int_t)bench->after.pool_bytes,
-            "used_bytes", (json_int_t)bench->after.pool_used_bytes, "engine", bench->after.engine,
-            "direct", bench->after.direct, "pages", bench->after.pages));
+        json_pack("{s:I,s:I,s:s,s:b,s:s}", "bytes", (json_int_t)loader->pool_bytes, "used_bytes",
+            (json_int_t)loader->pool_used_bytes, "engine", loader->engine, "direct", loader->direct,
+            "pages", loader->pages));
     return lam_json_print(root, err);
 }
 
-static void print_text(const struct bench *bench, const struct figures *f)
+static void print_memory(const struct bench *bench)
+{
+    const struct lam_client_worker *worker = worker_of(&bench->model_after);
+    char planned[24];
+    char measured[24];
+    char outside[24];
+    bool exact = false;
+
+    if (!worker->has_memory)
+        return;
+    printf("memory     %s planned, %s measured by the worker",
+        lam_size_format(worker->memory.planned_bytes, planned, sizeof planned),
+        lam_size_format(worker->memory.measured_bytes, measured, sizeof measured));
+    if (bench->watch)
+        printf(", %s at most from outside%s",
+            lam_size_format(lam_gpu_watch_peak(bench->watch, &exact), outside, sizeof outside),
+            exact ? "" : " (of the whole GPU, less what was there)");
+    printf("\n");
+}
+
+static void print_passes(const struct bench *bench, const struct lam_bench_figures *f)
 {
     char disk[24];
     char pool[24];
 
-    printf("load       %lld at once, %lld prompt tokens, %lld generated tokens each\n",
-        (long long)bench->n_requests, (long long)bench->n_prompt, (long long)bench->n_generate);
-    printf(
-        "start      ready after %.2f s, first token after %.2f s\n", f->ready_s, f->first_token_s);
+    printf("pass       %.4f s median, %.4f to %.4f s for 8 of 10, of %" PRIu32
+           " passes; planned %.4f s\n",
+        f->pass_median_s, f->pass_p10_s, f->pass_p90_s, f->n_passes,
+        bench->planning->plan.pass_seconds);
+    printf("floor      %.4f s (disk %.4f, link %.4f, memory %.4f): a pass takes %.2f of it\n",
+        f->floor_s, f->disk_floor_s, f->link_floor_s, f->memory_floor_s, of_floor(f));
+    printf("           at %s\n", bench->planning->sources);
+    if (f->has_profile)
+        printf("waiting    %.4f s for the disk, %.4f s for the link; computing %.4f s\n",
+            f->profile.disk_wait_s, f->profile.link_wait_s, f->profile.compute_s);
+    printf("generated  %.2f tokens/s\n", f->tokens_per_s);
+    printf("disk       %s in a pass, %.2f GB/s; pool %s (%s%s)\n",
+        lam_size_format((uint64_t)f->disk_bytes, disk, sizeof disk),
+        f->disk_bytes * f->n_passes / f->window_s / 1e9,
+        lam_size_format(bench->loader.pool_bytes, pool, sizeof pool), bench->loader.engine,
+        bench->loader.direct ? ", direct" : "");
+}
+
+static void print_text(const struct bench *bench, const struct lam_bench_figures *f)
+{
+    printf("load       %" PRId64 " at once on %s, %" PRId64 " prompt tokens, %" PRId64
+           " generated tokens each\n",
+        bench->n_texts, bench->device, bench->n_prompt, bench->n_generate);
+    printf("start      ready after %.2f s, first token after %.2f s\n",
+        (double)(bench->ready_ns - bench->began_ns) / 1e9, f->first_token_s);
     printf("prompt     %.3f s, %.1f tokens/s\n", f->prompt_s, prompt_rate(bench, f));
-    if (f->n_passes > 0) {
-        printf("pass       %.4f s median, %.4f to %.4f s for 8 of 10, of %u passes\n",
-            f->pass_median_s, f->pass_p10_s, f->pass_p90_s, f->n_passes);
-        printf("generated  %.2f tokens/s\n", f->tokens_per_s);
-        printf("disk       %s in a pass, %.2f GB/s; pool %s (%s%s)\n",
-            lam_size_format((uint64_t)per_pass(f, f->disk_bytes), disk, sizeof disk),
-            f->window_s > 0 ? (double)f->disk_bytes / f->window_s / 1e9 : 0,
-            lam_size_format(bench->after.pool_bytes, pool, sizeof pool), bench->after.engine,
-            bench->after.direct ? ", direct" : "");
-    } else {
+    if (f->n_passes > 0)
+        print_passes(bench, f);
+    else
         printf("pass       no pass had all texts in it; give more --gen\n");
-    }
+    print_memory(bench);
 }
 
 static void cancel_drive(void *drive)
@@ -183,16 +251,35 @@ static void cancel_drive(void *drive)
     lam_drive_cancel(drive);
 }
 
+/* From the first token of the last text on: the window. */
+static enum lam_status observe(
+    struct bench *bench, struct lam_session *session, struct lam_drive *drive, struct lam_err *err)
+{
+    enum lam_status status;
+
+    lam_drive_wait_first(drive);
+    status = lam_progress_stats(session->progress, &bench->loader_before, err);
+    if (!status)
+        status = lam_client_get_model(session->client, ASK_TIMEOUT_NS, &bench->model_before, err);
+    if (!status)
+        status = lam_drive_wait(drive, err);
+    if (!status)
+        status = lam_progress_stats(session->progress, &bench->loader, err);
+    if (!status)
+        status = lam_client_get_model(session->client, ASK_TIMEOUT_NS, &bench->model_after, err);
+    return status;
+}
+
 static enum lam_status drive_session(
     struct bench *bench, struct lam_session *session, struct lam_err *err)
 {
     const struct lam_drive_config config = {.target = lam_stack_gateway(session->stack),
-        .n_requests = (uint32_t)bench->n_requests,
+        .n_requests = (uint32_t)bench->n_texts,
         .n_prompt = (uint32_t)bench->n_prompt,
         .n_generate = (uint32_t)bench->n_generate,
         .n_vocab = (uint32_t)session->model.n_vocab};
     struct lam_drive *drive = NULL;
-    struct figures figures = {0};
+    struct lam_bench_figures figures = {0};
     enum lam_status status;
 
     lam_progress_hide(session->progress);
@@ -201,12 +288,7 @@ static enum lam_status drive_session(
     if (status)
         return status;
     lam_stack_on_end(session->stack, cancel_drive, drive);
-    lam_drive_wait_first(drive);
-    status = lam_progress_stats(session->progress, &bench->before, err);
-    if (!status)
-        status = lam_drive_wait(drive, err);
-    if (!status)
-        status = lam_progress_stats(session->progress, &bench->after, err);
+    status = observe(bench, session, drive, err);
     lam_stack_on_end(session->stack, NULL, NULL);
     if (!status)
         status = measure(bench, drive, &figures, err);
@@ -230,11 +312,18 @@ static int execute(
     struct lam_session session;
     struct lam_err err = {0};
     enum lam_status status;
+    int64_t index;
+    int exit_code;
 
+    if (strncmp(plan->device, CUDA_PREFIX, strlen(CUDA_PREFIX)) == 0 &&
+        lam_int_parse(plan->device + strlen(CUDA_PREFIX), 0, UINT32_MAX, &index))
+        bench->watch = lam_gpu_watch_start(NULL, (uint32_t)index);
     status = lam_session_open(&config, &session, &err);
     if (!status)
         status = drive_session(bench, &session, &err);
-    return lam_session_close(&session, status ? &err : NULL);
+    exit_code = lam_session_close(&session, status ? &err : NULL);
+    lam_gpu_watch_stop(bench->watch);
+    return exit_code;
 }
 
 int lam_bench_generate(const struct lam_command_env *env, int argc, char **argv)
@@ -251,7 +340,8 @@ int lam_bench_generate(const struct lam_command_env *env, int argc, char **argv)
     const struct lam_flag_program program = {
         .usage = "laminar bench generate MODEL [flags]",
         .summary = "Generates text with the services that `run` starts, several at once, and "
-                   "measures: time of a pass, tokens per second, time to the first token.",
+                   "measures: time of a pass and its share of the machine's ceilings, tokens per "
+                   "second, time to the first token, memory.",
         .flags = flags,
         .epilog = epilog,
     };
@@ -263,7 +353,10 @@ int lam_bench_generate(const struct lam_command_env *env, int argc, char **argv)
     bench.began_ns = lam_now_ns();
     exit_code = lam_stack_plan(&bench.stack, bench.model, env->home, 1, &plan);
     if (exit_code == LAM_EXIT_OK) {
-        bench.n_requests = plan.planning.plan.n_seqs;
+        bench.planning = &plan.planning;
+        bench.device = plan.device;
+        bench.n_texts = plan.planning.plan.n_seqs;
+        bench.rates = rates_of(&bench);
         exit_code = execute(&bench, env, &plan);
     }
     lam_run_plan_done(&plan);

@@ -3,8 +3,8 @@
  * NVML, the driver's management library, opened at run time. A thread reads fifty times a second
  * and keeps the largest value.
  *
- * Where one process alone computes on the GPU, its own bytes are read; otherwise what the GPU has in
- * use beyond what it had when the watch began, so nobody else should begin or end meanwhile.
+ * Where one process alone computes on the GPU, its own bytes are read; otherwise what the GPU has
+ * in use beyond what it had when the watch began, so nobody else should begin or end meanwhile.
  */
 #ifndef LAMINAR_CLI_GPU_WATCH_H
 #define LAMINAR_CLI_GPU_WATCH_H

@@ -29,22 +29,30 @@ def test_figures_of_several_texts_agree_with_each_other(home):
     # Each pass gives three tokens: the rate follows from the passes but for their spread.
     assert data["tokens_per_second"] == pytest.approx(3 / one["median_seconds"], rel=0.6)
     assert one["disk_bytes"] == 0  # the model fits into the pool
+    weights = cli.run_json(home, "inspect", cli.MODEL)["units"]["bytes_total"]
+    floor, rates = one["floor"], data["ceilings"]
+    assert floor["disk_seconds"] == floor["link_seconds"] == 0
+    assert floor["memory_seconds"] == pytest.approx(weights / rates["memory_rate"])
+    assert floor["pass_of_floor"] == pytest.approx(one["median_seconds"] / floor["seconds"])
+    assert data["device"] == "cpu" and data["memory"]["outside_peak_bytes"] == 0
 
 
 def test_a_small_pool_reads_the_disk_in_every_pass(home):
-    pool = 60 << 20
-    data = cli.run_json(home, "bench", "generate", cli.MODEL, "--ram", f"{pool >> 20}MiB",
+    limit = 130 << 20
+    data = cli.run_json(home, "bench", "generate", cli.MODEL, "--ram", f"{limit >> 20}MiB",
                         "--gen", 12, "--ctx", 256)
     model = cli.run_json(home, "inspect", cli.MODEL)["units"]["bytes_total"]
     missing = model - data["pool"]["bytes"]
-    assert data["pool"]["bytes"] <= pool
+    assert data["pool"]["bytes"] < limit
     assert 0.8 * missing < data["pass"]["disk_bytes"] < 1.2 * model
+    assert data["pass"]["floor"]["disk_seconds"] == pytest.approx(
+        data["plan"]["disk_bytes"] / data["ceilings"]["disk_rate"])
 
 
 @pytest.mark.parametrize("line, words", [
     (["generate", "/nonexistent.gguf"], (1, "/nonexistent.gguf")),
     (["generate", "m.gguf", "--gen", "1"], (2, "--gen")),
-    (["generate", "m.gguf", "--batch", "0"], (2, "--batch")),
+    (["generate", "m.gguf", "--prompt", "0"], (2, "--prompt")),
     (["nothing"], (2, "'nothing' is no benchmark")),
     ([], (2, "usage: laminar bench NAME")),
 ])

@@ -1,0 +1,146 @@
+/* bench_figures: see bench_figures.h. */
+#include "cli/bench_figures.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "common/clock.h"
+#include "common/mem.h"
+
+struct window {
+    uint64_t first_ns; /* the first token of all */
+    uint64_t begin_ns;
+    uint64_t end_ns;
+};
+
+static double seconds(uint64_t from_ns, uint64_t to_ns)
+{
+    return to_ns > from_ns ? (double)(to_ns - from_ns) / (double)LAM_NS_PER_S : 0;
+}
+
+static int compare_reals(const void *a, const void *b)
+{
+    double left = *(const double *)a;
+    double right = *(const double *)b;
+
+    return (left > right) - (left < right);
+}
+
+static struct window find_window(const struct lam_bench_observed *observed)
+{
+    struct window window = {.first_ns = UINT64_MAX, .end_ns = UINT64_MAX};
+
+    for (uint32_t i = 0; i < observed->n_texts; i++) {
+        const struct lam_drive_times *times = &observed->times[i];
+        uint64_t first, last;
+        assert(times->n_tokens > 0);
+        first = times->token_ns[0];
+        last = times->token_ns[times->n_tokens - 1];
+        window.first_ns = first < window.first_ns ? first : window.first_ns;
+        window.begin_ns = first > window.begin_ns ? first : window.begin_ns;
+        window.end_ns = last < window.end_ns ? last : window.end_ns;
+    }
+    return window;
+}
+
+static uint64_t count_tokens(const struct lam_bench_observed *observed, struct window window)
+{
+    uint64_t n = 0;
+
+    for (uint32_t i = 0; i < observed->n_texts; i++)
+        for (uint32_t j = 0; j < observed->times[i].n_tokens; j++)
+            n += observed->times[i].token_ns[j] > window.begin_ns &&
+                 observed->times[i].token_ns[j] <= window.end_ns;
+    return n;
+}
+
+/* The gaps between the tokens of the first text. */
+static enum lam_status measure_passes(const struct lam_drive_times *times, struct window window,
+    struct lam_bench_figures *figures, struct lam_err *err)
+{
+    double *gaps = lam_calloc(times->n_tokens, sizeof *gaps);
+    uint32_t n = 0;
+
+    if (!gaps)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the figures");
+    for (uint32_t i = 1; i < times->n_tokens; i++)
+        if (times->token_ns[i - 1] >= window.begin_ns && times->token_ns[i] <= window.end_ns)
+            gaps[n++] = seconds(times->token_ns[i - 1], times->token_ns[i]);
+    qsort(gaps, n, sizeof *gaps, compare_reals);
+    figures->n_passes = n;
+    if (n > 0) {
+        figures->pass_median_s = gaps[n / 2];
+        figures->pass_p10_s = gaps[n / 10];
+        figures->pass_p90_s = gaps[n - 1 - n / 10];
+    }
+    lam_free(gaps);
+    return LAM_OK;
+}
+
+/* The worker's own sums, of one pass. */
+static void average_profile(
+    const struct lam_bench_observed *observed, struct lam_bench_figures *figures)
+{
+    const struct lam_client_profile *before = &observed->before;
+    const struct lam_client_profile *after = &observed->after;
+    double n = (double)(observed->passes_after - observed->passes_before);
+
+    if (!observed->has_profile || observed->passes_after <= observed->passes_before)
+        return;
+    figures->has_profile = true;
+    figures->profile = (struct lam_client_profile){
+        .wall_s = (after->wall_s - before->wall_s) / n,
+        .disk_wait_s = (after->disk_wait_s - before->disk_wait_s) / n,
+        .link_wait_s = (after->link_wait_s - before->link_wait_s) / n,
+        .compute_s = (after->compute_s - before->compute_s) / n,
+        .copy_s = (after->copy_s - before->copy_s) / n,
+        .floor_s = (after->floor_s - before->floor_s) / n,
+        .link_bytes = (uint64_t)((double)(after->link_bytes - before->link_bytes) / n),
+        .resident_bytes = (uint64_t)((double)(after->resident_bytes - before->resident_bytes) / n),
+    };
+}
+
+static double time_of(uint64_t bytes, double rate)
+{
+    return rate > 0 ? (double)bytes / rate : 0;
+}
+
+static void find_floors(
+    const struct lam_bench_observed *observed, struct lam_bench_figures *figures)
+{
+    const struct lam_bench_rates *rates = &observed->rates;
+    uint64_t memory_bytes = figures->profile.resident_bytes > 0 ? figures->profile.resident_bytes
+                                                                : observed->planned_memory_bytes;
+    double floor_s;
+
+    figures->disk_floor_s = time_of(observed->planned_disk_bytes, rates->disk);
+    figures->link_floor_s = time_of(figures->profile.link_bytes, rates->link);
+    figures->memory_floor_s = time_of(memory_bytes, rates->memory);
+    floor_s = figures->disk_floor_s;
+    floor_s = figures->link_floor_s > floor_s ? figures->link_floor_s : floor_s;
+    floor_s = figures->memory_floor_s > floor_s ? figures->memory_floor_s : floor_s;
+    figures->floor_s = floor_s;
+}
+
+enum lam_status lam_bench_figures(const struct lam_bench_observed *observed,
+    struct lam_bench_figures *ret_figures, struct lam_err *err)
+{
+    struct window window = find_window(observed);
+    struct lam_bench_figures figures = {
+        .first_token_s = seconds(observed->began_ns, window.first_ns),
+        .prompt_s = seconds(observed->asked_ns, window.begin_ns),
+        .window_s = seconds(window.begin_ns, window.end_ns),
+    };
+    enum lam_status status = measure_passes(&observed->times[0], window, &figures, err);
+
+    if (status)
+        return status;
+    if (figures.n_passes > 0) {
+        figures.tokens_per_s = (double)count_tokens(observed, window) / figures.window_s;
+        figures.disk_bytes = (double)observed->disk_bytes / figures.n_passes;
+        average_profile(observed, &figures);
+        find_floors(observed, &figures);
+    }
+    *ret_figures = figures;
+    return LAM_OK;
+}
