@@ -182,6 +182,7 @@ enum lam_status lam_answer_finish(const struct lam_answer_options *options,
             "prefill_seconds", answer->prefill_seconds, "decode_seconds", answer->decode_seconds,
             "prompt_tokens_per_second", prompt_rate, "generation_tokens_per_second", decode_rate));
     if (extra)
-        json_object_set_new(root, "loader", extra);
+        json_object_update(root, extra);
+    json_decref(extra);
     return lam_json_print(root, err);
 }

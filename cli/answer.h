@@ -66,7 +66,7 @@ bool lam_answer_write_text(void *arg, const char *text, size_t n_bytes);
 
 /*
  * After the last text. Text: a newline if stdout is a terminal, rates on stderr. JSON: the object,
- * with `extra` as member "loader" if it is not NULL (taken over).
+ * with the members of `extra` if it is not NULL (taken over).
  */
 LAM_MUST_USE enum lam_status lam_answer_finish(const struct lam_answer_options *options,
     const struct lam_client_answer *answer, json_t *extra, struct lam_err *err);

@@ -14,6 +14,8 @@
 #include <unistd.h>
 
 #include "cli/command.h"
+#include "common/size.h"
+#include "loader/memory.h"
 
 #define EXIT_NOT_STARTED 127
 
@@ -184,6 +186,33 @@ enum lam_status lam_child_explain(const struct lam_child *child, struct lam_err 
     return lam_fail(err, status, "the %s was killed by signal %d (%s)%s%s", child->name,
         WTERMSIG(child->wait_status), sigdescr_np(WTERMSIG(child->wait_status)),
         *child->last_error ? "; its last error: " : "", child->last_error);
+}
+
+/* KiB behind "name:". */
+static uint64_t kib_after(const char *text, const char *name)
+{
+    uint64_t value = 0;
+
+    return lam_memory_field(text, name, &value) ? value * LAM_KIB : 0;
+}
+
+struct lam_child_memory lam_child_memory_of(pid_t pid)
+{
+    char path[64];
+    char text[4096];
+    ssize_t n;
+    int fd;
+
+    snprintf(path, sizeof path, "/proc/%ld/status", (long)pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    text[n > 0 ? n : 0] = '\0';
+    if (fd >= 0)
+        close(fd);
+    return (struct lam_child_memory){
+        .own_bytes = kib_after(text, "RssAnon") + kib_after(text, "RssFile"),
+        .shared_bytes = kib_after(text, "RssShmem"),
+    };
 }
 
 void lam_child_done(struct lam_child *child)

@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "common/status.h"
@@ -50,6 +51,14 @@ bool lam_child_ended(struct lam_child *child);
 
 /* Sends a signal to it, if it still runs. */
 void lam_child_signal(const struct lam_child *child, int signal_number);
+
+/* What a process holds in memory: alone, and together with others (the loader's pool). Zeros for a
+ * process that has ended. */
+struct lam_child_memory {
+    uint64_t own_bytes;
+    uint64_t shared_bytes;
+};
+struct lam_child_memory lam_child_memory_of(pid_t pid);
 
 /* "the worker was killed by signal 9 (Killed); it last said: ...". After the end only. */
 enum lam_status lam_child_explain(const struct lam_child *child, struct lam_err *err);

@@ -32,6 +32,7 @@ int lam_command_verify(const struct lam_command_env *env, int argc, char **argv)
 int lam_command_bench(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_synth(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_trace(const struct lam_command_env *env, int argc, char **argv);
+int lam_command_ps(const struct lam_command_env *env, int argc, char **argv);
 int lam_command_doctor(const struct lam_command_env *env, int argc, char **argv);
 
 /* The benchmarks: argv[0] is the benchmark's name, as in `laminar bench NAME`. */

@@ -29,6 +29,7 @@ static const struct command commands[] = {
     {"synth", "a model file of a given shape with random weights", lam_command_synth},
     {"bench", "how fast this machine runs a model", lam_command_bench},
     {"trace", "what the services do when, for Perfetto", lam_command_trace},
+    {"ps", "what a service holds and how it is doing", lam_command_ps},
     {"doctor", "what this machine offers and lacks", lam_command_doctor},
 };
 

@@ -10,6 +10,7 @@
 #include "cli/command.h"
 #include "cli/session.h"
 #include "cli/talk.h"
+#include "cli/usage.h"
 #include "common/size.h"
 
 #define PROMPT_BYTES_MAX (8 * LAM_MIB)
@@ -20,6 +21,7 @@ struct run {
     struct lam_stack_options stack;
     struct lam_buf prompt; /* from stdin */
     bool interactive;
+    bool profile;
 };
 
 static const char *const epilog =
@@ -27,22 +29,55 @@ static const char *const epilog =
     "  laminar run model.gguf -p \"Why is the sky blue?\"\n"
     "  laminar run model.gguf --raw -p \"The capital of France is\" -n 20\n"
     "  laminar run model.gguf --ram 2GiB < prompt.txt\n"
+    "  laminar run model.gguf --vram 3GiB --profile -p \"Hello\"\n"
     "  laminar run model.gguf                     (a conversation, at a terminal)";
 
-static json_t *loader_json(struct lam_session *session)
+static json_t *loader_json(const struct lam_loader_stats *stats)
 {
+    return json_pack("{s:s,s:b,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "engine", stats->engine, "direct",
+        stats->direct, "pages", stats->pages, "pool_bytes", (json_int_t)stats->pool_bytes,
+        "pool_used_bytes", (json_int_t)stats->pool_used_bytes, "disk_bytes",
+        (json_int_t)stats->disk_bytes, "disk_reads", (json_int_t)stats->disk_reads, "units_loaded",
+        (json_int_t)stats->units_loaded, "units_hit", (json_int_t)stats->units_hit, "units_granted",
+        (json_int_t)stats->units_granted);
+}
+
+/* What only --json shows, or NULL. */
+static json_t *extra_json(const struct run *run, struct lam_session *session)
+{
+    const struct lam_client_worker *worker = &session->model.workers[0];
     struct lam_loader_stats stats;
     struct lam_err err = {0};
+    json_t *extra;
 
-    lam_progress_hide(session->progress);
-    if (lam_progress_stats(session->progress, &stats, &err))
+    if (!run->answer.json || lam_progress_stats(session->progress, &stats, &err))
         return NULL;
-    return json_pack("{s:s,s:b,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "engine", stats.engine, "direct",
-        stats.direct, "pages", stats.pages, "pool_bytes", (json_int_t)stats.pool_bytes,
-        "pool_used_bytes", (json_int_t)stats.pool_used_bytes, "disk_bytes",
-        (json_int_t)stats.disk_bytes, "disk_reads", (json_int_t)stats.disk_reads, "units_loaded",
-        (json_int_t)stats.units_loaded, "units_hit", (json_int_t)stats.units_hit, "units_granted",
-        (json_int_t)stats.units_granted);
+    extra = json_object();
+    json_object_set_new(extra, "loader", loader_json(&stats));
+    if (run->profile && !lam_session_refresh(session, &err) && session->model.n_workers > 0) {
+        json_object_set_new(extra, "memory", lam_usage_memory_json(worker));
+        json_object_set_new(extra, "profile", lam_usage_profile_json(worker, &worker->total));
+        json_object_set_new(extra, "last_pass", lam_usage_profile_json(worker, &worker->last));
+    }
+    return extra;
+}
+
+/* --profile: the plan and what came of it, on stderr. */
+static void print_profile(struct lam_session *session, const struct lam_client_answer *answer)
+{
+    struct lam_loader_stats stats = {.disk_bytes = UINT64_MAX};
+    struct lam_err err = {0};
+    double pass_s = 0;
+
+    if (lam_session_refresh(session, &err) || session->model.n_workers == 0)
+        return; /* it ended well, and is ending */
+    lam_ignore(lam_progress_stats(session->progress, &stats, &err), "then it is not printed");
+    if (answer->completion_tokens > 1)
+        pass_s = answer->decode_seconds / (answer->completion_tokens - 1);
+    fprintf(stderr, "\n");
+    lam_session_print_plan(session, pass_s);
+    fprintf(stderr, "profile\n");
+    lam_usage_print_passes(stderr, &session->model.workers[0], stats.disk_bytes);
 }
 
 /* The first text takes the progress bar off the terminal. */
@@ -76,8 +111,9 @@ static enum lam_status generate_once(
     status = lam_client_generate(session->client, &request, write_text, &output, &answer, err);
     lam_progress_hide(session->progress);
     if (!status)
-        status = lam_answer_finish(
-            &run->answer, &answer, run->answer.json ? loader_json(session) : NULL, err);
+        status = lam_answer_finish(&run->answer, &answer, extra_json(run, session), err);
+    if (!status && run->profile && !run->answer.json)
+        print_profile(session, &answer);
     lam_client_answer_done(&answer);
     return status;
 }
@@ -123,7 +159,11 @@ int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
         .stack = lam_stack_defaults(),
         .prompt = LAM_BUF(PROMPT_BYTES_MAX),
     };
-    struct lam_flag flags[LAM_ANSWER_FLAGS + LAM_STACK_FLAGS + 1] = {0};
+    struct lam_flag flags[1 + LAM_ANSWER_FLAGS + LAM_STACK_FLAGS + 1] = {
+        {"profile", 0, LAM_FLAG_BOOL, &run.profile, NULL,
+            "At the end: the plan, what was measured, and what the passes waited for.", 0, 0, NULL,
+            NULL},
+    };
     const struct lam_flag_program program = {
         .usage = "laminar run MODEL [-p PROMPT] [flags]",
         .summary = "Generates text with a GGUF model on this machine. The text, and nothing else, "
@@ -135,8 +175,8 @@ int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
     struct lam_err err = {0};
     int exit_code;
 
-    lam_answer_add_flags(&run.answer, flags);
-    lam_stack_add_flags(&run.stack, flags + LAM_ANSWER_FLAGS);
+    lam_answer_add_flags(&run.answer, flags + 1);
+    lam_stack_add_flags(&run.stack, flags + 1 + LAM_ANSWER_FLAGS);
     if (!lam_command_begin(&program, argc, argv, &run.model, 1, &exit_code))
         return exit_code;
     run.interactive = !run.answer.prompt && isatty(STDIN_FILENO) == 1;

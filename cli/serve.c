@@ -41,6 +41,7 @@ static enum lam_status announce(
     char address[256];
 
     real_address(serve, session, address, sizeof address);
+    lam_session_print_plan(session, 0);
     fprintf(stderr, "laminar: serving %s on %s, context %d tokens; Ctrl-C ends\n",
         session->model.name[0] ? session->model.name : serve->model, address, session->model.n_ctx);
     if (serve->json)

@@ -11,6 +11,7 @@
 
 #define READY_TIMEOUT_NS (120 * LAM_NS_PER_S)
 #define ASK_TIMEOUT_NS LAM_NS_PER_S
+#define ANSWER_TIMEOUT_NS (10 * LAM_NS_PER_S)
 #define ASK_PERIOD_MS 20
 
 /* A check that the gateway would make, made before there is anything to clean up. */
@@ -87,6 +88,27 @@ enum lam_status lam_session_open(
         return status;
     lam_stack_on_end(session->stack, cancel_client, session->client);
     return wait_ready(session, err);
+}
+
+enum lam_status lam_session_refresh(struct lam_session *session, struct lam_err *err)
+{
+    return lam_client_get_model(session->client, ANSWER_TIMEOUT_NS, &session->model, err);
+}
+
+void lam_session_print_plan(const struct lam_session *session, double pass_s)
+{
+    const struct lam_planning *planning = &session->plan->planning;
+    struct lam_plan_report report = {.out = stderr,
+        .request = &planning->request,
+        .plan = &planning->plan,
+        .measured = {.pass_seconds = pass_s},
+        .sources = planning->sources};
+
+    if (planning->devices[0].kind == LAM_DEVICE_CPU)
+        report.measured.device_bytes = lam_stack_resident_bytes(session->stack);
+    else if (session->model.n_workers > 0 && session->model.workers[0].has_memory)
+        report.measured.device_bytes = session->model.workers[0].memory.measured_bytes;
+    lam_plan_report_text(&report);
 }
 
 int lam_session_close(struct lam_session *session, struct lam_err *err)

@@ -27,6 +27,7 @@
 struct lam_stack {
     struct lam_child children[LAM_SERVICES]; /* the watcher's, once it runs */
     struct lam_run_dir dir;
+    pid_t pids[LAM_SERVICES]; /* as they were started, for those who only look */
     bool verbose;
     bool drains;
     int signal_fd;
@@ -298,9 +299,11 @@ enum lam_status lam_stack_start(
     stack->children[LAM_SERVICE_GATEWAY].on_line_arg = stack;
     if (take_signals(stack, err) || lam_run_dir_make(config->runtime_dir, &stack->dir, err))
         goto fail;
-    for (int i = 0; i < n_services; i++)
+    for (int i = 0; i < n_services; i++) {
         if (lam_launch(config, &stack->dir, (enum lam_service)i, &stack->children[i], err))
             goto fail;
+        stack->pids[i] = stack->children[i].pid;
+    }
     if (start_watcher(stack, err))
         goto fail;
     *ret_stack = stack;
@@ -333,6 +336,16 @@ int lam_stack_port(struct lam_stack *stack)
     port = stack->port;
     pthread_mutex_unlock(&stack->lock);
     return port;
+}
+
+uint64_t lam_stack_resident_bytes(const struct lam_stack *stack)
+{
+    struct lam_child_memory loader = lam_child_memory_of(stack->pids[LAM_SERVICE_LOADER]);
+    struct lam_child_memory worker = lam_child_memory_of(stack->pids[LAM_SERVICE_WORKER]);
+    uint64_t pool_bytes =
+        loader.shared_bytes > worker.shared_bytes ? loader.shared_bytes : worker.shared_bytes;
+
+    return loader.own_bytes + worker.own_bytes + pool_bytes;
 }
 
 void lam_stack_on_end(struct lam_stack *stack, void (*fn)(void *arg), void *arg)

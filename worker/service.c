@@ -192,12 +192,50 @@ static enum lam_status send_message(struct lam_service *service, struct lam_rpc_
     return lam_rpc_stream_send(stream, service->sending.data, service->sending.size, err);
 }
 
+static const char *kv_type_name(enum lam_dtype dtype)
+{
+    if (dtype == LAM_F32)
+        return "f32";
+    return dtype == LAM_Q8_0 ? "q8_0" : "f16";
+}
+
+/* Its parts from context to graphs add up to what is planned. */
+static Laminar__V1__Memory describe_memory(const struct lam_engine *engine)
+{
+    const struct lam_plan *plan = lam_engine_plan(engine);
+    const struct lam_plan_arena *arena = &plan->arenas[0];
+    const struct lam_plan_region *regions = arena->regions;
+    Laminar__V1__Memory memory = LAMINAR__V1__MEMORY__INIT;
+
+    memory.cap_bytes = lam_engine_cap_bytes(engine);
+    memory.planned_bytes = arena->total_bytes;
+    memory.measured_bytes = lam_engine_device_bytes(engine);
+    memory.context_bytes = arena->context_bytes;
+    memory.resident_bytes = regions[LAM_REGION_RESIDENT].bytes;
+    memory.slots_bytes = regions[LAM_REGION_SLOTS].bytes;
+    memory.kv_bytes = regions[LAM_REGION_KV].bytes;
+    memory.activations_bytes = regions[LAM_REGION_ACTIVATIONS].bytes +
+                               regions[LAM_REGION_LOGITS].bytes + regions[LAM_REGION_TABLES].bytes;
+    memory.graphs_bytes = arena->graphs_bytes;
+    memory.workspace_bytes = memory.planned_bytes - memory.context_bytes - memory.resident_bytes -
+                             memory.slots_bytes - memory.kv_bytes - memory.activations_bytes -
+                             memory.graphs_bytes;
+    memory.kv_type = (char *)(uintptr_t)kv_type_name(plan->kv_dtype);
+    memory.slots = (int32_t)arena->n_slots;
+    memory.layers = (int32_t)plan->n_layers;
+    memory.resident_layers = (int32_t)arena->n_layers_resident;
+    memory.streamed_bytes = arena->streamed_bytes;
+    memory.planned_pass_seconds = plan->pass_seconds;
+    return memory;
+}
+
 static enum lam_status send_hello(
     struct lam_service *service, struct lam_rpc_stream *stream, struct lam_err *err)
 {
     const struct lam_engine_config *engine = lam_engine_config(service->config.engine);
     const struct lam_model *model = lam_units_model(service->config.units);
     Laminar__V1__Hello hello = LAMINAR__V1__HELLO__INIT;
+    Laminar__V1__Memory memory = describe_memory(service->config.engine);
     Laminar__V1__WorkerMessage message = LAMINAR__V1__WORKER_MESSAGE__INIT;
 
     hello.worker_id = (char *)service->config.worker_id;
@@ -211,6 +249,7 @@ static enum lam_status send_hello(
     hello.max_rows = (int32_t)engine->max_rows;
     hello.kv_page_tokens = (int32_t)engine->page_tokens;
     hello.kv_pages = (int32_t)engine->kv_pages;
+    hello.memory = &memory;
     message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_HELLO;
     message.hello = &hello;
     return send_message(service, stream, &message, err);
@@ -267,7 +306,8 @@ static enum lam_status send_result(struct lam_service *service, struct lam_rpc_s
     profile.floor_seconds = (double)pass->floor_ns / LAM_NS_PER_S;
     profile.link_bytes = pass->link_bytes;
     profile.resident_bytes = pass->resident_bytes;
-    result.profile = &profile;
+    if (step->n_rows > 0) /* else it only freed slots */
+        result.profile = &profile;
     message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_STEP_RESULT;
     message.step_result = &result;
     return send_message(service, stream, &message, err);

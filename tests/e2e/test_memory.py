@@ -7,7 +7,7 @@ import pytest
 import cli
 
 MIB = 1 << 20
-PROMPT = "hello world " * 120
+PROMPT = "hello world " * 230
 
 
 @pytest.fixture
@@ -61,6 +61,51 @@ def test_below_the_least_is_refused_with_the_arithmetic(home):
     lever = int(re.search(r"--ram (\d+)MiB", text).group(1))
     done = cli.run(home, "run", cli.MODEL, *flags, "-p", "x", "-n", "2", "--ram", f"{lever}MiB")
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_ps_shows_workers_and_what_they_waited_for(home):
+    address = f"unix:{home}/public"
+    with cli.start(home, "serve", cli.MODEL, "--listen", address, "--ctx", "512",
+                   "--batch", "2") as process:
+        process.stdout.readline()
+        done = cli.run(home, "generate", "--target", address, "--raw", "-p", "a b c", "-n", "5")
+        assert done.returncode == 0, done.stderr.decode()
+        data = cli.run_json(home, "ps", "--target", address)
+        text = cli.run(home, "ps", "--target", address).stdout.decode()
+        process.terminate()
+        table = process.communicate(timeout=20)[1].decode()
+    (worker,) = data["workers"]
+    assert data["context_tokens"] == 512 and data["waiting"] == 0
+    assert worker["device"] == "cpu" and worker["max_sequences"] == 2
+    assert worker["max_kv_tokens"] == 1024 and worker["passes"] == 5
+    profile, last = worker["profile"], worker["last_pass"]
+    assert profile["wall_seconds"] > last["wall_seconds"] > 0
+    waited = profile["disk_wait_seconds"] + profile["link_wait_seconds"]
+    assert profile["compute_seconds"] + waited == pytest.approx(profile["wall_seconds"], rel=0.01)
+    assert worker["tokens_per_second"] == pytest.approx(
+        worker["tokens"] / profile["wall_seconds"], rel=1e-6)
+    for word in ("512 tokens", "cpu on cpu", "KV", "passes   5,", "waiting for disk"):
+        assert word in text, text
+    assert "measured" in table and "pool" in table  # the plan, at the start
+
+
+def test_ps_without_a_gateway(home):
+    done = cli.run(home, "ps", "--target", f"unix:{home}/none")
+    assert done.returncode == 1 and done.stdout == b"" and done.stderr.count(b"\n") == 1
+
+
+def test_profile_of_a_run(home):
+    flags = ("--ctx", "512", "--ram", f"{90 * MIB}B", "--raw", "-p", "one two", "-n", "6")
+    done = cli.run(home, "run", cli.MODEL, *flags, "--profile")
+    text = done.stderr.decode()
+    assert done.returncode == 0, text
+    plain = cli.run(home, "run", cli.MODEL, *flags)
+    assert plain.stdout == done.stdout != b"" and b"forecast" not in plain.stderr
+    for pattern in (r"measured [\d.]+ s, [\d.]+ of the forecast", r"waiting for disk [\d.]+ \(",
+                    r"passes   6, 7 rows", r"[\d.]+ [MG]iB from disk"):
+        assert re.search(pattern, text), text
+    data = cli.run_json(home, "run", cli.MODEL, *flags, "--profile")
+    assert data["profile"]["wall_seconds"] > 0 and data["loader"]["disk_bytes"] > 0
 
 
 EXAMPLES = "; write for example 3GiB, 75% or free-1GiB"
