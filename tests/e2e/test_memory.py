@@ -78,13 +78,19 @@ def test_ps_shows_workers_and_what_they_waited_for(home):
     assert data["context_tokens"] == 512 and data["waiting"] == 0
     assert worker["device"] == "cpu" and worker["max_sequences"] == 2
     assert worker["max_kv_tokens"] == 1024 and worker["passes"] == 5
+    memory = worker["memory"]
+    assert memory["kv_type"] == "f16" and memory["layers"] == memory["layers_resident"] == 30
+    assert memory["planned_bytes"] == memory["measured_bytes"] == sum(
+        memory[part + "_bytes"] for part in (
+            "context", "resident", "slots", "kv", "activations", "workspace", "graphs"))
     profile, last = worker["profile"], worker["last_pass"]
     assert profile["wall_seconds"] > last["wall_seconds"] > 0
     waited = profile["disk_wait_seconds"] + profile["link_wait_seconds"]
     assert profile["compute_seconds"] + waited == pytest.approx(profile["wall_seconds"], rel=0.01)
     assert worker["tokens_per_second"] == pytest.approx(
         worker["tokens"] / profile["wall_seconds"], rel=1e-6)
-    for word in ("512 tokens", "cpu on cpu", "KV", "passes   5,", "waiting for disk"):
+    for word in ("512 tokens", "cpu on cpu", "KV       f16, 22.5 MiB, on cpu", "passes   5,",
+                 "waiting for disk"):
         assert word in text, text
     assert "measured" in table and "pool" in table  # the plan, at the start
 
