@@ -5,6 +5,7 @@
  * A step is checked completely, then pages are taken, then it runs: a refused step leaves no trace.
  * Slots advance only after the pass has succeeded.
  */
+#include "common/trace.h"
 #include "worker/engine.h"
 
 #include <assert.h>
@@ -38,6 +39,11 @@ const struct lam_plan *lam_engine_plan(const struct lam_engine *engine)
 uint64_t lam_engine_cap_bytes(const struct lam_engine *engine)
 {
     return engine->cap_bytes;
+}
+
+uint32_t lam_engine_kv_pages_used(const struct lam_engine *engine)
+{
+    return engine->kv.config.n_pages - engine->kv.n_free;
 }
 
 const char *lam_engine_backend(const struct lam_engine *engine)
@@ -244,6 +250,8 @@ static enum lam_status run_pass(
     profile.n_rows = pass->n_rows;
     profile.floor_ns = (uint64_t)(engine->plan.pass_seconds * 1e9);
     engine->profile = profile;
+    lam_trace_end(LAM_TRACE_PASS, "pass", profile.begin_ns, LAM_TRACE_NONE, LAM_TRACE_NONE,
+        profile.link_bytes + profile.resident_bytes);
     return status;
 }
 
@@ -254,6 +262,7 @@ enum lam_status lam_engine_step(struct lam_engine *engine, const struct lam_engi
     uint32_t n_vocab = engine->model->spec.n_vocab;
     struct lam_pass pass = {.rows = rows, .n_seqs = n};
     enum lam_status status;
+    uint64_t begin_ns;
 
     assert(!engine->broken);
     status = check_step(engine, rows, n, err);
@@ -265,6 +274,7 @@ enum lam_status lam_engine_step(struct lam_engine *engine, const struct lam_engi
     engine->broken = status != LAM_OK;
     if (status != LAM_OK)
         return status;
+    begin_ns = lam_trace_begin();
     for (uint32_t i = 0; i < n; i++) {
         uint32_t n_wanted = lam_engine_wanted(&rows[i]);
 
@@ -273,6 +283,7 @@ enum lam_status lam_engine_step(struct lam_engine *engine, const struct lam_engi
         logits += (uint64_t)n_wanted * n_vocab;
         results[i].token = rows[i].sample ? draw(engine, rows[i].seq, logits - n_vocab) : -1;
     }
+    lam_trace_end(LAM_TRACE_SAMPLE, "sample", begin_ns, LAM_TRACE_NONE, LAM_TRACE_NONE, 0);
     return LAM_OK;
 }
 

@@ -92,6 +92,9 @@ uint64_t lam_engine_cap_bytes(const struct lam_engine *engine);
  * the arena. */
 uint64_t lam_engine_device_bytes(const struct lam_engine *engine);
 
+/* Pages of the KV cache that sequences hold, of lam_engine_config()->kv_pages. */
+uint32_t lam_engine_kv_pages_used(const struct lam_engine *engine);
+
 const char *lam_engine_backend(const struct lam_engine *engine);
 
 /* Of the last step; zeroed before the first. */

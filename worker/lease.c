@@ -17,6 +17,7 @@
 #include "common/buf.h"
 #include "common/clock.h"
 #include "common/mem.h"
+#include "common/trace.h"
 #include "common/size.h"
 #include "proto/laminar/v1/loader.pb-c.h"
 #include "rpc/message.h"
@@ -367,6 +368,7 @@ enum lam_status lam_leases_acquire(
     pool_offset = leases->units[index].pool_offset;
     pthread_mutex_unlock(&leases->lock);
     leases->stall_ns += lam_now_ns() - begin_ns;
+    lam_trace_end(LAM_TRACE_WAIT, "wait for unit", begin_ns, index, LAM_TRACE_NONE, 0);
     if (status != LAM_OK)
         return status;
     leases->n_acquired++;

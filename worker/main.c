@@ -11,8 +11,11 @@
 #include "common/flag.h"
 #include "common/log.h"
 #include "common/program.h"
+#include "common/trace.h"
 #include "worker/device.h"
+#include "rpc/ops.h"
 #include "worker/engine.h"
+#include "worker/metrics.h"
 #include "worker/report.h"
 #include "worker/service.h"
 #include "worker/units.h"
@@ -37,6 +40,8 @@ struct options {
     const char *layer_batch;
     const char *objective;
     const char *log_level;
+    const char *ops;
+    bool record;
     int64_t n_threads;
     int64_t n_ctx;
     int64_t n_seqs;
@@ -114,6 +119,8 @@ static const struct lam_flag flags[] = {
         "Speed of the link to the GPU, for the plan; 0: 25.", 0, 1e6, NULL, NULL},
     {"memory-rate", 0, LAM_FLAG_REAL, &given.memory_rate, "GB/S",
         "Speed of the GPU's memory, for the plan; 0: 2000.", 0, 1e6, NULL, NULL},
+    LAM_PROGRAM_OPS(&given.ops),
+    LAM_PROGRAM_RECORD(&given.record),
     LAM_PROGRAM_LOG_LEVEL(&given.log_level),
     {.name = NULL},
 };
@@ -256,8 +263,24 @@ static enum lam_status make_engine(const struct options *o, const struct lam_dev
     return lam_engine_create(&config, units, ret_engine, err);
 }
 
+static enum lam_status start_ops(const struct options *o, const struct lam_trace_mark *record,
+    struct lam_worker_metrics *metrics, struct lam_ops **ret_ops, struct lam_err *err)
+{
+    struct lam_ops_config config = {.listen = o->ops,
+        .process = PROGRAM_NAME,
+        .record = o->record ? record : NULL,
+        .arg = metrics,
+        .write_metrics = lam_worker_metrics_write,
+        .unhealthy = lam_worker_metrics_unhealthy};
+    enum lam_status status = o->ops ? lam_ops_start(&config, ret_ops, err) : LAM_OK;
+
+    if (status == LAM_OK && *ret_ops && lam_ops_port(*ret_ops) > 0)
+        lam_info("metrics and health on port %d", lam_ops_port(*ret_ops));
+    return status;
+}
+
 static enum lam_status serve(const struct options *o, const char *device, struct lam_units *units,
-    struct lam_engine *engine, struct lam_err *err)
+    struct lam_engine *engine, struct lam_worker_metrics *metrics, struct lam_err *err)
 {
     struct lam_service_config config = {
         .gateway = o->gateway,
@@ -265,6 +288,7 @@ static enum lam_status serve(const struct options *o, const char *device, struct
         .device = device,
         .units = units,
         .engine = engine,
+        .metrics = metrics,
     };
     struct lam_service *service;
     enum lam_status status = lam_service_create(&config, &service, err);
@@ -282,7 +306,10 @@ static enum lam_exit run(const struct options *o)
 {
     struct lam_units *units = NULL;
     struct lam_engine *engine = NULL;
+    struct lam_trace_mark mark = o->record ? lam_trace_start() : (struct lam_trace_mark){0};
+    struct lam_worker_metrics metrics;
     struct lam_device_choice choice;
+    struct lam_ops *ops = NULL;
     struct lam_err err = {0};
     bool starting = true;
     enum lam_status status =
@@ -298,8 +325,12 @@ static enum lam_exit run(const struct options *o)
         starting = false;
         lam_report_start(engine, lam_units_model(units));
         lam_info("%s", lam_units_batch(units));
-        status = serve(o, choice.name, units, engine, &err);
+        lam_worker_metrics_init(&metrics, engine);
+        status = start_ops(o, &mark, &metrics, &ops, &err);
     }
+    if (status == LAM_OK)
+        status = serve(o, choice.name, units, engine, &metrics, &err);
+    lam_ops_stop(ops);
     lam_engine_destroy(engine);
     lam_units_destroy(units);
     if (status == LAM_OK)

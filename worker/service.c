@@ -296,6 +296,9 @@ static enum lam_status send_result(struct lam_service *service, struct lam_rpc_s
         token->token = service->results[i].token;
         service->token_refs[result.n_tokens++] = token;
     }
+    if (service->config.metrics)
+        lam_worker_metrics_step(
+            service->config.metrics, service->config.engine, step->n_rows > 0, result.n_tokens);
     result.id = step->id;
     result.tokens = service->token_refs;
     profile.wall_seconds = (double)pass->wall_ns / LAM_NS_PER_S;
@@ -347,6 +350,12 @@ static void say_goodbye(struct lam_service *service, struct lam_rpc_stream *stre
     end_waiting(service);
 }
 
+static void tell_attached(struct lam_service *service, bool attached)
+{
+    if (service->config.metrics)
+        lam_worker_metrics_attached(service->config.metrics, attached);
+}
+
 /* The life of one attachment. Returns why it ended, never LAM_OK. */
 static enum lam_status converse(
     struct lam_service *service, struct lam_rpc_stream *stream, struct lam_err *err)
@@ -367,16 +376,19 @@ static enum lam_status converse(
     if (status != LAM_OK)
         return status;
     lam_info("attached to the gateway at %s", service->config.gateway);
+    tell_attached(service, true);
     service->told_of_loss = false;
     while (status == LAM_OK) {
         status = receive(service, stream, &message, err);
         if (status != LAM_OK)
             break;
         if (message->kind_case != LAMINAR__V1__GATEWAY_MESSAGE__KIND_STEP)
-            return lam_fail(
-                err, LAM_INVALID_ARGUMENT, "the gateway sent something else than a step");
-        status = run_step(service, stream, message->step, err);
+            status =
+                lam_fail(err, LAM_INVALID_ARGUMENT, "the gateway sent something else than a step");
+        else
+            status = run_step(service, stream, message->step, err);
     }
+    tell_attached(service, false);
     return status;
 }
 

@@ -11,6 +11,7 @@
 
 #include "common/status.h"
 #include "worker/engine.h"
+#include "worker/metrics.h"
 #include "worker/units.h"
 
 struct lam_service;
@@ -21,6 +22,7 @@ struct lam_service_config {
     const char *device;    /* "cpu", "cuda:0" */
     struct lam_units *units;
     struct lam_engine *engine;
+    struct lam_worker_metrics *metrics; /* NULL: nobody asks */
 };
 
 /* What the config points to must outlive the service. Errors: LAM_RESOURCE_EXHAUSTED. */

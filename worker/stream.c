@@ -24,6 +24,7 @@
 
 #include "common/mem.h"
 #include "common/size.h"
+#include "common/trace.h"
 #include "worker/pin.h"
 
 #define RING 56u /* pieces whose marks are kept: more than can be under way */
@@ -67,6 +68,8 @@ struct stream {
     struct lam_pass_profile profile;
     uint64_t stall_ns; /* of the units, at its beginning */
     uint64_t queue_stall_ns;
+    uint64_t begin_ns;   /* on the host: when the device was idle and the pass began */
+    uint64_t kernels_ns; /* end of the last wait that a span was made of */
 };
 
 static struct stream *self_of(struct lam_weights *weights)
@@ -183,6 +186,48 @@ static void copy_span(
     }
 }
 
+/* When the device reached a mark, on the host's clock, whose reading at the beginning of the pass
+ * is known. Copies for this pass may have begun before. */
+static uint64_t host_ns(const struct stream *self, uint32_t mark)
+{
+    const struct lam_device_ops *device = self->config.device;
+    uint64_t after_ns = device->elapsed_ns(self->config.kernels, MARK_PASS_BEGIN, mark);
+
+    if (after_ns > 0)
+        return self->begin_ns + after_ns;
+    return self->begin_ns - device->elapsed_ns(self->config.kernels, mark, MARK_PASS_BEGIN);
+}
+
+static void trace_span(enum lam_trace_track track, const char *name, uint64_t begin_ns,
+    uint64_t end_ns, uint32_t unit, uint32_t slot, uint64_t n_bytes)
+{
+    lam_trace_add(&(struct lam_trace_span){.track = track,
+        .name = name,
+        .begin_ns = begin_ns,
+        .end_ns = end_ns > begin_ns ? end_ns : begin_ns,
+        .unit = unit,
+        .slot = slot,
+        .bytes = n_bytes});
+}
+
+/* What the device did for streamed piece e: its copy, the kernels before it, their wait for it. */
+static void trace_piece(struct stream *self, uint64_t e)
+{
+    uint32_t unit = piece_of(self, e)->unit;
+    uint64_t wait_ns, end_ns;
+
+    if (!lam_trace_on())
+        return;
+    trace_span(LAM_TRACE_COPY, "copy", host_ns(self, mark_of(e, COPY_BEGIN)),
+        host_ns(self, mark_of(e, COPY_END)), unit, slot_of(self, e), piece_of(self, e)->bytes);
+    wait_ns = host_ns(self, mark_of(e, WAIT_BEGIN));
+    end_ns = host_ns(self, mark_of(e, WAIT_END));
+    trace_span(
+        LAM_TRACE_COMPUTE, "kernels", self->kernels_ns, wait_ns, LAM_TRACE_NONE, LAM_TRACE_NONE, 0);
+    trace_span(LAM_TRACE_COMPUTE, "wait for copy", wait_ns, end_ns, unit, slot_of(self, e), 0);
+    self->kernels_ns = end_ns;
+}
+
 /* Adds what the marks of the oldest computed piece say; they may be used again then. */
 static enum lam_status count_piece(struct stream *self, struct lam_err *err)
 {
@@ -204,6 +249,7 @@ static enum lam_status count_piece(struct stream *self, struct lam_err *err)
     self->profile.copy_ns +=
         device->elapsed_ns(kernels, mark_of(e, COPY_BEGIN), mark_of(e, COPY_END));
     self->profile.link_bytes += piece_of(self, e)->bytes;
+    trace_piece(self, e);
     self->n_counted++;
     return LAM_OK;
 }
@@ -283,6 +329,7 @@ static void stream_begin(struct lam_weights *weights)
     self->stall_ns = lam_units_stall_ns(self->config.units);
     self->queue_stall_ns = 0;
     self->config.device->mark_compute(self->config.kernels, MARK_PASS_BEGIN);
+    self->begin_ns = self->kernels_ns = lam_now_ns();
 }
 
 static enum lam_status stream_acquire(struct lam_weights *weights, uint32_t piece,
@@ -343,6 +390,8 @@ static enum lam_status stream_finish(
     if (status != LAM_OK)
         return status;
     device_ns = device->elapsed_ns(self->config.kernels, MARK_PASS_BEGIN, MARK_PASS_END);
+    trace_span(LAM_TRACE_COMPUTE, "kernels", self->kernels_ns, self->begin_ns + device_ns,
+        LAM_TRACE_NONE, LAM_TRACE_NONE, 0);
     *profile = (struct lam_pass_profile){
         .begin_ns = profile->begin_ns,
         .disk_wait_ns = self->profile.disk_wait_ns + gather_ns,

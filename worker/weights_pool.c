@@ -6,6 +6,7 @@
 
 #include "common/clock.h"
 #include "common/mem.h"
+#include "common/trace.h"
 #include "worker/weights.h"
 
 struct pool_weights {
@@ -13,6 +14,7 @@ struct pool_weights {
     const struct lam_plan *plan;
     struct lam_units *units;
     uint64_t begin_ns;
+    uint64_t piece_ns; /* when the piece was acquired, while spans are recorded */
     uint64_t stall_ns; /* of the units, at the beginning of the pass */
 };
 
@@ -39,6 +41,7 @@ static enum lam_status pool_acquire(struct lam_weights *weights, uint32_t piece,
 
     if (status == LAM_OK)
         *ret_base = base;
+    self->piece_ns = lam_trace_begin();
     return status;
 }
 
@@ -46,6 +49,8 @@ static void pool_release(struct lam_weights *weights, uint32_t piece)
 {
     struct pool_weights *self = self_of(weights);
 
+    lam_trace_end(LAM_TRACE_COMPUTE, "unit", self->piece_ns, self->plan->pieces[piece].unit,
+        LAM_TRACE_NONE, self->plan->pieces[piece].bytes);
     lam_units_release(self->units, self->plan->pieces[piece].unit);
 }
 
