@@ -14,7 +14,13 @@
 #include <unistd.h>
 
 #define TEXT_BYTES (4 * PATH_MAX)
-#define PARENT_BYTES_MAX 70 /* leaves room for "/laminar-XXXXXX/gateway.sock" */
+#define PARENT_BYTES_MAX 70 /* leaves room for "/laminar-XXXXXX/gateway-ops.sock" */
+
+static const char *const service_names[LAM_SERVICES] = {
+    [LAM_SERVICE_LOADER] = "loader",
+    [LAM_SERVICE_GATEWAY] = "gateway",
+    [LAM_SERVICE_WORKER] = "worker",
+};
 
 /* A command line under construction: pointers into one buffer of texts. */
 struct line {
@@ -87,6 +93,9 @@ enum lam_status lam_run_dir_make(
     snprintf(dir.loader, sizeof dir.loader, "unix:%.90s/loader.sock", dir.path);
     snprintf(dir.gateway, sizeof dir.gateway, "unix:%.90s/gateway.sock", dir.path);
     snprintf(dir.pool, sizeof dir.pool, "%.90s/pool.sock", dir.path);
+    for (int i = 0; i < LAM_SERVICES; i++)
+        snprintf(
+            dir.ops[i], sizeof dir.ops[i], "unix:%.90s/%s-ops.sock", dir.path, service_names[i]);
     *ret_dir = dir;
     return LAM_OK;
 }
@@ -111,6 +120,8 @@ void lam_run_dir_remove(struct lam_run_dir *dir)
     unlink(dir->loader + strlen("unix:"));
     unlink(dir->gateway + strlen("unix:"));
     unlink(dir->pool);
+    for (int i = 0; i < LAM_SERVICES; i++)
+        unlink(dir->ops[i] + strlen("unix:"));
     rmdir(dir->path);
     dir->path[0] = '\0';
 }
@@ -202,6 +213,11 @@ enum lam_status lam_launch(const struct lam_stack_config *config, const struct l
         add_gateway(&line, config, dir);
     else
         add_worker(&line, config, dir);
+    if (config->record) {
+        add(&line, "--ops");
+        add(&line, "%s", dir->ops[service]);
+        add(&line, "--record");
+    }
     if (service != LAM_SERVICE_WORKER) { /* the worker leaves nothing in the directory */
         add(&line, "--run-dir");
         add(&line, "%s", dir->path);

@@ -10,6 +10,7 @@
 #include "cli/command.h"
 #include "cli/session.h"
 #include "cli/talk.h"
+#include "cli/trace_merge.h"
 #include "cli/usage.h"
 #include "common/size.h"
 
@@ -19,6 +20,7 @@ struct run {
     const char *model;
     struct lam_answer_options answer;
     struct lam_stack_options stack;
+    const char *trace;     /* file; NULL: none */
     struct lam_buf prompt; /* from stdin */
     bool interactive;
     bool profile;
@@ -134,12 +136,33 @@ static enum lam_status use_session(
     return generate_once(run, session, chat, err);
 }
 
+/* All that the services have recorded since their start. */
+static enum lam_status write_trace(
+    const struct run *run, const struct lam_session *session, struct lam_err *err)
+{
+    struct lam_trace_page pages[LAM_STACK_OPS] = {0};
+    const char *addresses[LAM_STACK_OPS];
+    enum lam_status status;
+
+    lam_stack_ops(session->stack, addresses);
+    for (size_t i = 0; i < LAM_STACK_OPS; i++)
+        pages[i].address = addresses[i];
+    status = lam_trace_collect(pages, LAM_STACK_OPS, 0, run->trace, err);
+    if (status == LAM_OK) {
+        lam_trace_warn(pages, LAM_STACK_OPS);
+        fprintf(stderr, "laminar: trace in %s: open it at https://ui.perfetto.dev\n", run->trace);
+    }
+    lam_trace_pages_done(pages, LAM_STACK_OPS);
+    return status;
+}
+
 static int execute(
     struct run *run, const struct lam_command_env *env, const struct lam_run_plan *plan)
 {
     struct lam_session_config config = {
         .model = run->model,
         .runtime_dir = env->runtime_dir,
+        .record = run->trace != NULL,
         .options = &run->stack,
         .plan = plan,
     };
@@ -149,6 +172,8 @@ static int execute(
 
     if (!status)
         status = use_session(run, &session, &err);
+    if (!status && run->trace)
+        status = write_trace(run, &session, &err);
     return lam_session_close(&session, status ? &err : NULL);
 }
 
@@ -159,10 +184,14 @@ int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
         .stack = lam_stack_defaults(),
         .prompt = LAM_BUF(PROMPT_BYTES_MAX),
     };
-    struct lam_flag flags[1 + LAM_ANSWER_FLAGS + LAM_STACK_FLAGS + 1] = {
+    struct lam_flag flags[2 + LAM_ANSWER_FLAGS + LAM_STACK_FLAGS + 1] = {
         {"profile", 0, LAM_FLAG_BOOL, &run.profile, NULL,
             "At the end: the plan, what was measured, and what the passes waited for.", 0, 0, NULL,
             NULL},
+        {"trace", 0, LAM_FLAG_TEXT, &run.trace, "FILE",
+            "What the services do when, from their start to the end of the answer; opens in "
+            "Perfetto.",
+            0, 0, NULL, NULL},
     };
     const struct lam_flag_program program = {
         .usage = "laminar run MODEL [-p PROMPT] [flags]",
@@ -175,12 +204,13 @@ int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
     struct lam_err err = {0};
     int exit_code;
 
-    lam_answer_add_flags(&run.answer, flags + 1);
-    lam_stack_add_flags(&run.stack, flags + 1 + LAM_ANSWER_FLAGS);
+    lam_answer_add_flags(&run.answer, flags + 2);
+    lam_stack_add_flags(&run.stack, flags + 2 + LAM_ANSWER_FLAGS);
     if (!lam_command_begin(&program, argc, argv, &run.model, 1, &exit_code))
         return exit_code;
     run.interactive = !run.answer.prompt && isatty(STDIN_FILENO) == 1;
     if (lam_answer_check(&run.answer, &err) ||
+        (run.trace && lam_trace_check_path(run.trace, &err)) ||
         (!run.answer.prompt && !run.interactive && lam_answer_read_prompt(&run.prompt, &err)))
         exit_code = lam_command_usage(&err);
     else

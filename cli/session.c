@@ -67,6 +67,7 @@ enum lam_status lam_session_open(
         .runtime_dir = config->runtime_dir,
         .listen = config->listen,
         .drains = config->stays,
+        .record = config->record,
         .options = config->options,
         .plan = config->plan,
     };

@@ -328,6 +328,13 @@ const char *lam_stack_pool_socket(const struct lam_stack *stack)
     return stack->dir.pool;
 }
 
+void lam_stack_ops(const struct lam_stack *stack, const char *addresses[LAM_STACK_OPS])
+{
+    addresses[0] = stack->dir.ops[LAM_SERVICE_GATEWAY];
+    addresses[1] = stack->dir.ops[LAM_SERVICE_WORKER];
+    addresses[2] = stack->dir.ops[LAM_SERVICE_LOADER];
+}
+
 int lam_stack_port(struct lam_stack *stack)
 {
     int port;

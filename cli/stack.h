@@ -45,6 +45,7 @@ struct lam_stack_config {
     const char *runtime_dir; /* where the private directory goes; NULL: /tmp */
     const char *listen;      /* the gateway's public address; NULL: only the private one */
     bool loader_only;
+    bool record;                     /* spans, from the start; lam_stack_ops tells where */
     bool drains;                     /* at a signal, generations that run may end first */
     const struct lam_run_plan *plan; /* which fits */
     const struct lam_stack_options *options;
@@ -61,6 +62,10 @@ LAM_MUST_USE enum lam_status lam_stack_start(
 const char *lam_stack_gateway(const struct lam_stack *stack);
 const char *lam_stack_loader(const struct lam_stack *stack);
 const char *lam_stack_pool_socket(const struct lam_stack *stack);
+
+/* The operations ports of a stack that records, as for lam_ops_get; live as long as the stack. */
+#define LAM_STACK_OPS 3
+void lam_stack_ops(const struct lam_stack *stack, const char *addresses[LAM_STACK_OPS]);
 
 /* The port of the public address, once the gateway has told it; 0 before, and for Unix sockets. */
 int lam_stack_port(struct lam_stack *stack);

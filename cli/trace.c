@@ -59,7 +59,9 @@ static int execute(const struct trace *trace, const char *const *addresses, size
 
     for (size_t i = 0; i < n; i++)
         pages[i].address = addresses[i];
-    status = lam_trace_collect(pages, n, seconds, trace->path, &err);
+    status = lam_trace_check_path(trace->path, &err);
+    if (status == LAM_OK)
+        status = lam_trace_collect(pages, n, seconds, trace->path, &err);
     if (status == LAM_OK) {
         lam_trace_warn(pages, n);
         status = print_result(trace, pages, n, &err);

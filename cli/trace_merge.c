@@ -217,22 +217,46 @@ enum lam_status lam_trace_merge(
     return ok ? LAM_OK : lam_fail(err, LAM_UNAVAILABLE, "cannot write the trace");
 }
 
+/* The file under construction; NULL: see err. */
+static FILE *open_partial(const char *path, char partial[PATH_MAX], struct lam_err *err)
+{
+    int length = snprintf(partial, PATH_MAX, "%s.%d.part", path, (int)getpid());
+    FILE *out;
+
+    if (length < 0 || length >= PATH_MAX) {
+        lam_fail(err, LAM_INVALID_ARGUMENT, "the path of the trace is too long");
+        return NULL;
+    }
+    out = fopen(partial, "wxe");
+    if (out == NULL)
+        lam_fail_errno(err, errno, "cannot write %s", path);
+    return out;
+}
+
+enum lam_status lam_trace_check_path(const char *path, struct lam_err *err)
+{
+    char partial[PATH_MAX];
+    FILE *out = open_partial(path, partial, err);
+
+    if (out == NULL)
+        return err->status;
+    fclose(out);
+    unlink(partial);
+    return LAM_OK;
+}
+
 static enum lam_status write_file(
     struct lam_trace_page *pages, size_t n, const char *path, struct lam_err *err)
 {
     char partial[PATH_MAX];
-    int length = snprintf(partial, sizeof partial, "%s.%d.part", path, (int)getpid());
+    FILE *out = open_partial(path, partial, err);
     enum lam_status status;
-    FILE *out;
 
-    if (length < 0 || (size_t)length >= sizeof partial)
-        return lam_fail(err, LAM_INVALID_ARGUMENT, "the path of the trace is too long");
-    out = fopen(partial, "wxe");
     if (out == NULL)
-        return lam_fail_errno(err, errno, "cannot write %s", path);
+        return err->status;
     status = lam_trace_merge(pages, n, out, err);
     if (fclose(out) != 0 && status == LAM_OK)
-        status = lam_fail(err, LAM_UNAVAILABLE, "cannot write the trace");
+        status = LAM_UNAVAILABLE;
     if (status == LAM_UNAVAILABLE)
         status = lam_fail_errno(err, errno, "cannot write %s; is the disk full?", path);
     if (status == LAM_OK && rename(partial, path) != 0)

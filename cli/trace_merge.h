@@ -46,6 +46,9 @@ LAM_MUST_USE enum lam_status lam_trace_merge(
 /* What became of them, as a list; NULL without memory. */
 json_t *lam_trace_describe(const struct lam_trace_page *pages, size_t n);
 
+/* Can the file be written? Before a recording that would be lost. */
+LAM_MUST_USE enum lam_status lam_trace_check_path(const char *path, struct lam_err *err);
+
 /* Both, into a file that appears when it is complete; pages need an address only. Release them
  * with lam_trace_pages_done, in every case. */
 LAM_MUST_USE enum lam_status lam_trace_collect(struct lam_trace_page *pages, size_t n,
