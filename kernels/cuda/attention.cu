@@ -8,7 +8,7 @@
  * How. The rows of a sequence times the query heads that share a key/value head form one list; a
  * warp takes 16 of it. The context is cut into parts of split_tokens positions, counted from 0. In
  * a part the warp walks over 32 positions at a time with a running maximum and sum; parts are merged
- * in order. Calls of few rows give every part to a warp of its own and merge in a second kernel; in
+ * in order. Calls of few rows give every part to a block of its own and merge in a second kernel; in
  * others a warp does all parts, and up to four warps share what is in shared memory. The arithmetic
  * is the same, so a row's bits do not depend on which way was taken, nor on other rows.
  *
@@ -72,7 +72,7 @@ static __global__ void __launch_bounds__(WARPS * 32) attend_whole(const attentio
     rows.first += warp * TILE_ROWS;
     bool inside = rows.first < rows.n;
     if (inside) {
-        load_q<D>(args, rows, q, lane);
+        load_q<D, 1>(args, rows, q, 0, lane);
         last = last_position(args, rows);
         for (uint32_t i = 0; i < 2; i++)
             sees[i] = rows.seq->pos_begin + row_in_seq(args, rows, lane / 4 + i * 8);
@@ -90,8 +90,8 @@ static __global__ void __launch_bounds__(WARPS * 32) attend_whole(const attentio
             merge(all, s);
             clear(s);
         }
-        attend_step<D, OUT>(
-            ring + step % shape::STAGES * shape::STAGE_BYTES, q, sees, step * STEP, lane, s);
+        attend_step<D, OUT, OUT>(
+            ring + step % shape::STAGES * shape::STAGE_BYTES, q, sees, step * STEP, 0, lane, s);
     }
     if (!inside)
         return;
@@ -112,20 +112,23 @@ static __global__ void __launch_bounds__(WARPS * 32) attend_whole(const attentio
     }
 }
 
-/* A warp per part, its sums into args.splits. Grid as above, with parts * tiles in front. */
+/* A block per part, its sums into args.splits: every warp takes all scores and has its own columns
+ * of the values. Grid as above, with parts * tiles in front. */
 template <int D, int OUT, bool Q8>
-static __global__ void __launch_bounds__(32)
+static __global__ void __launch_bounds__(head_shape<D, OUT>::PART_WARPS * 32)
     attend_parts(const attention_args args, uint32_t n_parts)
 {
     using shape = head_shape<D, OUT>;
-    uint32_t lane = threadIdx.x;
+    const int width = OUT / shape::PART_WARPS;
+    uint32_t warp = threadIdx.x / 32;
+    uint32_t lane = threadIdx.x % 32;
     uint32_t column = blockIdx.y % (D / OUT) * OUT;
     uint32_t part = blockIdx.x % n_parts;
     uint32_t begin = part * args.split_tokens;
     uint8_t *ring = reinterpret_cast<uint8_t *>(smem) + shape::Q_BYTES;
     uint32_t sees[2];
     tile_rows rows;
-    state<OUT> s;
+    state<width> s;
 
     let_successors_begin();
     wait_for_predecessors();
@@ -137,22 +140,23 @@ static __global__ void __launch_bounds__(32)
     uint32_t n_steps = (min(args.split_tokens, last + 1 - begin) + STEP - 1) / STEP;
     auto begin_next = [&](uint32_t step) {
         if (step < n_steps)
-            begin_step<D, OUT, 1, Q8>(args, rows, ring + step % shape::STAGES * shape::STAGE_BYTES,
-                begin + step * STEP, last, column, 0, lane);
+            begin_step<D, OUT, shape::PART_WARPS, Q8>(args, rows,
+                ring + step % shape::STAGES * shape::STAGE_BYTES, begin + step * STEP, last, column,
+                warp, lane);
         copy_async_commit();
     };
     for (uint32_t step = 0; step < shape::STAGES - 1; step++)
         begin_next(step);
-    load_q<D>(args, rows, smem, lane);
+    load_q<D, shape::PART_WARPS>(args, rows, smem, warp, lane);
     for (uint32_t i = 0; i < 2; i++)
         sees[i] = rows.seq->pos_begin + row_in_seq(args, rows, lane / 4 + i * 8);
     clear(s);
     for (uint32_t step = 0; step < n_steps; step++) {
         copy_async_wait<shape::STAGES - 2>();
-        __syncwarp();
+        __syncthreads();
         begin_next(step + shape::STAGES - 1);
-        attend_step<D, OUT>(ring + step % shape::STAGES * shape::STAGE_BYTES, smem, sees,
-            begin + step * STEP, lane, s);
+        attend_step<D, OUT, width>(ring + step % shape::STAGES * shape::STAGE_BYTES, smem, sees,
+            begin + step * STEP, warp * width, lane, s);
     }
     end_part(s);
 #pragma unroll
@@ -162,12 +166,12 @@ static __global__ void __launch_bounds__(32)
         size_t row = row_head(args, rows, lane / 4 + i * 8, args.part_row[blockIdx.z]);
         float *to = args.splits + (row * LAM_DEVICE_SPLITS_MAX + part) * (D + 2);
 #pragma unroll
-        for (uint32_t tile = 0; tile < OUT / 8; tile++) {
+        for (uint32_t tile = 0; tile < width / 8; tile++) {
 #pragma unroll
             for (uint32_t e = 0; e < 2; e++)
-                to[column + tile * 8 + lane % 4 * 2 + e] = s.value[tile][i * 2 + e];
+                to[column + warp * width + tile * 8 + lane % 4 * 2 + e] = s.value[tile][i * 2 + e];
         }
-        if (lane % 4 == 0) {
+        if (warp == 0 && lane % 4 == 0) {
             to[D] = s.max[i];
             to[D + 1] = s.sum[i];
         }
@@ -253,7 +257,7 @@ template <int D, bool Q8> struct head_kernels {
         uint32_t n_tiles = div_up(static_cast<uint64_t>(rows_max) * args.group, TILE_ROWS);
         dim3 grid(n_parts * n_tiles, args.kv.n_kv_heads * (D / OUT), n_seqs);
         int error =
-            launch(stream, chip, attend_parts<D, OUT, Q8>, grid, 32, smem_bytes(1), args, n_parts);
+            launch(stream, chip, attend_parts<D, OUT, Q8>, grid, shape::PART_WARPS * 32, smem_bytes(1), args, n_parts);
 
         if (error != 0)
             return error;

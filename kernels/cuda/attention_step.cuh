@@ -43,6 +43,8 @@ template <int D, int OUT> struct head_shape {
         /* What the 99 KiB of the smaller chips have room for. */
         STAGES = D > 128 ? 2 : 3,
         WARPS_MAX = D > 128 ? 2 : 4,
+        /* Warps that share a part, each with its own columns of the values. */
+        PART_WARPS = D == 32 || D == 96 ? 2 : 4,
     };
 };
 
@@ -140,18 +142,18 @@ static __device__ __forceinline__ void split_pair(float x, float y, uint32_t &hi
     low = *reinterpret_cast<const uint32_t *>(&rest);
 }
 
-/* q of the tile as operands a of the products, two per 16 values: [D / 16][high, low][lane]. Every
- * lane reads what it wrote. */
-template <int D>
+/* q of the tile as operands a of the products, two per 16 values: [D / 16][high, low][lane]. Of
+ * these, every WARPS-th from `warp` on: the share of one warp. */
+template <int D, uint32_t WARPS>
 static __device__ __forceinline__ void load_q(
-    const attention_args &args, const tile_rows &rows, uint4 *to, uint32_t lane)
+    const attention_args &args, const tile_rows &rows, uint4 *to, uint32_t warp, uint32_t lane)
 {
     const float *q[2];
 
     for (uint32_t i = 0; i < 2; i++)
         q[i] = args.q + row_head(args, rows, lane / 4 + i * 8, rows.seq->row_begin) * D;
 #pragma unroll 4
-    for (uint32_t step = 0; step < D / 16; step++) {
+    for (uint32_t step = warp; step < D / 16; step += WARPS) {
         uint32_t at = step * 16 + lane % 4 * 2;
         uint32_t high[4];
         uint32_t low[4];
@@ -336,15 +338,17 @@ static __device__ __forceinline__ uint32_t last_position(
     return rows.seq->pos_begin + row_in_seq(args, rows, TILE_ROWS - 1);
 }
 
-/* Adds weights times values of the 16 positions at `position` of a step. */
-template <int D, int OUT>
+/* Adds weights times values of the 16 positions at `position` of a step; the sums are of WIDTH
+ * values from `column` on. */
+template <int D, int OUT, int WIDTH>
 static __device__ __forceinline__ void add_values(const uint8_t *stage, uint32_t position,
-    uint32_t lane, const float (&left)[4], const float (&right)[4], state<OUT> &s)
+    uint32_t column, uint32_t lane, const float (&left)[4], const float (&right)[4],
+    state<WIDTH> &s)
 {
     /* Of matrices 0 to 3: positions 0, 8, 0, 8 and values 0, 0, 8, 8. */
     uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(stage)) +
                   head_shape<D, OUT>::V_AT + (position + lane % 16) * head_shape<D, OUT>::V_PITCH +
-                  lane / 16 * 16;
+                  lane / 16 * 16 + column * 2;
     uint32_t high[4];
     uint32_t low[4];
 
@@ -353,7 +357,7 @@ static __device__ __forceinline__ void add_values(const uint8_t *stage, uint32_t
     split_pair(right[0], right[1], high[2], low[2]);
     split_pair(right[2], right[3], high[3], low[3]);
 #pragma unroll
-    for (uint32_t c = 0; c < OUT / 16; c++) {
+    for (uint32_t c = 0; c < WIDTH / 16; c++) {
         uint32_t b[4];
         load_matrices_turned(b, at + c * 32);
         mma_f16(s.value[c * 2], high, b[0], b[1]);
@@ -364,16 +368,16 @@ static __device__ __forceinline__ void add_values(const uint8_t *stage, uint32_t
 }
 
 /* One step, complete in shared memory. sees: the last position that rows g and g + 8 see. */
-template <int D, int OUT>
+template <int D, int OUT, int WIDTH>
 static __device__ __forceinline__ void attend_step(const uint8_t *stage, const uint4 *q,
-    const uint32_t (&sees)[2], uint32_t begin, uint32_t lane, state<OUT> &s)
+    const uint32_t (&sees)[2], uint32_t begin, uint32_t column, uint32_t lane, state<WIDTH> &s)
 {
     float scores[4][4];
 
     make_scores<D, OUT>(stage, q, lane, scores);
-    weigh<OUT>(s, sees, begin, lane, scores);
-    add_values<D, OUT>(stage, 0, lane, scores[0], scores[1], s);
-    add_values<D, OUT>(stage, 16, lane, scores[2], scores[3], s);
+    weigh<WIDTH>(s, sees, begin, lane, scores);
+    add_values<D, OUT, WIDTH>(stage, 0, column, lane, scores[0], scores[1], s);
+    add_values<D, OUT, WIDTH>(stage, 16, column, lane, scores[2], scores[3], s);
 }
 
 /* Makes the sums of a part those of whole rows. */

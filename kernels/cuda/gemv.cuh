@@ -113,11 +113,14 @@ struct gemv_args {
     uint32_t n_steps;
     uint32_t n_groups; /* of all steps, also those behind n_cols */
     uint32_t n_slices; /* warps of a tile */
+    uint32_t tiles_per_block;
+    uint32_t n_units;  /* of tiles_per_block tiles */
     uint32_t facts_at; /* offsets in shared memory */
     uint32_t scales_at;
     uint32_t parts_at;
     uint32_t ring_at;
     bool accumulate;
+    bool x_whole; /* four columns of x at a multiple of 4 are one aligned load */
 };
 
 /* Where a tile comes from and goes to. */
@@ -149,29 +152,33 @@ static __device__ __forceinline__ const uint8_t *row_of(
     return rows.weight + (i < rows.n_valid ? i : rows.n_valid - 1) * args.row_bytes;
 }
 
-/* Begins to copy one step of a tile into the slot at `to`. Four lanes share a row. */
+/* Begins to copy a step of two rows, n_bytes of each, into the slot at `to` (a shared address).
+ * Four lanes share a row. */
 template <typename FORMAT>
 static __device__ __forceinline__ void begin_step(
-    const gemv_args &args, const tile_rows &rows, uint32_t step, uint32_t to, uint32_t lane)
+    const uint8_t *const (&from)[2], uint32_t n_bytes, uint32_t to, uint32_t lane)
 {
-    uint64_t begin = static_cast<uint64_t>(step) * FORMAT::STEP_BYTES;
-    uint64_t left = args.row_bytes - begin;
-    uint32_t n_bytes = left < FORMAT::STEP_BYTES ? static_cast<uint32_t>(left) : FORMAT::STEP_BYTES;
-
 #pragma unroll
     for (uint32_t i = 0; i < 2; i++) {
         uint32_t row = lane / 4 + i * 8;
-        const uint8_t *from = row_of(args, rows, row) + begin;
-        uint32_t skew = FORMAT::ALIGN == 16 ? 0 : reinterpret_cast<uintptr_t>(from) % 16;
-        uint32_t slot =
-            static_cast<uint32_t>(__cvta_generic_to_shared(smem_at(to + row * FORMAT::ROW_SLOT)));
+        uint32_t skew = FORMAT::ALIGN == 16 ? 0 : reinterpret_cast<uintptr_t>(from[i]) % 16;
 #pragma unroll
         for (uint32_t piece = lane % 4; piece < FORMAT::ROW_SLOT / 16; piece += 4) {
             if (piece * 16 < n_bytes + skew)
-                copy_async_16(slot + FORMAT::place(row, piece) * 16, from - skew + piece * 16);
+                copy_async_16(to + row * FORMAT::ROW_SLOT + FORMAT::place(row, piece) * 16,
+                    from[i] - skew + piece * 16);
         }
     }
 }
+
+/* A warp's place in its stream of steps, STAGES - 1 ahead of what it works on. */
+struct reader {
+    const uint8_t *from[2]; /* rows g and g + 8 of the tile */
+    uint32_t unit;          /* tiles of a block that are done together */
+    uint32_t step;
+    uint32_t stage;
+    bool inside; /* the tile is there */
+};
 
 /* Offset in the slot of the bytes of row i. */
 template <typename FORMAT>
@@ -228,11 +235,11 @@ static __device__ __forceinline__ void finish_tiles(
         }
     }
     __syncthreads();
-    uint32_t n_tiles = N_WARPS / args.n_slices;
-    for (uint32_t at = threadIdx.x; at < n_tiles * args.n_rows * TILE; at += BLOCK) {
+    uint32_t n_rows = ONE ? 1 : args.n_rows;
+    for (uint32_t at = threadIdx.x; at < args.tiles_per_block * n_rows * TILE; at += BLOCK) {
         uint32_t n = at % TILE;
-        uint32_t t = at / TILE % args.n_rows;
-        uint32_t i = at / TILE / args.n_rows;
+        uint32_t t = at / TILE % n_rows;
+        uint32_t i = at / TILE / n_rows;
         uint32_t tile = first_tile + i;
         if (tile >= args.mats[MATS_MAX - 1].tiles_end)
             continue;
@@ -247,6 +254,31 @@ static __device__ __forceinline__ void finish_tiles(
     }
 }
 
+/* Columns [first, first + 4) and [second, second + 4) of a row of activations; 0 behind its end and
+ * for no row. */
+static __device__ __forceinline__ void load_eight(
+    const gemv_args &args, const float *row, uint32_t first, uint32_t second, float (&x)[8])
+{
+#pragma unroll
+    for (uint32_t half = 0; half < 2; half++) {
+        uint32_t column = half == 0 ? first : second;
+        float4 four = make_float4(0, 0, 0, 0);
+        if (args.x_whole) {
+            if (row != NULL && column < args.n_cols)
+                four = *reinterpret_cast<const float4 *>(row + column);
+        } else if (row != NULL) {
+            four.x = column < args.n_cols ? row[column] : 0.0f;
+            four.y = column + 1 < args.n_cols ? row[column + 1] : 0.0f;
+            four.z = column + 2 < args.n_cols ? row[column + 2] : 0.0f;
+            four.w = column + 3 < args.n_cols ? row[column + 3] : 0.0f;
+        }
+        x[half * 4] = four.x;
+        x[half * 4 + 1] = four.y;
+        x[half * 4 + 2] = four.z;
+        x[half * 4 + 3] = four.w;
+    }
+}
+
 /* Splits the one row into shared memory. */
 template <typename MATH> static __device__ __forceinline__ void split_here(const gemv_args &args)
 {
@@ -256,7 +288,7 @@ template <typename MATH> static __device__ __forceinline__ void split_here(const
     for (uint32_t i = threadIdx.x; i < (n_items + 31) / 32 * 32; i += BLOCK) {
         operand high, low;
         float2 facts;
-        MATH::split(args.x, i / 4 * GROUP_K, args.n_cols, i % 4, high, low, facts);
+        MATH::split(args, args.x, i / 4 * GROUP_K, i % 4, high, low, facts);
         if (i >= n_items)
             continue;
         reinterpret_cast<operand *>(smem)[i / 4 * 8 + i % 4] = high;
@@ -267,62 +299,70 @@ template <typename MATH> static __device__ __forceinline__ void split_here(const
     __syncthreads();
 }
 
-/* Grid: any number of blocks; they share the tiles in rounds. */
+/* Begins to copy the reader's next step into the ring at `ring`, if there is one. */
+template <typename FORMAT>
+static __device__ __forceinline__ void begin_next(
+    const gemv_args &args, reader &ahead, uint32_t ring, uint32_t slice, uint32_t lane)
+{
+    if (ahead.step == slice) { /* a new tile */
+        uint32_t tile = ahead.unit * args.tiles_per_block + threadIdx.x / 32 / args.n_slices;
+        ahead.inside = ahead.unit < args.n_units && tile < args.mats[MATS_MAX - 1].tiles_end;
+        tile_rows rows = find_tile(args, ahead.inside ? tile : 0);
+        for (uint32_t i = 0; i < 2; i++)
+            ahead.from[i] = row_of(args, rows, lane / 4 + i * 8) + slice * FORMAT::STEP_BYTES;
+    }
+    if (ahead.inside) {
+        uint32_t left = static_cast<uint32_t>(args.row_bytes) - ahead.step * FORMAT::STEP_BYTES;
+        begin_step<FORMAT>(ahead.from, min(left, static_cast<uint32_t>(FORMAT::STEP_BYTES)),
+            ring + ahead.stage * FORMAT::SLOT, lane);
+    }
+    copy_async_commit();
+    ahead.stage = ahead.stage + 1 == FORMAT::STAGES ? 0 : ahead.stage + 1;
+    ahead.step += args.n_slices;
+    for (uint32_t i = 0; i < 2; i++)
+        ahead.from[i] += args.n_slices * FORMAT::STEP_BYTES;
+    if (ahead.step >= args.n_steps) {
+        ahead.step = slice;
+        ahead.unit += gridDim.x;
+    }
+}
+
+/* Grid: any number of blocks; they share the units in rounds. */
 template <typename FORMAT, int NT, bool ONE>
 static __global__ void __launch_bounds__(BLOCK, NT == 1 ? 3 : 2) gemv_tiles(const gemv_args args)
 {
     uint32_t lane = threadIdx.x % 32;
     uint32_t warp = threadIdx.x / 32;
     uint32_t slice = warp % args.n_slices;
-    uint32_t tiles_per_block = N_WARPS / args.n_slices;
-    uint32_t n_tiles = args.mats[MATS_MAX - 1].tiles_end;
-    uint32_t n_units = (n_tiles + tiles_per_block - 1) / tiles_per_block;
-    uint32_t n_rounds = (n_units - blockIdx.x + gridDim.x - 1) / gridDim.x;
+    uint32_t tile_in_unit = warp / args.n_slices;
     uint32_t ring = args.ring_at + warp * (FORMAT::STAGES * FORMAT::SLOT);
+    uint32_t ring_address = static_cast<uint32_t>(__cvta_generic_to_shared(smem_at(ring)));
     uint32_t scales = args.scales_at + warp * FORMAT::SCALE_BYTES;
-    uint32_t ahead_round = 0;
-    uint32_t ahead_step = slice;
-    uint32_t ahead_stage = 0;
     uint32_t stage = 0;
-
-    auto tile_of = [&](uint32_t round) {
-        return (blockIdx.x + round * gridDim.x) * tiles_per_block + warp / args.n_slices;
-    };
-    auto begin_next = [&]() {
-        uint32_t tile = tile_of(ahead_round);
-        if (ahead_round < n_rounds && tile < n_tiles)
-            begin_step<FORMAT>(
-                args, find_tile(args, tile), ahead_step, ring + ahead_stage * FORMAT::SLOT, lane);
-        copy_async_commit();
-        ahead_stage = ahead_stage + 1 == FORMAT::STAGES ? 0 : ahead_stage + 1;
-        ahead_step += args.n_slices;
-        if (ahead_step >= args.n_steps) {
-            ahead_step = slice;
-            ahead_round++;
-        }
-    };
+    uint32_t round = 0;
+    reader ahead = {{}, blockIdx.x, slice, 0, false};
 
     let_successors_begin();
     for (uint32_t i = 0; i < FORMAT::STAGES - 1; i++)
-        begin_next();
+        begin_next<FORMAT>(args, ahead, ring_address, slice, lane);
     wait_for_predecessors();
     if (ONE)
         split_here<typename FORMAT::math>(args);
-    for (uint32_t round = 0; round < n_rounds; round++) {
-        bool inside = tile_of(round) < n_tiles;
-        tile_rows rows = find_tile(args, inside ? tile_of(round) : 0);
+    for (uint32_t unit = blockIdx.x; unit < args.n_units; unit += gridDim.x, round++) {
+        uint32_t tile = unit * args.tiles_per_block + tile_in_unit;
+        bool inside = tile < args.mats[MATS_MAX - 1].tiles_end;
+        tile_rows rows = find_tile(args, inside ? tile : 0);
         float sums[NT][2] = {};
         for (uint32_t step = slice; step < args.n_steps; step += args.n_slices) {
             copy_async_wait<FORMAT::STAGES - 2>();
             __syncwarp();
-            begin_next();
+            begin_next<FORMAT>(args, ahead, ring_address, slice, lane);
             if (inside)
                 FORMAT::math::template add_step<FORMAT, NT, ONE>(
                     args, rows, step, ring + stage * FORMAT::SLOT, scales, lane, sums);
             stage = stage + 1 == FORMAT::STAGES ? 0 : stage + 1;
         }
-        finish_tiles<NT, ONE>(
-            args, round, (blockIdx.x + round * gridDim.x) * tiles_per_block, sums);
+        finish_tiles<NT, ONE>(args, round, unit * args.tiles_per_block, sums);
     }
 }
 
@@ -341,7 +381,7 @@ static __global__ void __launch_bounds__(BLOCK) split_rows(const gemv_args args)
     wait_for_predecessors();
     const float *row =
         blockIdx.y < args.n_rows ? args.x + static_cast<size_t>(blockIdx.y) * args.n_cols : NULL;
-    MATH::split(row, group * GROUP_K, args.n_cols, i % 4, high, low, facts);
+    MATH::split(args, row, group * GROUP_K, i % 4, high, low, facts);
     if (group >= args.n_groups)
         return;
     typename MATH::operand *to = static_cast<typename MATH::operand *>(args.split) +
@@ -371,8 +411,7 @@ static int launch_gemv(CUstream_st *stream, const lam_cuda_chip *chip, gemv_args
     uint32_t bytes = gemv_smem<FORMAT, NT, ONE>(&args);
     uint32_t fits = chip->sm_smem_bytes / (bytes + 1024);
     uint32_t per_sm = fits < 1 ? 1 : fits > per_sm_max ? per_sm_max : fits;
-    uint32_t n_units = div_up(args.mats[MATS_MAX - 1].tiles_end, N_WARPS / args.n_slices);
-    uint32_t n_rounds = div_up(n_units, chip->n_sms * per_sm);
+    uint32_t n_rounds = div_up(args.n_units, chip->n_sms * per_sm);
     int error = 0;
 
     assert(bytes <= chip->block_smem_bytes);
@@ -381,8 +420,8 @@ static int launch_gemv(CUstream_st *stream, const lam_cuda_chip *chip, gemv_args
             dim3(div_up(args.n_groups * 4, BLOCK), NT * 4), BLOCK, 0, args);
     if (error != 0)
         return error;
-    return launch(stream, chip, gemv_tiles<FORMAT, NT, ONE>, dim3(div_up(n_units, n_rounds)), BLOCK,
-        bytes, args);
+    return launch(stream, chip, gemv_tiles<FORMAT, NT, ONE>, dim3(div_up(args.n_units, n_rounds)),
+        BLOCK, bytes, args);
 }
 
 template <typename FORMAT>
@@ -391,6 +430,8 @@ static int gemv_of_format(CUstream_st *stream, const lam_cuda_chip *chip, gemv_a
     args.n_steps = div_up(args.n_cols, FORMAT::STEP_K);
     args.n_groups = args.n_steps * (FORMAT::STEP_K / GROUP_K);
     args.n_slices = args.n_steps >= 8 ? 8 : args.n_steps >= 4 ? 4 : args.n_steps >= 2 ? 2 : 1;
+    args.tiles_per_block = N_WARPS / args.n_slices;
+    args.n_units = div_up(args.mats[MATS_MAX - 1].tiles_end, args.tiles_per_block);
     args.facts = reinterpret_cast<float2 *>(
         static_cast<typename FORMAT::math::operand *>(args.split) + 4 * args.n_groups * 32);
     if (args.n_rows == 1 && gemv_smem<FORMAT, 1, true>(&args) <= chip->block_smem_bytes)
@@ -427,6 +468,7 @@ static inline gemv_args gemv_args_of(
     own.n_rows = args->n_rows;
     own.n_cols = args->n_cols;
     own.accumulate = args->accumulate;
+    own.x_whole = reinterpret_cast<uintptr_t>(args->x) % 16 == 0 && args->n_cols % 4 == 0;
     for (uint32_t m = 0; m < MATS_MAX; m++) {
         const lam_matmul_mat *mat = &args->mats[m < args->n_mats ? m : args->n_mats - 1];
         own.mats[m].weight = static_cast<const uint8_t *>(mat->weight);

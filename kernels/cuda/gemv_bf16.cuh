@@ -25,17 +25,17 @@ struct math_bf16 {
     enum { HAS_FACTS = 0 };
 
     /* Columns k + 8t.. of a row: operands of the whole (column 2r) and of the rest (2r + 1). */
-    static __device__ __forceinline__ void split(const float *row, uint32_t k, uint32_t n_cols,
-        uint32_t t, uint4 &high, uint4 &low, float2 &)
+    static __device__ __forceinline__ void split(const gemv_args &args, const float *row,
+        uint32_t k, uint32_t t, uint4 &high, uint4 &low, float2 &)
     {
+        float x[8];
         uint32_t whole[8];
         uint32_t rest[8];
 
+        load_eight(args, row, k + 8 * t, k + 8 * t + 4, x);
 #pragma unroll
-        for (uint32_t i = 0; i < 8; i++) {
-            uint32_t column = k + 8 * t + i;
-            split_float(row != NULL && column < n_cols ? row[column] : 0.0f, whole[i], rest[i]);
-        }
+        for (uint32_t i = 0; i < 8; i++)
+            split_float(x[i], whole[i], rest[i]);
         high = make_uint4(whole[0] | whole[1] << 16, whole[2] | whole[3] << 16,
             whole[4] | whole[5] << 16, whole[6] | whole[7] << 16);
         low = make_uint4(rest[0] | rest[1] << 16, rest[2] | rest[3] << 16, rest[4] | rest[5] << 16,

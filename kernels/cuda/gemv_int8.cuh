@@ -1,7 +1,7 @@
 /*
  * gemv_int8: the arithmetic of gemv for the formats of blocks. Weights are small integers as they
  * lie. The activations of 32 columns become integers of 16 bits that share a scale, the largest of
- * them over 32639, and are split in two digits of 8 bits; sums of products of 32 columns are exact.
+ * them over 32600, and are split in two digits of 8 bits; sums of products of 32 columns are exact.
  * Then come the scales of weights and activations, in f32, and the sums of groups are added up in
  * f32. So what differs from the reference is the rounding of the activations, at most 2^-16 of the
  * largest of their group, and that of f32 sums.
@@ -19,59 +19,66 @@ enum order {
     ORDER_BYTES,  /* 8t.. and 8t + 4..: 8 neighbouring bytes */
 };
 
-/* Four bytes, the lowest first. */
-static __device__ __forceinline__ uint32_t pack_bytes(const int *bytes)
+/* Byte BYTE of four words, the first lowest. */
+template <uint32_t BYTE> static __device__ __forceinline__ uint32_t pack_bytes(const int *words)
 {
+    const uint32_t pair = (BYTE + 4) << 4 | BYTE;
     uint32_t low =
-        __byte_perm(static_cast<uint32_t>(bytes[0]), static_cast<uint32_t>(bytes[1]), 0x0040);
+        __byte_perm(static_cast<uint32_t>(words[0]), static_cast<uint32_t>(words[1]), pair);
     uint32_t high =
-        __byte_perm(static_cast<uint32_t>(bytes[2]), static_cast<uint32_t>(bytes[3]), 0x0040);
+        __byte_perm(static_cast<uint32_t>(words[2]), static_cast<uint32_t>(words[3]), pair);
 
     return __byte_perm(low, high, 0x5410);
 }
 
-/* The larger; a NaN if there is one. */
-static __device__ __forceinline__ float larger(float a, float b)
+/* 1 / x within 2^-22. */
+static __device__ __forceinline__ float rough_inverse(float x)
 {
-    return b > a || isnan(b) ? b : a;
+    float inverse;
+
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+    return inverse;
 }
 
 template <order ORDER> struct math_int8 {
     typedef uint2 operand;
+    /* Of the integers; 127 * 256 + 127 would still fit. */
+    static constexpr float RANGE = 32600.0f;
     enum { HAS_FACTS = 1 };
 
     /* The eight columns of a row that lane t has in the group at k: operands of the high digits
      * (column 2r) and of the low ones (2r + 1); facts of the group: scale and sum. Whole warps
      * only: four lanes share a group. */
-    static __device__ __forceinline__ void split(const float *row, uint32_t k, uint32_t n_cols,
-        uint32_t t, uint2 &high, uint2 &low, float2 &facts)
+    static __device__ __forceinline__ void split(const gemv_args &args, const float *row,
+        uint32_t k, uint32_t t, uint2 &high, uint2 &low, float2 &facts)
     {
+        const bool bytes = ORDER == ORDER_BYTES;
         float x[8];
-        int digits[2][8];
-        float largest = 0;
+        int whole[8];
+        int raised[8];
+        uint32_t largest = 0; /* as bits: of numbers without a sign in the order of the numbers */
         int sum = 0;
 
+        load_eight(args, row, k + (bytes ? 8 * t : 4 * t), k + (bytes ? 8 * t + 4 : 16 + 4 * t), x);
+#pragma unroll
+        for (uint32_t i = 0; i < 8; i++) /* infinity is above all numbers, NaN above that */
+            largest = max(largest, __float_as_uint(x[i]) & 0x7FFFFFFFu);
+        largest = max(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 1));
+        largest = max(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 2));
+        float scale = __uint_as_float(largest) * (1.0f / RANGE);
+        float inverse = scale >= FLT_MIN ? rough_inverse(scale) : 0.0f;
 #pragma unroll
         for (uint32_t i = 0; i < 8; i++) {
-            uint32_t column = k + (ORDER == ORDER_BYTES ? 8 * t + i : i / 4 * 16 + 4 * t + i % 4);
-            x[i] = row != NULL && column < n_cols ? row[column] : 0.0f;
-            largest = larger(largest, fabsf(x[i]));
-        }
-        largest = larger(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 1));
-        largest = larger(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 2));
-        float scale = largest / 32639.0f; /* 127 * 256 + 127 */
-        float inverse = scale >= FLT_MIN ? 1.0f / scale : 0.0f;
-#pragma unroll
-        for (uint32_t i = 0; i < 8; i++) {
-            int whole = __float2int_rn(x[i] * inverse);
-            sum += whole;
-            digits[0][i] = (whole + 128) >> 8;
-            digits[1][i] = whole - digits[0][i] * 256;
+            whole[i] = __float2int_rn(x[i] * inverse);
+            raised[i] = whole[i] + 128;
+            sum += whole[i];
         }
         sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
         sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
-        high = make_uint2(pack_bytes(digits[0]), pack_bytes(digits[0] + 4));
-        low = make_uint2(pack_bytes(digits[1]), pack_bytes(digits[1] + 4));
+        /* whole = 256 * high + low, low a signed byte: the lowest byte of it as it is, */
+        low = make_uint2(pack_bytes<0>(whole), pack_bytes<0>(whole + 4));
+        /* and the next one of what that leaves. */
+        high = make_uint2(pack_bytes<1>(raised), pack_bytes<1>(raised + 4));
         facts = make_float2(scale, scale * static_cast<float>(sum));
     }
 
