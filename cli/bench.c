@@ -16,6 +16,8 @@ struct benchmark {
 static const struct benchmark benchmarks[] = {
     {"generate", "text from a model, by the pass: time, share of the ceilings, memory",
         lam_bench_generate},
+    {"loader", "reading a model through the loader: speed beside fio, CPU time, hits",
+        lam_bench_loader},
 };
 
 #define N_BENCHMARKS (sizeof benchmarks / sizeof benchmarks[0])

@@ -135,8 +135,12 @@ static void add_loader(
     add(line, "%s", dir->loader);
     add(line, "--pool-socket");
     add(line, "%s", dir->pool);
-    add(line, "--ram");
-    add(line, "%" PRIu64 "B", config->plan->planning.plan.pool.budget_bytes);
+    if (config->plan) {
+        add(line, "--ram");
+        add(line, "%" PRIu64 "B", config->plan->planning.plan.pool.budget_bytes);
+    }
+    for (const char *const *arg = config->loader_args; arg && *arg; arg++)
+        add(line, "%s", *arg);
 }
 
 static void add_gateway(

@@ -60,6 +60,7 @@ enum lam_status lam_progress_stats(
     stats = (const Laminar__V1__GetStatsResponse *)message;
     *ret_stats = (struct lam_loader_stats){
         .direct = stats->direct,
+        .fixed_buffers = stats->fixed_buffers,
         .pool_bytes = stats->pool_bytes,
         .pool_used_bytes = stats->pool_used_bytes,
         .disk_bytes = stats->disk_bytes,

@@ -15,6 +15,7 @@ struct lam_progress;
 struct lam_loader_stats {
     char engine[16];
     bool direct;
+    bool fixed_buffers;
     char pages[16];
     uint64_t pool_bytes;
     uint64_t pool_used_bytes;

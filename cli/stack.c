@@ -335,6 +335,11 @@ void lam_stack_ops(const struct lam_stack *stack, const char *addresses[LAM_STAC
     addresses[2] = stack->dir.ops[LAM_SERVICE_LOADER];
 }
 
+pid_t lam_stack_loader_pid(const struct lam_stack *stack)
+{
+    return stack->pids[LAM_SERVICE_LOADER];
+}
+
 int lam_stack_port(struct lam_stack *stack)
 {
     int port;

@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "cli/run_plan.h"
 #include "common/flag.h"
@@ -46,8 +47,9 @@ struct lam_stack_config {
     const char *listen;      /* the gateway's public address; NULL: only the private one */
     bool loader_only;
     bool record;                     /* spans, from the start; lam_stack_ops tells where */
+    const char *const *loader_args;  /* more flags for the loader, ends with NULL; or NULL */
     bool drains;                     /* at a signal, generations that run may end first */
-    const struct lam_run_plan *plan; /* which fits */
+    const struct lam_run_plan *plan; /* which fits; NULL for a loader alone that needs none */
     const struct lam_stack_options *options;
 };
 
@@ -66,6 +68,9 @@ const char *lam_stack_pool_socket(const struct lam_stack *stack);
 /* The operations ports of a stack that records, as for lam_ops_get; live as long as the stack. */
 #define LAM_STACK_OPS 3
 void lam_stack_ops(const struct lam_stack *stack, const char *addresses[LAM_STACK_OPS]);
+
+/* The loader's process, for what the system knows about it. */
+pid_t lam_stack_loader_pid(const struct lam_stack *stack);
 
 /* The port of the public address, once the gateway has told it; 0 before, and for Unix sockets. */
 int lam_stack_port(struct lam_stack *stack);

@@ -9,6 +9,9 @@
 #include "common/mem.h"
 #include "common/size.h"
 
+/* Before doubling arrives at the maximum. */
+#define N_SMALL_REGIONS 3u
+
 /* The least part of a unit that is worth a place of its own. */
 #define PART_ALIGNS_MIN 16u
 
@@ -151,13 +154,19 @@ static void place_all(
     layout->pool_bytes = at;
 }
 
+/* More than a single place, which may be larger, does not go into region r beyond this. */
+static uint64_t region_bytes_max(uint32_t r)
+{
+    return r < N_SMALL_REGIONS ? LAM_POLICY_REGION_BYTES_FIRST << r : LAM_POLICY_REGION_BYTES_MAX;
+}
+
 /* Adds what belongs together: it goes into a new region where it would overflow this one, and over
  * several where it is itself larger than one. */
 static void add_to_regions(struct lam_layout *layout, uint64_t bytes)
 {
     struct lam_region *region = &layout->regions[layout->n_regions - 1];
 
-    if (region->bytes + bytes > LAM_POLICY_REGION_BYTES_MAX && region->bytes > 0) {
+    if (region->bytes + bytes > region_bytes_max(layout->n_regions - 1) && region->bytes > 0) {
         region[1].pool_offset = region->pool_offset + region->bytes;
         region++;
     }
@@ -224,10 +233,11 @@ enum lam_status lam_policy_layout(const struct lam_unit *units, uint32_t n_units
             return status;
     }
 
-    /* Each region but the last is, together with its successor, larger than the maximum. */
+    /* Each region but the small ones and the last is, together with its successor, larger than the
+     * maximum. */
     regions_max = 2 * (full_bytes + (2 * (uint64_t)lanes_wanted + 1) * lanes.slot_bytes) /
                       LAM_POLICY_REGION_BYTES_MAX +
-                  2;
+                  2 + N_SMALL_REGIONS;
     layout.kept = lam_calloc(n_units, sizeof(*layout.kept));
     layout.places = lam_calloc(2 * (size_t)lanes_wanted + 1 + n_units, sizeof(*layout.places));
     layout.regions = lam_calloc(regions_max, sizeof(*layout.regions));

@@ -40,6 +40,10 @@
 /* The largest piece that io_uring takes as one fixed buffer. */
 #define LAM_POLICY_REGION_BYTES_MAX ((uint64_t)1 << 30)
 
+/* The first regions are smaller, each twice the one before: serving starts with the first, and a
+ * machine may take a second to give a GiB of memory. */
+#define LAM_POLICY_REGION_BYTES_FIRST ((uint64_t)128 << 20)
+
 struct lam_place {
     uint64_t pool_offset; /* multiple of the alignment */
     uint64_t bytes;       /* multiple of the alignment */

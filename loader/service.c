@@ -324,6 +324,7 @@ static void add_stats(const struct lam_share *share, Laminar__V1__GetStatsRespon
     if (share->integrity != NULL)
         lam_integrity_count(share->integrity, &checks);
     response->direct = response->direct && info.direct;
+    response->fixed_buffers = response->fixed_buffers && info.fixed_buffers;
     response->pool_used_bytes += counts.ready_bytes;
     response->disk_bytes += info.bytes;
     response->disk_reads += info.reads;
@@ -363,7 +364,7 @@ static void get_stats(void *arg, struct lam_rpc_call *call, const void *bytes, s
             return;
         }
     }
-    response.direct = true;
+    response.direct = response.fixed_buffers = true;
     for (uint32_t i = 0; i < service->models->n_shares; i++) {
         if (only == NULL || only == &service->models->shares[i])
             add_stats(&service->models->shares[i], &response);
