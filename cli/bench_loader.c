@@ -223,13 +223,13 @@ static enum lam_status measure(struct bench *bench, const struct moment *begin, 
     if (status)
         return status;
     bench->cold = between(begin, &end, 1);
-    status = bench->against_fio ? measure_in_turn(bench, err) : measure_laps(bench, err);
-    if (!status)
-        status = lam_progress_stats(bench->progress, &bench->end, err);
-    if (!status && bench->against_fio && bench->laps[0].bytes == 0)
+    if (bench->against_fio && end.stats.pool_used_bytes >= bench->model_bytes)
         return lam_fail(err, LAM_FAILED_PRECONDITION,
             "the pool holds the whole model, so that laps read nothing to compare with fio: give a "
             "smaller --ram");
+    status = bench->against_fio ? measure_in_turn(bench, err) : measure_laps(bench, err);
+    if (!status)
+        status = lam_progress_stats(bench->progress, &bench->end, err);
     return status;
 }
 

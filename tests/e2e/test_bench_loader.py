@@ -1,0 +1,110 @@
+"""`laminar bench loader`: its figures, fio beside it, and what it says when it cannot measure."""
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+import cli
+
+FIELDS = {"version", "gbps", "fio_gbps", "ratio_to_fio", "cpu_ms_per_gb", "hit_ratio",
+          "hit_ratio_bound", "engine", "fixed_buffers", "direct"}
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A private runtime directory, which must be empty again after each test."""
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    yield folder
+    cli.assert_nothing_left(folder)
+
+
+def fake_fio(folder, script):
+    """An environment in which `fio` is this shell script."""
+    folder.mkdir()
+    path = folder / "fio"
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("percent", [25, 50, 75, 95])
+def test_laps_hit_what_a_cyclic_scan_allows(home, percent):
+    model = cli.run_json(home, "inspect", cli.MODEL)["units"]["bytes_total"]
+    data = cli.run_json(home, "bench", "loader", cli.MODEL, "--ram",
+                        f"{model * percent // 100 >> 10}KiB", "--laps", 8)
+    assert set(data) == FIELDS
+    assert data["gbps"] > 0 and data["cpu_ms_per_gb"] > 0
+    assert data["fio_gbps"] is None and data["ratio_to_fio"] is None
+    assert percent / 100 - 0.08 < data["hit_ratio_bound"] <= percent / 100
+    assert data["hit_ratio_bound"] - 0.01 <= data["hit_ratio"] < percent / 100 + 0.1
+
+
+def test_a_pool_for_all_of_it_reads_once(home):
+    data = cli.run_json(home, "bench", "loader", cli.MODEL, "--ram", "1GiB", "--engine", "pread")
+    assert data["hit_ratio"] == data["hit_ratio_bound"] == 1
+    assert data["gbps"] > 0 and data["engine"] == "pread" and not data["fixed_buffers"]
+
+
+def test_the_ratio_is_that_of_the_two_speeds(home, tmp_path):
+    fio = fake_fio(tmp_path / "bin", """echo a note first
+echo '{"jobs": [{"read": {"bw_bytes": 500000000}}]}'
+""")
+    done = cli.run(home, "bench", "loader", cli.MODEL, "--against-fio", "--json",
+                   env=cli.environment(home, **fio))
+    assert done.returncode == 0, done.stderr.decode()
+    data = cli.json.loads(done.stdout)
+    assert data["fio_gbps"] == 0.5
+    assert data["ratio_to_fio"] == pytest.approx(data["gbps"] / 0.5)
+
+
+@pytest.mark.skipif(not shutil.which("fio"), reason="no fio here: tools/setup installs it")
+def test_the_real_fio_reads_the_same_file(home):
+    done = cli.run(home, "bench", "loader", cli.MODEL, "--against-fio", "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    assert 0.05 < cli.json.loads(done.stdout)["ratio_to_fio"] < 20
+
+
+@pytest.mark.parametrize("script, words", [
+    ("echo no such engine; exit 1", "fio failed; it said: no such engine"),
+    ("echo '{\"jobs\": []}'", "fio gave no speed"),
+])
+def test_a_fio_that_fails_is_quoted(home, tmp_path, script, words):
+    fio = fake_fio(tmp_path / "bin", script)
+    done = cli.run(home, "bench", "loader", cli.MODEL, "--against-fio",
+                   env=cli.environment(home, **fio))
+    assert done.returncode == 1 and words in done.stderr.decode()
+    assert done.stdout == b""
+
+
+@pytest.mark.parametrize("line, words", [
+    (["/nonexistent.gguf"], (1, "/nonexistent.gguf")),
+    ([cli.MODEL, "--laps", "0"], (2, "--laps")),
+    ([cli.MODEL, "--ram", "1GiB", "--against-fio"], (1, "give a smaller --ram")),
+    ([cli.MODEL, "--ram", "1MiB"], (3, "--ram")),
+])
+def test_what_cannot_be_measured_is_named(home, line, words):
+    done = cli.run(home, "bench", "loader", *line)
+    assert done.returncode == words[0] and words[1] in done.stderr.decode()
+    assert done.stdout == b""
+
+
+def test_a_signal_ends_it_and_fio(home, tmp_path):
+    fio = fake_fio(tmp_path / "bin", "exec sleep 1000")
+    with cli.start(home, "bench", "loader", cli.MODEL, "--against-fio",
+                   env=cli.environment(home, **fio)) as process:
+        deadline = time.monotonic() + 30
+        while not any(b"sleep" in line[0] for line in map(cli.command_line, children(process.pid))):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+        assert cli.died_by(process, signal.SIGINT)
+    cli.assert_nothing_left(home, 5)
+
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return file.read().split()
