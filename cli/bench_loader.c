@@ -258,7 +258,7 @@ static double speed_of(const struct window *window)
 }
 
 struct figures {
-    double gbps; /* of laps; of the cold one where they read nothing */
+    double gbps;
     double fio_gbps, ratio;
     double cpu_ms_per_gb;
     double hit_ratio, hit_ratio_bound;
@@ -271,6 +271,7 @@ static struct figures compute(const struct bench *bench)
     double ratios[ROUNDS];
     struct window all = {0};
     const struct window *busy;
+    bool reads;
     double n_held = (double)bench->end.pool_bytes / (double)bench->model_bytes * bench->n_units;
 
     for (uint32_t i = 0; i < bench->n_windows; i++) {
@@ -279,8 +280,10 @@ static struct figures compute(const struct bench *bench)
         all.cpu_ns += bench->laps[i].cpu_ns;
         all.n_laps += bench->laps[i].n_laps;
     }
-    busy = all.bytes > 0 ? &all : &bench->cold;
-    f.gbps = all.bytes > 0 ? median(speeds, bench->n_windows) : speed_of(&bench->cold);
+    /* Where laps read next to nothing, speed and cost are those of the first one. */
+    reads = all.bytes > 0.01 * all.n_laps * (double)bench->model_bytes;
+    busy = reads ? &all : &bench->cold;
+    f.gbps = reads ? median(speeds, bench->n_windows) : speed_of(&bench->cold);
     f.cpu_ms_per_gb = busy->bytes > 0 ? busy->cpu_ns / 1e6 / (busy->bytes / 1e9) : 0;
     f.hit_ratio = 1 - all.bytes / ((double)all.n_laps * (double)bench->model_bytes);
     f.hit_ratio_bound =
