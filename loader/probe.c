@@ -30,10 +30,19 @@ const struct lam_probe_way lam_probe_candidates[LAM_PROBE_CANDIDATES] = {
     {.request_bytes = LAM_MIB, .depth = 8},
     {.request_bytes = LAM_MIB / 2, .depth = 32},
     {.request_bytes = LAM_MIB / 2, .depth = 64},
+    {.request_bytes = LAM_MIB / 4, .depth = 32},
     {.request_bytes = LAM_MIB / 4, .depth = 64},
     {.request_bytes = 2 * LAM_MIB, .depth = 16},
     {.request_bytes = 4 * LAM_MIB, .depth = 8},
 };
+
+uint64_t lam_probe_median(const uint64_t rounds[LAM_PROBE_ROUNDS])
+{
+    uint64_t low = rounds[0] < rounds[1] ? rounds[0] : rounds[1];
+    uint64_t high = rounds[0] < rounds[1] ? rounds[1] : rounds[0];
+
+    return rounds[2] < low ? low : rounds[2] > high ? high : rounds[2];
+}
 
 uint32_t lam_probe_choose(const uint64_t *bytes_per_s)
 {

@@ -14,7 +14,8 @@
 
 #include "common/status.h"
 
-#define LAM_PROBE_CANDIDATES 7u
+#define LAM_PROBE_CANDIDATES 8u
+#define LAM_PROBE_ROUNDS 3u /* of all candidates */
 #define LAM_PROBE_KEY_BYTES 96u
 
 struct lam_probe_way {
@@ -24,6 +25,9 @@ struct lam_probe_way {
 
 /* [0] is what is taken without a probe, and whenever nothing is clearly better. */
 extern const struct lam_probe_way lam_probe_candidates[LAM_PROBE_CANDIDATES];
+
+/* The middle one of a candidate's rounds: one that fell into a pause of the drive says nothing. */
+uint64_t lam_probe_median(const uint64_t rounds[LAM_PROBE_ROUNDS]);
 
 /* bytes_per_s[LAM_PROBE_CANDIDATES] -> index of the best candidate. */
 uint32_t lam_probe_choose(const uint64_t *bytes_per_s);

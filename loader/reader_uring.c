@@ -38,7 +38,6 @@
 #define SHORTAGE_NS LAM_NS_PER_MS
 
 #define MEASURE_NS (50 * LAM_NS_PER_MS) /* one round of one candidate */
-#define MEASURE_ROUNDS 2u
 
 struct uring_state {
     struct io_uring ring;
@@ -287,18 +286,20 @@ static uint64_t measure(
     return bytes * (LAM_NS_PER_S / MEASURE_NS);
 }
 
-/* Every candidate, and all of them again, since a drive's speed drifts. */
+/* Every candidate, and all of them again and again, since a drive's speed drifts. */
 static void measure_all(struct lam_drive *drive)
 {
     struct uring_state *state = drive->state;
     struct lam_jobs *trial = lam_calloc(1, sizeof(*trial));
+    uint64_t rounds[LAM_PROBE_CANDIDATES][LAM_PROBE_ROUNDS] = {{0}};
     uint64_t at = 0;
 
-    for (uint32_t round = 0; trial != NULL && round < MEASURE_ROUNDS; round++) {
+    for (uint32_t round = 0; trial != NULL && round < LAM_PROBE_ROUNDS; round++) {
         for (uint32_t i = 0; i < LAM_PROBE_CANDIDATES; i++)
-            state->bytes_per_s[i] +=
-                measure(drive, trial, &lam_probe_candidates[i], &at) / MEASURE_ROUNDS;
+            rounds[i][round] = measure(drive, trial, &lam_probe_candidates[i], &at);
     }
+    for (uint32_t i = 0; i < LAM_PROBE_CANDIDATES; i++)
+        state->bytes_per_s[i] = lam_probe_median(rounds[i]);
     lam_free(trial);
 }
 

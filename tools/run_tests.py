@@ -6,8 +6,10 @@ counted as skipped, never as passed.
 """
 import argparse
 import concurrent.futures
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from collections import namedtuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 FUZZ_SECONDS = 30
+FIO_RATIO_MIN = 0.92
 FUZZ_JOBS = 2
 BAZEL_QUIET = ["--noshow_progress", "--ui_event_filters=-info", "--show_result=0"]
 
@@ -179,12 +182,53 @@ def run_e2e():
     return [Outcome(passed, failed if failed or code == 0 else 1, skipped)]
 
 
+def read_beside_fio(laminar, model):
+    """Ours over fio's speed on this file, or None and why it cannot be told."""
+    command = [laminar, "bench", "loader", model, "--against-fio", "--checksum", "off", "--json"]
+    print("$", " ".join(command), flush=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        return 0.0, ""
+    data = json.loads(done.stdout)
+    print(f"ours {data['gbps']:.3f} GB/s, fio {data['fio_gbps']:.3f}, "
+          f"ratio {data['ratio_to_fio']:.3f}", flush=True)
+    if not data["direct"] or data["engine"] != "io_uring":
+        return None, "no direct reads by io_uring here: there is nothing to compare"
+    return data["ratio_to_fio"], ""
+
+
+def run_speed():
+    """A file of about 1 GiB on the disk of the cache folder; a drive that drifts gets two tries."""
+    if not shutil.which("fio"):
+        print("not run: no fio here; tools/setup installs it", flush=True)
+        return [Outcome(0, 0, 1)]
+    if shell(["bazel", "build", *BAZEL_QUIET, "//cli:laminar", "//loader:laminar-loader"]):
+        return [Outcome(0, 1)]
+    laminar = "bazel-bin/cli/laminar"
+    os.makedirs(os.environ["LAMINAR_CACHE"], exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=os.environ["LAMINAR_CACHE"]) as folder:
+        model = os.path.join(folder, "speed.gguf")
+        if shell([laminar, "synth", "--preset", "llama3.2-1b", "--type", "q8_0", "-o", model]):
+            return [Outcome(0, 1)]
+        os.sync()  # or the drive is still busy with it
+        for _ in range(2):
+            ratio, why = read_beside_fio(laminar, model)
+            if ratio is None:
+                print(f"not run: {why}", flush=True)
+                return [Outcome(0, 0, 1)]
+            if ratio >= FIO_RATIO_MIN:
+                return [Outcome(1, 0)]
+    print(f"reading is slower than {FIO_RATIO_MIN} of fio, twice", flush=True)
+    return [Outcome(0, 1)]
+
+
 STEPS = [
     Step("tidy", "style that a machine can check", run_tidy, True),
     Step("build", "everything, gcc, warnings are errors", run_build, True),
     Step("unit", "C tests", lambda: bazel_tests(None), True),
     Step("e2e", "the real processes from outside", run_e2e, True),
     Step("tokenizer", "token ids beside Hugging Face's", run_tokenizer, True),
+    Step("speed", f"reading a model: {FIO_RATIO_MIN} of fio on the same file", run_speed, False),
     Step("asan", "C tests, address sanitizer", lambda: bazel_tests("asan"), False),
     Step("ubsan", "C tests, undefined behaviour", lambda: bazel_tests("ubsan"), False),
     Step("tsan", "C tests, thread sanitizer", lambda: bazel_tests("tsan"), False),

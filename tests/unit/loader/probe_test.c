@@ -27,6 +27,16 @@ static void only_what_is_clearly_better_is_taken(void **state)
     assert_int_equal(lam_probe_choose(speeds), 5);
 }
 
+static void the_middle_round_counts(void **state)
+{
+    static const uint64_t orders[6][LAM_PROBE_ROUNDS] = {
+        {1, 2, 9}, {1, 9, 2}, {2, 1, 9}, {2, 9, 1}, {9, 1, 2}, {9, 2, 1}};
+
+    (void)state;
+    for (uint32_t i = 0; i < 6; i++)
+        assert_int_equal(lam_probe_median(orders[i]), 2);
+}
+
 /* A record in a directory that is made for it; damaged ones are told apart from missing ones. */
 static void a_record_is_remembered(void **state)
 {
@@ -74,6 +84,7 @@ static void a_record_is_remembered(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_middle_round_counts),
         cmocka_unit_test(only_what_is_clearly_better_is_taken),
         cmocka_unit_test(a_record_is_remembered),
     };
