@@ -117,7 +117,9 @@ static enum lam_status check_space(const struct writing *writing, struct lam_err
     if (fstatvfs(writing->fd, &info) != 0)
         return lam_fail_errno(err, errno, "cannot ask for the space at '%.300s'", writing->partial);
     free_bytes = (uint64_t)info.f_bavail * info.f_frsize;
-    if (free_bytes < wanted || posix_fallocate(writing->fd, 0, (off_t)wanted) == ENOSPC)
+    /* A file system that cannot reserve is no reason to stop. */
+    if (free_bytes < wanted ||
+        (fallocate(writing->fd, 0, 0, (off_t)wanted) != 0 && errno == ENOSPC))
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
             "'%.200s' needs %s, but %s are free there; choose a smaller --type, fewer --layers or "
             "another disk",
