@@ -13,7 +13,7 @@
 #include "common/trace.h"
 
 #define N_WRITERS 4
-#define LAPS 60u /* of the ring, while it is read */
+#define LAPS 20u /* of the ring, while it is read */
 
 static struct lam_trace_span spans[LAM_TRACE_SPANS];
 
