@@ -15,7 +15,7 @@
 
 #include "common/status.h"
 
-#define LAM_CHILD_ARGS_MAX 40
+#define LAM_CHILD_ARGS_MAX 64
 #define LAM_CHILD_LINE_BYTES 1024
 
 struct lam_child {

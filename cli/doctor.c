@@ -234,7 +234,8 @@ static void check_gpus(struct report *report, struct doctor *doctor)
                 gpu->link_rate / 1e9, gpu->memory_rate / 1e9);
         add(report, "gpu", GOOD, "cuda:%" PRIu32 " %s, %s, driver %s; a process takes %s%s",
             answers[i].index, gpu->name,
-            lam_size_format(gpu->total_bytes, sizes[0], sizeof sizes[0]), gpu->driver,
+            lam_size_format(gpu->total_bytes, sizes[0], sizeof sizes[0]),
+            gpu->driver[0] ? gpu->driver : "unknown",
             lam_size_format(gpu->context_bytes, sizes[1], sizeof sizes[1]), rates);
         lam_facts_put(&doctor->facts, gpu);
     }

@@ -161,10 +161,6 @@ static void add_planned(struct line *line, const struct lam_stack_config *config
 
     add(line, "--device");
     add(line, "%s", config->plan->device);
-    if (planning->devices[0].kind == LAM_DEVICE_GPU) {
-        add(line, "--vram");
-        add(line, "%" PRIu64 "B", planning->devices[0].cap_bytes);
-    }
     if (config->options->cuda_library) {
         add(line, "--cuda-library");
         add(line, "%s", config->options->cuda_library);
@@ -177,6 +173,16 @@ static void add_planned(struct line *line, const struct lam_stack_config *config
     add(line, "%" PRIu32, plan->n_ctx);
     add(line, "--prefill-chunk");
     add(line, "%" PRIu32, plan->prefill_chunk);
+    add(line, "--disk-rate"); /* GB/s, as the other two */
+    add(line, "%.9g", planning->request.host.disk_rate / 1e9);
+    if (planning->devices[0].kind != LAM_DEVICE_GPU)
+        return;
+    add(line, "--vram");
+    add(line, "%" PRIu64 "B", planning->devices[0].cap_bytes);
+    add(line, "--link-rate");
+    add(line, "%.9g", planning->devices[0].link_rate / 1e9);
+    add(line, "--memory-rate");
+    add(line, "%.9g", planning->devices[0].memory_rate / 1e9);
 }
 
 static void add_worker(

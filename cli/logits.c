@@ -2,6 +2,7 @@
  * logits: `laminar logits`, the numbers behind the next token, for a check from outside. The loader
  * runs as a child process as ever; the forward pass runs in this process.
  */
+#include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,10 +16,12 @@
 #include "common/mem.h"
 #include "kernels/ops.h"
 #include "model/tokenizer.h"
+#include "worker/device.h"
 #include "worker/engine.h"
 #include "worker/units.h"
 
 #define IDS_MAX ((size_t)1 << 20)
+#define CHUNK_ROWS 256
 #define UNIT_TIMEOUT_NS (60 * LAM_NS_PER_S)
 #define TOP_N 5
 
@@ -28,7 +31,7 @@ struct logits {
     int64_t n_rows; /* last positions whose logits are wanted */
     bool json;
     struct lam_stack_options stack_options;
-    const struct lam_plan *plan;
+    const struct lam_run_plan *plan;
     int32_t *ids; /* [n_ids] */
     uint32_t n_ids;
     uint32_t n_vocab;
@@ -67,21 +70,40 @@ static enum lam_status parse_ids(struct logits *l, struct lam_err *err)
     return LAM_OK;
 }
 
+static uint32_t rows_of(const struct logits *l)
+{
+    return l->plan->planning.plan.prefill_chunk;
+}
+
+/* Of the plan: the same device, numbers and memory. */
 static enum lam_status make_engine(const struct logits *l, struct lam_units *units,
     struct lam_engine **ret_engine, struct lam_err *err)
 {
-    uint32_t chunk = l->plan->prefill_chunk;
-    struct lam_engine_config config = {
-        .ops = lam_kernels_by_name(l->stack_options.kernels),
-        .n_threads = (uint32_t)l->stack_options.n_threads,
-        .n_ctx = l->plan->n_ctx,
-        .max_seqs = 1,
-        .max_rows = chunk,
-        .max_logit_rows = chunk < l->n_rows ? chunk : (uint32_t)l->n_rows,
-        .kv_given = true,
-        .kv_dtype = l->plan->kv_dtype,
-    };
+    const struct lam_planning *planning = &l->plan->planning;
+    const struct lam_plan *plan = &planning->plan;
+    struct lam_device_choice choice = {0};
+    struct lam_engine_config config;
+    char vram[32];
+    enum lam_status status = lam_device_choose(
+        l->plan->device, l->stack_options.kernels, l->stack_options.cuda_library, &choice, err);
 
+    if (status)
+        return status;
+    snprintf(vram, sizeof vram, "%" PRIu64 "B", planning->devices[0].cap_bytes);
+    config = (struct lam_engine_config){
+        .ops = choice.ops,
+        .device = choice.device,
+        .device_index = choice.index,
+        .vram = choice.device ? vram : NULL,
+        .n_threads = (uint32_t)l->stack_options.n_threads,
+        .n_ctx = plan->n_ctx,
+        .max_seqs = plan->n_seqs,
+        .max_rows = plan->prefill_chunk,
+        .max_logit_rows = plan->n_logit_rows,
+        .kv_given = true,
+        .kv_dtype = plan->kv_dtype,
+        .layer_batch = plan->layer_batch,
+    };
     return lam_engine_create(&config, units, ret_engine, err);
 }
 
@@ -89,7 +111,7 @@ static enum lam_status make_engine(const struct logits *l, struct lam_units *uni
 static enum lam_status compute(struct logits *l, struct lam_engine *engine, struct lam_err *err)
 {
     uint32_t first_row = l->n_ids - (uint32_t)l->n_rows;
-    uint32_t chunk = l->plan->prefill_chunk;
+    uint32_t chunk = rows_of(l);
     float *out = l->rows;
 
     for (uint32_t at = 0; at < l->n_ids; at += chunk) {
@@ -134,7 +156,7 @@ static enum lam_status connect_and_compute(
     struct lam_units_config config = {
         .loader = lam_stack_loader(stack),
         .pool_socket = lam_stack_pool_socket(stack),
-        .max_rows = l->plan->prefill_chunk,
+        .max_rows = rows_of(l),
         .timeout_ns = UNIT_TIMEOUT_NS,
     };
     struct lam_units *units = NULL;
@@ -247,7 +269,7 @@ static int execute(
     bool no_fit = false;
     int interrupted;
 
-    l->plan = &plan->planning.plan;
+    l->plan = plan;
     if (!status)
         status = connect_and_compute(l, stack, &err);
     if (status && stack)
@@ -267,6 +289,10 @@ static int make_plan(
     struct logits *l, const struct lam_command_env *env, struct lam_run_plan *ret_plan)
 {
     struct lam_plan_options *options = &l->stack_options.plan;
+    struct lam_run_plan_config config = {.model = l->model,
+        .home = env->home,
+        .cuda_library = l->stack_options.cuda_library,
+        .options = options};
     struct lam_err err = {0};
 
     if (options->n_ctx == 0)
@@ -276,8 +302,12 @@ static int make_plan(
             l->n_ids, (long long)options->n_ctx);
         return lam_command_usage(&err);
     }
+    if (options->prefill_chunk == 0)
+        options->prefill_chunk = CHUNK_ROWS;
     options->n_seqs = 1;
-    return lam_stack_plan(&l->stack_options, l->model, env->home, 1, ret_plan);
+    config.n_logit_rows =
+        (uint32_t)(l->n_rows < options->prefill_chunk ? l->n_rows : options->prefill_chunk);
+    return lam_run_plan_make(&config, ret_plan);
 }
 
 int lam_command_logits(const struct lam_command_env *env, int argc, char **argv)

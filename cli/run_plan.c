@@ -151,6 +151,7 @@ int lam_run_plan_make(const struct lam_run_plan_config *config, struct lam_run_p
         exit_code = use_devices(&choice, config, ret_plan);
     if (exit_code != LAM_EXIT_OK)
         return exit_code;
+    planning->request.n_logit_rows = config->n_logit_rows;
     if (planning->request.n_seqs == 0 && planning->request.objective == LAM_OBJECTIVE_LATENCY)
         planning->request.n_seqs = config->n_seqs;
     exit_code = lam_planning_make(planning);

@@ -19,6 +19,7 @@ struct lam_run_plan_config {
     const char *home;         /* may be NULL */
     const char *cuda_library; /* folder of the GPU backend; NULL: where it is installed */
     uint32_t n_seqs;          /* when not given, unless --objective throughput chooses */
+    uint32_t n_logit_rows;    /* whose logits are wanted at a time; 0: one for each sequence */
     const struct lam_plan_options *options;
 };
 

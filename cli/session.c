@@ -7,10 +7,12 @@
 
 #include "cli/launch.h"
 #include "common/clock.h"
+#include "common/size.h"
 #include "model/tokenizer.h"
 
 #define READY_TIMEOUT_NS (120 * LAM_NS_PER_S)
 #define ASK_TIMEOUT_NS LAM_NS_PER_S
+#define CONTEXT_TOLERANCE_BYTES (32 * LAM_MIB)
 #define ANSWER_TIMEOUT_NS (10 * LAM_NS_PER_S)
 #define ASK_PERIOD_MS 20
 
@@ -54,6 +56,25 @@ static enum lam_status wait_ready(struct lam_session *session, struct lam_err *e
     return lam_stack_check(session->stack, err);
 }
 
+/* The worker measures its own context; the plan was made with that of another process before it. */
+static void check_context(const struct lam_session *session)
+{
+    const struct lam_plan_device *device = &session->plan->planning.devices[0];
+    const struct lam_client_worker *worker = &session->model.workers[0];
+    uint64_t planned = device->context_bytes;
+    uint64_t real = worker->memory.context_bytes;
+    char texts[2][24];
+
+    if (device->kind != LAM_DEVICE_GPU || !worker->has_memory)
+        return;
+    if (real > planned + CONTEXT_TOLERANCE_BYTES || planned > real + CONTEXT_TOLERANCE_BYTES)
+        fprintf(stderr,
+            "laminar: note: the worker's context takes %s on %s and %s were planned; its own plan, "
+            "which it keeps to, may have other layers resident\n",
+            lam_size_format(real, texts[0], sizeof texts[0]), device->name,
+            lam_size_format(planned, texts[1], sizeof texts[1]));
+}
+
 static void cancel_client(void *client)
 {
     lam_client_cancel(client);
@@ -88,7 +109,10 @@ enum lam_status lam_session_open(
     if (status)
         return status;
     lam_stack_on_end(session->stack, cancel_client, session->client);
-    return wait_ready(session, err);
+    status = wait_ready(session, err);
+    if (!status)
+        check_context(session);
+    return status;
 }
 
 enum lam_status lam_session_refresh(struct lam_session *session, struct lam_err *err)
