@@ -85,7 +85,6 @@ enum lam_status lam_device_choose(const char *name, const char *cpu_kernels, con
             "--device: '%.64s' is no device; write cpu, auto, or cuda:N for GPU number N", name);
     status = open_cuda(library, (uint32_t)index, ret_choice, &why);
     if (status != LAM_OK)
-        return lam_fail(
-            err, status, "--device %s: %s; --device cpu computes without a GPU", name, why.text);
+        return lam_fail(err, status, "--device %s: %s", name, why.text);
     return LAM_OK;
 }

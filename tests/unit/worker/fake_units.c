@@ -152,7 +152,7 @@ enum lam_status lam_units_acquire(
     if (atomic_load(&units->stopped))
         return lam_fail(err, LAM_CANCELLED, "stopped");
     units->n_acquired++;
-    if (units->n_acquired == units->fail_at)
+    if (units->fail_at > 0 && units->n_acquired >= units->fail_at)
         return lam_fail(err, LAM_DATA_LOSS, "unit %u cannot be read", index);
     memcpy(place, units->tiny->image + unit->file_offset, unit->bytes);
     units->next++;

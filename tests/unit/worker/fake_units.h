@@ -15,7 +15,7 @@ struct lam_units *fake_units_create(const struct tiny_model *tiny);
  * worker blocks for a unit that has no place), and a seed for units that come late: 0, never. */
 void fake_units_set(struct lam_units *units, uint32_t n_places, uint32_t seed);
 
-/* The nth acquire from now (1: the next) fails; 0: none. */
+/* The nth acquire from now (1: the next) fails, and all after it; 0: none. */
 void fake_units_fail_acquire(struct lam_units *units, uint64_t nth);
 
 /* Units held right now. */

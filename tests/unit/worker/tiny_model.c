@@ -38,7 +38,14 @@ static void fill_weights(struct tiny_model *tiny)
 
 void tiny_model_make(struct tiny_model *tiny, bool rope_freqs)
 {
-    struct lam_spec spec = gguf_builder_small_spec();
+    struct lam_spec shape = gguf_builder_small_spec();
+
+    tiny_model_make_of(tiny, &shape, rope_freqs);
+}
+
+void tiny_model_make_of(struct tiny_model *tiny, const struct lam_spec *shape, bool rope_freqs)
+{
+    struct lam_spec spec = *shape;
     struct gguf_builder *builder = lam_calloc(1, sizeof *builder);
     struct lam_buf header = LAM_BUF((size_t)1 << 22);
     struct lam_model *model = &tiny->model;

@@ -18,6 +18,9 @@ struct tiny_model {
 
 /* All weights f32, from a fixed seed. rope_freqs: with frequency factors. */
 void tiny_model_make(struct tiny_model *tiny, bool rope_freqs);
+
+/* The same of another shape: at most 8 layers, 512 wide. */
+void tiny_model_make_of(struct tiny_model *tiny, const struct lam_spec *shape, bool rope_freqs);
 void tiny_model_done(struct tiny_model *tiny);
 
 /* out: [T, V] */

@@ -1,0 +1,68 @@
+"""The worker on a device: the real processes and, as GPU, the emulated one (tests/kernels/emulated),
+which computes with the CPU's kernels, so that texts must be those of the CPU."""
+import os
+import re
+
+import pytest
+
+import harness
+
+LIBRARY = os.path.join(harness.BIN, "tests", "kernels", "emulated")
+PROMPT = "Once upon a time"
+# The demo model: everything resident; most layers; few.
+CAPS = ["400MiB", "200MiB", "158MiB"]
+FLAGS = ["--ctx", "256", "--batch", "2", "--prefill-chunk", "64"]
+ON_DEVICE = [*FLAGS, "--device", "cuda:0", "--cuda-library", LIBRARY, "--vram"]
+
+
+def text_of(worker_flags, loader_flags=()):
+    """Greedy text, and the worker's log."""
+    with harness.Stack(worker_flags=worker_flags, loader_flags=loader_flags) as stack:
+        client = stack.start()
+        text = [client.generate(text=PROMPT, max_tokens=12, temperature=0).text for _ in range(2)]
+        with open(stack.log_path("worker"), errors="replace") as file:
+            log = file.read()
+        assert all(code == 0 for code in stack.stop().values()), log
+        assert text[0] == text[1] and text[0]
+        return text[0], log
+
+
+@pytest.fixture(scope="module")
+def cpu_text():
+    return text_of(FLAGS)[0]
+
+
+@pytest.mark.parametrize("cap", CAPS)
+@pytest.mark.parametrize("ram", ["1GiB", "40MiB"])
+def test_same_text_through_every_cap(cpu_text, cap, ram):
+    text, log = text_of([*ON_DEVICE, cap], ["--ram", ram])
+    assert text == cpu_text
+    resident, layers = map(int, re.search(r"layers: (\d+) of (\d+) resident", log).groups())
+    assert (resident == layers) == (cap == CAPS[0])
+    assert "of the cap of" in log
+
+
+def test_what_does_not_fit_says_so():
+    with harness.Stack(worker_flags=[*ON_DEVICE, "64MiB"]) as stack:
+        stack.start_loader()
+        stack.start_worker()
+        assert stack.processes["worker"].wait(harness.START_SECONDS) == 3
+        log = stack.logs()
+        assert "cuda:0: cap" in log and "--vram" in log
+        stack.processes.pop("worker")
+
+
+def test_no_library_names_the_way_out(tmp_path):
+    with harness.Stack(worker_flags=[*FLAGS, "--device", "cuda:0", "--cuda-library",
+                                     str(tmp_path)]) as stack:
+        stack.start_loader()
+        stack.start_worker()
+        assert stack.processes["worker"].wait(harness.START_SECONDS) == 1
+        assert "--device cpu" in stack.logs()
+        stack.processes.pop("worker")
+
+
+def test_auto_takes_the_cpu_where_there_is_no_gpu(cpu_text, tmp_path):
+    text, log = text_of([*FLAGS, "--device", "auto", "--cuda-library", str(tmp_path)])
+    assert text == cpu_text
+    assert "computing on cpu (auto)" in log

@@ -1,0 +1,17 @@
+/*
+ * library: the emulated device as liblaminar-cuda.so, so that the real worker runs on it:
+ * `laminar-worker --device cuda:0 --cuda-library FOLDER`. It computes with the fast CPU kernels.
+ */
+#include <stddef.h>
+
+#include "tests/kernels/emulated/emulated.h"
+
+const struct lam_cuda_backend *lam_kernels_cuda(uint32_t abi)
+{
+    static const struct emulated_options options = {.seed = 1, .cpu_kernels = true};
+
+    if (abi != LAM_CUDA_ABI)
+        return NULL;
+    emulated_set(&options);
+    return emulated_backend();
+}
