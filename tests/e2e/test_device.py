@@ -1,5 +1,6 @@
-"""The worker on a device: the real processes and, as GPU, the emulated one (tests/kernels/emulated),
-which computes with the CPU's kernels, so that texts must be those of the CPU."""
+"""The worker on a device: the real processes and, as GPU, the emulated one of
+tests/kernels/emulated, which computes with the CPU's kernels, so that texts must be those of the
+CPU."""
 import os
 import re
 

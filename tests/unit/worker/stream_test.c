@@ -1,7 +1,7 @@
 /*
- * The engine on an emulated device (tests/kernels/emulated): the same bits as on a CPU with the same
- * kernels, whatever stays on the device, in whatever order its queues run, however few places the
- * loader has; and a wait that is left out is noticed.
+ * The engine on an emulated device (tests/kernels/emulated): the same bits as on a CPU with the
+ * same kernels, whatever stays on the device, in whatever order its queues run, however few places
+ * the loader has; and a wait that is left out is noticed.
  */
 #include <stdarg.h>
 #include <stddef.h>
