@@ -392,6 +392,7 @@ static enum lam_status connect_and_measure(struct bench *bench, struct lam_err *
         .layer_batch = 1,
         .timeout_ns = UNIT_TIMEOUT_NS,
     };
+    const struct lam_units_session every_unit = {0};
     struct moment begin;
     enum lam_status status = wait_for_loader(bench, err);
 
@@ -407,7 +408,9 @@ static enum lam_status connect_and_measure(struct bench *bench, struct lam_err *
     if (status)
         return status;
     lam_stack_on_end(bench->stack, stop_units, bench->units);
-    status = measure(bench, &begin, err);
+    status = lam_units_open(bench->units, &every_unit, err);
+    if (!status)
+        status = measure(bench, &begin, err);
     lam_stack_on_end(bench->stack, NULL, NULL);
     return status;
 }
