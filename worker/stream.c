@@ -129,6 +129,67 @@ static unsigned char *address_of(const struct stream *self, uint64_t e)
     return self->config.arena + offset;
 }
 
+/* ---- spans */
+
+/* When the device reached a mark, on the host's clock, whose reading at the beginning of the pass
+ * is known. Copies for this pass may have begun before. */
+static uint64_t host_ns(const struct stream *self, uint32_t mark)
+{
+    const struct lam_device_ops *device = self->config.device;
+    uint64_t after_ns = device->elapsed_ns(self->config.kernels, MARK_PASS_BEGIN, mark);
+
+    if (after_ns > 0)
+        return self->begin_ns + after_ns;
+    return self->begin_ns - device->elapsed_ns(self->config.kernels, mark, MARK_PASS_BEGIN);
+}
+
+/* The one moment that is known on both clocks: the compute queue is empty and reaches the mark at
+ * once. */
+static void mark_begin(struct stream *self)
+{
+    self->config.device->mark_compute(self->config.kernels, MARK_PASS_BEGIN);
+    self->begin_ns = self->kernels_ns = lam_now_ns();
+}
+
+static void trace_span(enum lam_trace_track track, const char *name, uint64_t begin_ns,
+    uint64_t end_ns, uint32_t unit, uint32_t slot, uint64_t n_bytes)
+{
+    lam_trace_add(&(struct lam_trace_span){.track = track,
+        .name = name,
+        .begin_ns = begin_ns,
+        .end_ns = end_ns > begin_ns ? end_ns : begin_ns,
+        .unit = unit,
+        .slot = slot,
+        .bytes = n_bytes});
+}
+
+static void trace_copy(const struct stream *self, uint64_t e)
+{
+    const struct lam_plan_piece *piece = piece_of(self, e);
+    uint32_t slot = piece->tier == LAM_TIER_DEVICE ? LAM_TRACE_NONE : slot_of(self, e);
+
+    if (lam_trace_on())
+        trace_span(LAM_TRACE_COPY, "copy", host_ns(self, mark_of(e, COPY_BEGIN)),
+            host_ns(self, mark_of(e, COPY_END)), piece->unit, slot, piece->bytes);
+}
+
+/* What the device did for streamed piece e: its copy, the kernels before it, their wait for it. */
+static void trace_piece(struct stream *self, uint64_t e)
+{
+    uint64_t wait_ns, end_ns;
+
+    if (!lam_trace_on())
+        return;
+    trace_copy(self, e);
+    wait_ns = host_ns(self, mark_of(e, WAIT_BEGIN));
+    end_ns = host_ns(self, mark_of(e, WAIT_END));
+    trace_span(
+        LAM_TRACE_COMPUTE, "kernels", self->kernels_ns, wait_ns, LAM_TRACE_NONE, LAM_TRACE_NONE, 0);
+    trace_span(LAM_TRACE_COMPUTE, "wait for copy", wait_ns, end_ns, piece_of(self, e)->unit,
+        slot_of(self, e), 0);
+    self->kernels_ns = end_ns;
+}
+
 /* ---- copies */
 
 /* Waits until the oldest copy is on the device; its unit goes back with its last piece. */
@@ -141,6 +202,10 @@ static enum lam_status finish_copy(struct stream *self, struct lam_err *err)
     status = self->config.device->host_wait(self->config.kernels, mark_of(e, COPY_END), err);
     if (status != LAM_OK)
         return status;
+    /* Those that are streamed are traced with their waits. */
+    if (piece_of(self, e)->tier == LAM_TIER_DEVICE &&
+        self->config.device->reached(self->config.kernels, MARK_PASS_BEGIN))
+        trace_copy(self, e);
     if (is_last_of_unit(self, e)) {
         lam_units_release(self->config.units, piece_of(self, e)->unit);
         self->n_held--;
@@ -184,48 +249,6 @@ static void copy_span(
         self->config.device->copy_in(self->config.kernels, to + done, from + done, n);
         done += n;
     }
-}
-
-/* When the device reached a mark, on the host's clock, whose reading at the beginning of the pass
- * is known. Copies for this pass may have begun before. */
-static uint64_t host_ns(const struct stream *self, uint32_t mark)
-{
-    const struct lam_device_ops *device = self->config.device;
-    uint64_t after_ns = device->elapsed_ns(self->config.kernels, MARK_PASS_BEGIN, mark);
-
-    if (after_ns > 0)
-        return self->begin_ns + after_ns;
-    return self->begin_ns - device->elapsed_ns(self->config.kernels, mark, MARK_PASS_BEGIN);
-}
-
-static void trace_span(enum lam_trace_track track, const char *name, uint64_t begin_ns,
-    uint64_t end_ns, uint32_t unit, uint32_t slot, uint64_t n_bytes)
-{
-    lam_trace_add(&(struct lam_trace_span){.track = track,
-        .name = name,
-        .begin_ns = begin_ns,
-        .end_ns = end_ns > begin_ns ? end_ns : begin_ns,
-        .unit = unit,
-        .slot = slot,
-        .bytes = n_bytes});
-}
-
-/* What the device did for streamed piece e: its copy, the kernels before it, their wait for it. */
-static void trace_piece(struct stream *self, uint64_t e)
-{
-    uint32_t unit = piece_of(self, e)->unit;
-    uint64_t wait_ns, end_ns;
-
-    if (!lam_trace_on())
-        return;
-    trace_span(LAM_TRACE_COPY, "copy", host_ns(self, mark_of(e, COPY_BEGIN)),
-        host_ns(self, mark_of(e, COPY_END)), unit, slot_of(self, e), piece_of(self, e)->bytes);
-    wait_ns = host_ns(self, mark_of(e, WAIT_BEGIN));
-    end_ns = host_ns(self, mark_of(e, WAIT_END));
-    trace_span(
-        LAM_TRACE_COMPUTE, "kernels", self->kernels_ns, wait_ns, LAM_TRACE_NONE, LAM_TRACE_NONE, 0);
-    trace_span(LAM_TRACE_COMPUTE, "wait for copy", wait_ns, end_ns, unit, slot_of(self, e), 0);
-    self->kernels_ns = end_ns;
 }
 
 /* Adds what the marks of the oldest computed piece say; they may be used again then. */
@@ -328,8 +351,7 @@ static void stream_begin(struct lam_weights *weights)
     self->profile = (struct lam_pass_profile){0};
     self->stall_ns = lam_units_stall_ns(self->config.units);
     self->queue_stall_ns = 0;
-    self->config.device->mark_compute(self->config.kernels, MARK_PASS_BEGIN);
-    self->begin_ns = self->kernels_ns = lam_now_ns();
+    mark_begin(self);
 }
 
 static enum lam_status stream_acquire(struct lam_weights *weights, uint32_t piece,
@@ -455,6 +477,7 @@ static enum lam_status load_residents(struct stream *self, struct lam_err *err)
 
     if (status != LAM_OK || self->walk.n == 0)
         return status;
+    mark_begin(self);
     status = open_walk(self, true, err);
     while (status == LAM_OK && self->n_issued < self->walk.n) {
         self->resident_bytes += piece_of(self, self->n_issued)->bytes;

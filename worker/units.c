@@ -12,6 +12,7 @@
 #include "common/clock.h"
 #include "common/mem.h"
 #include "common/size.h"
+#include "common/trace.h"
 #include "worker/batch.h"
 #include "worker/lease.h"
 #include "worker/loader_client.h"
@@ -298,6 +299,8 @@ enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t 
     if (status != LAM_OK)
         lam_row_cache_forget(&units->rows);
     units->gather_ns += lam_now_ns() - begin_ns;
+    lam_trace_end(LAM_TRACE_WAIT, "embedding rows", begin_ns, LAM_TRACE_NONE, LAM_TRACE_NONE,
+        units->rows.n_misses * units->rows.row_bytes);
     return status;
 }
 

@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/size.h"
+#include "common/trace.h"
 #include "tests/kernels/emulated/emulated.h"
 #include "tests/unit/worker/fake_units.h"
 #include "worker/engine.h"
@@ -369,6 +370,40 @@ static void test_profile_tells_what_a_pass_waited_for(void **state)
     assert_int_equal(slow_compute.n_rows, 1);
 }
 
+/* Spans and profile come from the same marks: what the device did in a pass is drawn without holes,
+ * and sums up to what is told. */
+static void test_trace_agrees_with_the_profile(void **state)
+{
+    struct fixture *f = *state;
+    static struct lam_trace_span spans[LAM_TRACE_SPANS];
+    struct lam_trace_mark mark = lam_trace_start();
+    uint64_t copy_ns = 0, copy_bytes = 0, wait_ns = 0, at_ns = 0, streamed, lost;
+    struct lam_pass_profile profile = profile_of(f, 1000000000, 1, &streamed);
+    size_t first, n;
+
+    lam_trace_stop();
+    mark.since_ns = 0; /* the device's time is its own here, and may lie before */
+    n = lam_trace_read(&mark, spans, LAM_TRACE_SPANS, &lost);
+    assert_string_equal(spans[n - 1].name, "sample");
+    assert_string_equal(spans[n - 2].name, "pass");
+    for (first = n - 2; spans[first - 1].track != LAM_TRACE_PASS; first--)
+        ; /* of the last pass */
+    for (size_t i = first; i < n; i++) {
+        if (spans[i].track == LAM_TRACE_COPY) {
+            copy_ns += spans[i].end_ns - spans[i].begin_ns;
+            copy_bytes += spans[i].bytes;
+        } else if (spans[i].track == LAM_TRACE_COMPUTE) {
+            assert_true(at_ns == 0 || spans[i].begin_ns == at_ns);
+            at_ns = spans[i].end_ns;
+            if (strcmp(spans[i].name, "wait for copy") == 0)
+                wait_ns += spans[i].end_ns - spans[i].begin_ns;
+        }
+    }
+    assert_int_equal(copy_bytes, streamed);
+    assert_int_equal(copy_ns, profile.copy_ns);
+    assert_int_equal(wait_ns, profile.link_wait_ns + profile.disk_wait_ns);
+}
+
 static void test_out_of_memory_at_creation(void **state)
 {
     struct fixture *f = *state;
@@ -418,6 +453,7 @@ int main(void)
         cmocka_unit_test(test_a_broken_device_ends_the_engine),
         cmocka_unit_test(test_a_units_fault_ends_the_engine),
         cmocka_unit_test(test_profile_tells_what_a_pass_waited_for),
+        cmocka_unit_test(test_trace_agrees_with_the_profile),
         cmocka_unit_test(test_out_of_memory_at_creation),
         cmocka_unit_test(test_does_not_fit),
     };
