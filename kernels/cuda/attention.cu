@@ -102,12 +102,12 @@ static __global__ void __launch_bounds__(WARPS * 32) attend_whole(const attentio
         if (rows.first + lane / 4 + i * 8 >= rows.n)
             continue;
         size_t at = row_head(args, rows, lane / 4 + i * 8, rows.seq->row_begin) * D + column;
+        float inverse = 1.0f / all.sum[i];
 #pragma unroll
         for (uint32_t tile = 0; tile < OUT / 8; tile++) {
 #pragma unroll
             for (uint32_t e = 0; e < 2; e++)
-                args.out[at + tile * 8 + lane % 4 * 2 + e] =
-                    all.value[tile][i * 2 + e] / all.sum[i];
+                args.out[at + tile * 8 + lane % 4 * 2 + e] = all.value[tile][i * 2 + e] * inverse;
         }
     }
 }
@@ -215,7 +215,7 @@ template <int D> static __global__ void __launch_bounds__(D) merge_parts(const a
         }
     }
     size_t at = static_cast<size_t>(seq.row_begin + blockIdx.x) * args.n_heads + blockIdx.y;
-    args.out[at * D + threadIdx.x] = value / sum;
+    args.out[at * D + threadIdx.x] = value * (1.0f / sum);
 }
 
 template <int D, bool Q8> struct head_kernels {
@@ -256,8 +256,8 @@ template <int D, bool Q8> struct head_kernels {
     {
         uint32_t n_tiles = div_up(static_cast<uint64_t>(rows_max) * args.group, TILE_ROWS);
         dim3 grid(n_parts * n_tiles, args.kv.n_kv_heads * (D / OUT), n_seqs);
-        int error =
-            launch(stream, chip, attend_parts<D, OUT, Q8>, grid, shape::PART_WARPS * 32, smem_bytes(1), args, n_parts);
+        int error = launch(stream, chip, attend_parts<D, OUT, Q8>, grid, shape::PART_WARPS * 32,
+            smem_bytes(1), args, n_parts);
 
         if (error != 0)
             return error;
@@ -321,7 +321,7 @@ int lam_cuda_attention(CUstream_st *stream, const lam_cuda_chip *chip,
         n_rows += args->seqs[s].n_rows;
         n_parts = div_up(end, split_tokens) > n_parts ? div_up(end, split_tokens) : n_parts;
     }
-    bool cut = n_rows <= LAM_DEVICE_SPLIT_ROWS && n_parts > 1;
+    bool cut = n_rows <= LAM_DEVICE_SPLIT_ROWS;
     uint32_t part_row = 0;
     return for_seqs(
         args->seqs, args->n_seqs, [](const lam_seq_rows &) { return true; },

@@ -70,10 +70,19 @@ template <int OUT> static __device__ __forceinline__ void clear(state<OUT> &s)
     }
 }
 
+/* 2^x for x up to 0; below 2^-126 it is 0. */
+static __device__ __forceinline__ float power_of_two(float x)
+{
+    float power;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+
 /* What the sums under an old maximum are worth under a new one. */
 static __device__ __forceinline__ float rescale(float old_max, float new_max)
 {
-    return new_max == -INFINITY ? 0.0f : exp2f(old_max - new_max);
+    return new_max == -INFINITY ? 0.0f : power_of_two(old_max - new_max);
 }
 
 /* One value of a merged part. */
@@ -302,14 +311,12 @@ static __device__ __forceinline__ void weigh(
                 float &score = scores[j][i * 2 + e];
                 uint32_t position = begin + j * 8 + lane % 4 * 2 + e;
                 score = position <= sees[i] ? score : -INFINITY;
-                max = score > max || isnan(score) ? score : max;
+                max = fmaxf(max, score); /* a NaN is not the maximum, but gets into the sum */
             }
         }
 #pragma unroll
-        for (int step = 1; step <= 2; step *= 2) {
-            float other = __shfl_xor_sync(0xFFFFFFFFu, max, step);
-            max = other > max || isnan(other) ? other : max;
-        }
+        for (int step = 1; step <= 2; step *= 2)
+            max = fmaxf(max, __shfl_xor_sync(0xFFFFFFFFu, max, step));
         scale[i] = rescale(s.max[i], max);
         s.max[i] = max;
         s.sum[i] *= scale[i];
@@ -318,7 +325,7 @@ static __device__ __forceinline__ void weigh(
 #pragma unroll
             for (uint32_t e = 0; e < 2; e++) {
                 float &score = scores[j][i * 2 + e];
-                score = max == -INFINITY ? 0.0f : exp2f(score - max);
+                score = score == -INFINITY ? 0.0f : power_of_two(score - max);
                 s.sum[i] += score;
             }
         }

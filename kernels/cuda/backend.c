@@ -5,6 +5,9 @@
  * of unpacked weights at a time (pack.cu; cublas.c or gemm.cu). Within each way a row's bits do not
  * depend on the other rows; between the ways they differ by the rounding of the activations.
  *
+ * Rotations are kept back until the next call: a kv_write behind both takes them along in its
+ * launch, anything else queues them first.
+ *
  * create leaves nothing to be loaded later: the memory that the process holds after it stays.
  */
 #include <assert.h>
@@ -34,9 +37,20 @@ static void queued(struct lam_kernels *kernels, int error, const char *call)
     lam_cuda_note(kernels, (cudaError_t)error, call);
 }
 
+void lam_cuda_flush(struct lam_kernels *kernels)
+{
+    uint32_t n = kernels->n_ropes;
+
+    kernels->n_ropes = 0;
+    for (uint32_t i = 0; i < n; i++)
+        queued(
+            kernels, lam_cuda_rope(kernels->compute, &kernels->chip, &kernels->ropes[i]), "rope");
+}
+
 static void cuda_dequant(struct lam_kernels *kernels, const struct lam_dequant_args *args)
 {
     assert(args->n_cols <= kernels->config.max_cols);
+    lam_cuda_flush(kernels);
     if (args->n_rows > 0)
         queued(kernels, lam_cuda_dequant(kernels->compute, &kernels->chip, args), "dequant");
 }
@@ -44,6 +58,7 @@ static void cuda_dequant(struct lam_kernels *kernels, const struct lam_dequant_a
 static void cuda_rms_norm(struct lam_kernels *kernels, const struct lam_rms_norm_args *args)
 {
     assert(args->n_rows <= kernels->config.max_rows);
+    lam_cuda_flush(kernels);
     if (args->n_rows > 0)
         queued(kernels, lam_cuda_rms_norm(kernels->compute, &kernels->chip, args), "rms_norm");
 }
@@ -142,6 +157,7 @@ static void cuda_matmul(struct lam_kernels *kernels, const struct lam_matmul_arg
 
     assert(args->n_rows <= kernels->config.max_rows && args->n_cols <= kernels->config.max_cols);
     assert(args->n_mats >= 1 && args->n_mats <= 3);
+    lam_cuda_flush(kernels);
     if (args->n_rows == 0)
         return;
     assert(kernels->rows != NULL);
@@ -164,6 +180,7 @@ static void cuda_matmul(struct lam_kernels *kernels, const struct lam_matmul_arg
 static void cuda_rope_table(struct lam_kernels *kernels, const struct lam_rope_table_args *args)
 {
     assert(args->n_rows <= kernels->config.max_rows && args->rope_dim % 2 == 0);
+    lam_cuda_flush(kernels);
     if (args->n_rows > 0 && args->rope_dim > 0)
         queued(kernels, lam_cuda_rope_table(kernels->compute, &kernels->chip, args), "rope_table");
 }
@@ -171,8 +188,11 @@ static void cuda_rope_table(struct lam_kernels *kernels, const struct lam_rope_t
 static void cuda_rope(struct lam_kernels *kernels, const struct lam_rope_args *args)
 {
     assert(args->n_rows <= kernels->config.max_rows && args->rope_dim <= args->head_dim);
-    if (args->n_rows > 0 && args->rope_dim > 0)
-        queued(kernels, lam_cuda_rope(kernels->compute, &kernels->chip, args), "rope");
+    if (args->n_rows == 0 || args->rope_dim == 0)
+        return;
+    if (kernels->n_ropes == 2)
+        lam_cuda_flush(kernels);
+    kernels->ropes[kernels->n_ropes++] = *args;
 }
 
 static void check_cache(const struct lam_kv_layer *kv)
@@ -185,6 +205,15 @@ static void cuda_kv_write(struct lam_kernels *kernels, const struct lam_kv_write
 {
     assert(args->n_seqs <= kernels->config.max_seqs);
     check_cache(&args->kv);
+    if (kernels->n_ropes == 2) {
+        const struct lam_cuda_rope_kv_args all = {kernels->ropes[0], kernels->ropes[1], *args};
+        if (lam_cuda_rope_kv_fits(&all)) {
+            kernels->n_ropes = 0;
+            queued(kernels, lam_cuda_rope_kv(kernels->compute, &kernels->chip, &all), "kv_write");
+            return;
+        }
+    }
+    lam_cuda_flush(kernels);
     queued(kernels, lam_cuda_kv_write(kernels->compute, &kernels->chip, args), "kv_write");
 }
 
@@ -196,6 +225,7 @@ static void cuda_attention(struct lam_kernels *kernels, const struct lam_attenti
     check_cache(&args->kv);
     for (uint32_t s = 0; s < args->n_seqs; s++)
         assert(args->seqs[s].pos_begin + args->seqs[s].n_rows <= kernels->config.max_ctx);
+    lam_cuda_flush(kernels);
     if (lam_cuda_attention_fits(&args->kv)) {
         assert(kernels->splits != NULL);
         queued(kernels,
@@ -210,6 +240,7 @@ static void cuda_attention(struct lam_kernels *kernels, const struct lam_attenti
 
 static void cuda_swiglu(struct lam_kernels *kernels, const struct lam_swiglu_args *args)
 {
+    lam_cuda_flush(kernels);
     if (args->n > 0)
         queued(kernels, lam_cuda_swiglu(kernels->compute, &kernels->chip, args), "swiglu");
 }
@@ -295,6 +326,7 @@ static enum lam_status prepare(const struct lam_kernels *kernels, struct lam_err
     error = error != 0 ? error : lam_cuda_prepare_rms_norm();
     error = error != 0 ? error : lam_cuda_prepare_rope();
     error = error != 0 ? error : lam_cuda_prepare_kv_write();
+    error = error != 0 ? error : lam_cuda_prepare_rope_kv();
     error = error != 0 ? error : lam_cuda_prepare_swiglu();
     error = error != 0 ? error : lam_cuda_prepare_gemv_float(chip);
     error = error != 0 ? error : lam_cuda_prepare_gemv_block(chip);

@@ -43,12 +43,20 @@ struct lam_kernels {
     unsigned char *splits;
     uint32_t split_tokens;
 
+    /* Rotations that wait for the kv_write that may take them along: see lam_cuda_flush. */
+    struct lam_rope_args ropes[2];
+    uint32_t n_ropes;
+
     cudaError_t error; /* the first; everything later is its consequence */
     const char *error_call;
 };
 
 /* Keeps the first error of a call named `call`. */
 void lam_cuda_note(struct lam_kernels *kernels, cudaError_t error, const char *call);
+
+/* Queues what backend.c has kept back. Everything that puts something on the compute queue, or
+ * marks it, calls this first. */
+void lam_cuda_flush(struct lam_kernels *kernels);
 
 extern const struct lam_device_ops lam_cuda_device_ops;
 

@@ -49,6 +49,19 @@ int lam_cuda_rope(
 int lam_cuda_prepare_kv_write(void);
 int lam_cuda_kv_write(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
     const struct lam_kv_write_args *args);
+
+/* Both rotations of a layer and its kv_write together, where lam_cuda_rope_kv_fits says so. */
+struct lam_cuda_rope_kv_args {
+    struct lam_rope_args q;
+    struct lam_rope_args k;
+    struct lam_kv_write_args write;
+};
+
+bool lam_cuda_rope_kv_fits(const struct lam_cuda_rope_kv_args *args);
+int lam_cuda_prepare_rope_kv(void);
+int lam_cuda_rope_kv(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_cuda_rope_kv_args *args);
+
 int lam_cuda_prepare_swiglu(void);
 int lam_cuda_swiglu(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
     const struct lam_swiglu_args *args);

@@ -72,6 +72,7 @@ static enum lam_status cuda_arena(
 static void cuda_workspace(struct lam_kernels *kernels, void *base)
 {
     assert((uintptr_t)base % 256 == 0);
+    lam_cuda_flush(kernels);
     kernels->rows = base;
     kernels->tile = kernels->rows + lam_device_workspace_rows_bytes(&kernels->config);
     kernels->splits = kernels->tile + lam_device_workspace_tile_bytes(&kernels->config);
@@ -144,6 +145,7 @@ static void cuda_upload(struct lam_kernels *kernels, void *to, const void *from,
     struct lam_cuda_staging *staging = &kernels->staging;
     const uint64_t half_bytes = LAM_CUDA_STAGING_BYTES / 2;
 
+    lam_cuda_flush(kernels);
     for (uint64_t done = 0; done < bytes;) {
         if (staging->used_bytes == half_bytes)
             turn_staging(kernels);
@@ -162,6 +164,7 @@ static void cuda_upload(struct lam_kernels *kernels, void *to, const void *from,
 
 static void cuda_download(struct lam_kernels *kernels, void *to, const void *from, uint64_t bytes)
 {
+    lam_cuda_flush(kernels);
     lam_cuda_note(kernels,
         cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, kernels->compute), "a download");
 }
@@ -169,6 +172,7 @@ static void cuda_download(struct lam_kernels *kernels, void *to, const void *fro
 static void cuda_probe(struct lam_kernels *kernels, void *from, uint64_t bytes)
 {
     assert((uintptr_t)from % 16 == 0);
+    lam_cuda_flush(kernels);
     lam_cuda_note(kernels,
         (cudaError_t)lam_cuda_probe(kernels->compute, &kernels->chip, from, bytes), "a probe");
 }
@@ -182,6 +186,7 @@ static void cuda_mark_copy(struct lam_kernels *kernels, uint32_t mark)
 static void cuda_mark_compute(struct lam_kernels *kernels, uint32_t mark)
 {
     assert(mark < LAM_DEVICE_MARKS);
+    lam_cuda_flush(kernels);
     lam_cuda_note(kernels, cudaEventRecord(kernels->marks[mark], kernels->compute), "a mark");
 }
 
@@ -194,6 +199,7 @@ static void cuda_copy_wait(struct lam_kernels *kernels, uint32_t mark)
 static void cuda_compute_wait(struct lam_kernels *kernels, uint32_t mark)
 {
     assert(mark < LAM_DEVICE_MARKS);
+    lam_cuda_flush(kernels);
     lam_cuda_note(
         kernels, cudaStreamWaitEvent(kernels->compute, kernels->marks[mark], 0), "a mark");
 }

@@ -5,32 +5,18 @@
  * the launch for one. A thread has one value; for Q8_0 a warp has one block. The bytes are those of
  * the host: rounding to F16 is to nearest even, beyond 65504 to infinity; Q8_0 is kv.h's.
  */
-#include <cuda_fp16.h>
 #include <float.h>
 
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/rope_kv.cuh"
 
 #include "kernels/cuda/dispatch.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/seqs.cuh"
 
-enum : uint32_t { BLOCK = 256, Q8_ELEMS = 32, Q8_BYTES = 34 };
-
-static __device__ __forceinline__ void store(
-    uint8_t *row, uint32_t i, float value, dtype_tag<LAM_F32>)
-{
-    reinterpret_cast<float *>(row)[i] = value;
-}
-
-static __device__ __forceinline__ void store(
-    uint8_t *row, uint32_t i, float value, dtype_tag<LAM_F16>)
-{
-    reinterpret_cast<__half *>(row)[i] = __float2half_rn(value);
-}
+enum : uint32_t { BLOCK = 256 };
 
 /* Whole warps: i is a multiple of 32 in lane 0. */
-static __device__ __forceinline__ void store(
-    uint8_t *row, uint32_t i, float value, dtype_tag<LAM_Q8_0>)
+static __device__ __forceinline__ void store_q8_0(uint8_t *row, uint32_t i, float value)
 {
     uint8_t *block = row + i / Q8_ELEMS * Q8_BYTES;
     bool finite = __all_sync(0xFFFFFFFFu, fabsf(value) <= FLT_MAX);
@@ -48,11 +34,6 @@ static __device__ __forceinline__ void store(
         *reinterpret_cast<uint16_t *>(block) = static_cast<uint16_t>(half);
 }
 
-template <lam_dtype DTYPE> static __device__ __forceinline__ uint32_t row_bytes_of(uint32_t d)
-{
-    return DTYPE == LAM_F32 ? d * 4 : DTYPE == LAM_F16 ? d * 2 : d / Q8_ELEMS * Q8_BYTES;
-}
-
 /* Grid: (rows, sequences, pieces of the keys, then of the values). */
 template <lam_dtype DTYPE>
 static __global__ void __launch_bounds__(BLOCK)
@@ -67,15 +48,14 @@ static __global__ void __launch_bounds__(BLOCK)
     wait_for_predecessors();
     if (blockIdx.x >= seq.n_rows || i >= width)
         return;
-    uint32_t position = seq.pos_begin + blockIdx.x;
-    size_t page = seq.pages[position / kv.page_tokens];
-    size_t row =
-        (page * kv.n_kv_heads + i / kv.head_dim) * kv.page_tokens + position % kv.page_tokens;
     const float *from =
         (is_value ? v : k) + static_cast<size_t>(seq.row_begin + blockIdx.x) * width;
-    uint8_t *to = static_cast<uint8_t *>(is_value ? kv.v : kv.k);
-    store(
-        to + row * row_bytes_of<DTYPE>(kv.head_dim), i % kv.head_dim, from[i], dtype_tag<DTYPE>());
+    uint8_t *row = cache_row<DTYPE>(
+        kv, seq, is_value ? kv.v : kv.k, seq.pos_begin + blockIdx.x, i / kv.head_dim);
+    if (DTYPE == LAM_Q8_0)
+        store_q8_0(row, i % kv.head_dim, from[i]);
+    else
+        store_value<DTYPE>(row, i % kv.head_dim, from[i]);
 }
 
 int lam_cuda_kv_write(CUstream_st *stream, const lam_cuda_chip *chip, const lam_kv_write_args *args)

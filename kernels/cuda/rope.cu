@@ -7,7 +7,7 @@
  */
 #include <math.h>
 
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/rope_kv.cuh"
 
 #include "kernels/cuda/dispatch.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -45,7 +45,6 @@ static __global__ void __launch_bounds__(BLOCK) rope_rotate(const lam_rope_args 
     uint32_t n_pairs = args.rope_dim / 2;
     uint32_t at = blockIdx.x * BLOCK + threadIdx.x;
     uint32_t i = at % n_pairs;
-    bool adjacent = args.pairing == LAM_ROPE_ADJACENT;
 
     let_successors_begin();
     wait_for_predecessors();
@@ -54,14 +53,10 @@ static __global__ void __launch_bounds__(BLOCK) rope_rotate(const lam_rope_args 
     const float *angle = args.table + static_cast<size_t>(blockIdx.y) * args.rope_dim + 2 * i;
     float *head =
         args.x + (static_cast<size_t>(blockIdx.y) * args.n_heads + at / n_pairs) * args.head_dim;
-    float *x = head + (adjacent ? 2 * i : i);
-    float *y = head + (adjacent ? 2 * i + 1 : i + n_pairs);
-    float cosine = angle[0];
-    float sine = angle[1];
-    float old_x = *x;
-    float old_y = *y;
-    *x = fmaf(old_x, cosine, -(old_y * sine));
-    *y = fmaf(old_y, cosine, old_x * sine);
+    uint2 to = pair_places(i, args.rope_dim, args.pairing == LAM_ROPE_ADJACENT);
+    float2 pair = turned(head[to.x], head[to.y], angle);
+    head[to.x] = pair.x;
+    head[to.y] = pair.y;
 }
 
 int lam_cuda_rope_table(

@@ -349,3 +349,81 @@ void test_kv_write(void **state)
         scene_done(&scene, gpu);
     }
 }
+
+/* Rotations and kv_write of one layer. wait: after each, which keeps them apart. */
+static void run_layer(struct gpu *gpu, const struct scene *scene, bool wait, uint32_t n_seqs,
+    enum lam_rope_pairing pairing, float *const x[3], const float *table, uint8_t *ret_bytes)
+{
+    const struct shape *shape = &scene->shape;
+    uint32_t d = shape->head_dim;
+    uint32_t n_heads[3] = {shape->n_heads, shape->n_kv_heads, shape->n_kv_heads};
+    struct lam_rope_args ropes[2];
+    struct lam_kv_write_args write = {NULL, NULL, scene->gpu, scene->gpu_seqs, n_seqs};
+    size_t bytes[3];
+    float *on_gpu[3];
+    uint32_t word;
+
+    gpu->device->upload(gpu->kernels, scene->gpu.k, scene->kv.k, scene->kv_bytes);
+    gpu->device->upload(gpu->kernels, scene->gpu.v, scene->kv.v, scene->kv_bytes);
+    for (uint32_t i = 0; i < 3; i++) {
+        bytes[i] = (size_t)scene->n_rows * n_heads[i] * d * sizeof(float);
+        on_gpu[i] = gpu_put(gpu, x[i], bytes[i], 0);
+    }
+    const float *angles = gpu_put(gpu, table, (uint64_t)scene->n_rows * d * sizeof(float), 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        ropes[i] =
+            (struct lam_rope_args){on_gpu[i], angles, scene->n_rows, n_heads[i], d, d, pairing};
+        gpu->ops->rope(gpu->kernels, &ropes[i]);
+        if (wait)
+            gpu_get(gpu, &word, on_gpu[i], sizeof(word));
+    }
+    write.k = on_gpu[1];
+    write.v = on_gpu[2];
+    gpu->ops->kv_write(gpu->kernels, &write);
+    for (uint32_t i = 0; i < 3; i++) {
+        gpu_get(gpu, ret_bytes, on_gpu[i], bytes[i]);
+        ret_bytes += bytes[i];
+    }
+    gpu_get(gpu, ret_bytes, scene->gpu.k, scene->kv_bytes);
+    gpu_get(gpu, ret_bytes + scene->kv_bytes, scene->gpu.v, scene->kv_bytes);
+}
+
+/* Rotations and kv_write, one launch where they fit together: the same bits as one by one. With a
+ * sequence left out they do not fit. */
+void test_rope_kv(void **state)
+{
+    static const struct shape layers[] = {{LAM_F16, 9, 3, 64, 16, 1, {1}, {300}},
+        {LAM_F16, 32, 8, 128, 64, 3, {1, 2, 40}, {64, 127, 0}},
+        {LAM_F32, 4, 2, 20, 4, 2, {5, 33}, {63, 2}}, {LAM_Q8_0, 8, 2, 64, 16, 1, {3}, {9}}};
+    struct gpu *gpu = *state;
+
+    for (uint32_t i = 0; i < 4 * sizeof(layers) / sizeof(layers[0]); i++) {
+        const struct shape *shape = &layers[i / 4];
+        enum lam_rope_pairing pairing = i % 2 == 0 ? LAM_ROPE_ADJACENT : LAM_ROPE_HALVES;
+        uint32_t n_seqs = i % 4 < 2 ? shape->n_seqs : shape->n_seqs - 1;
+        struct twin_rng rng = {.state = 31 + i};
+        struct scene scene;
+        scene_init(&scene, *shape, gpu);
+        size_t row = (size_t)(shape->n_heads + 2 * shape->n_kv_heads) * shape->head_dim;
+        size_t bytes = scene.n_rows * row * sizeof(float) + 2 * scene.kv_bytes;
+        float *x[3] = {
+            twin_random_floats(&rng, (size_t)scene.n_rows * shape->n_heads * shape->head_dim, 1.0f),
+            twin_random_floats(
+                &rng, (size_t)scene.n_rows * shape->n_kv_heads * shape->head_dim, 1.0f),
+            twin_random_floats(
+                &rng, (size_t)scene.n_rows * shape->n_kv_heads * shape->head_dim, 1.0f)};
+        float *table = twin_random_floats(&rng, (size_t)scene.n_rows * shape->head_dim, 1.0f);
+        uint8_t *apart = lam_calloc(bytes, 1);
+        uint8_t *together = lam_calloc(bytes, 1);
+        assert_true(apart != NULL && together != NULL);
+        run_layer(gpu, &scene, true, n_seqs, pairing, x, table, apart);
+        run_layer(gpu, &scene, false, n_seqs, pairing, x, table, together);
+        assert_memory_equal(apart, together, bytes);
+        lam_free(apart);
+        lam_free(together);
+        for (uint32_t j = 0; j < 3; j++)
+            twin_free(x[j]);
+        twin_free(table);
+        scene_done(&scene, gpu);
+    }
+}

@@ -63,6 +63,7 @@ void test_attention_bound_has_teeth(void **state);
 void test_attention_chunks(void **state);
 void test_attention_company(void **state);
 void test_kv_write(void **state);
+void test_rope_kv(void **state);
 
 void test_dequant(void **state);
 void test_rms_norm(void **state);
