@@ -223,11 +223,12 @@ enum lam_status lam_launch(const struct lam_stack_config *config, const struct l
         add_gateway(&line, config, dir);
     else
         add_worker(&line, config, dir);
-    if (config->record) {
+    if (config->ops) {
         add(&line, "--ops");
         add(&line, "%s", dir->ops[service]);
-        add(&line, "--record");
     }
+    if (config->record)
+        add(&line, "--record");
     if (service != LAM_SERVICE_WORKER) { /* the worker leaves nothing in the directory */
         add(&line, "--run-dir");
         add(&line, "%s", dir->path);

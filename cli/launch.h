@@ -23,7 +23,7 @@ struct lam_run_dir {
     char loader[LAM_RUN_PATH_BYTES + 8];  /* "unix:<path>/loader.sock" */
     char gateway[LAM_RUN_PATH_BYTES + 8]; /* "unix:<path>/gateway.sock" */
     char pool[LAM_RUN_PATH_BYTES];        /* "<path>/pool.sock" */
-    /* "unix:<path>/loader-ops.sock": operations ports, when the stack records */
+    /* "unix:<path>/loader-ops.sock": operations ports, if the stack has them */
     char ops[LAM_SERVICES][LAM_RUN_PATH_BYTES + 8];
 };
 

@@ -162,6 +162,7 @@ static int execute(
     struct lam_session_config config = {
         .model = run->model,
         .runtime_dir = env->runtime_dir,
+        .ops = run->trace != NULL,
         .record = run->trace != NULL,
         .options = &run->stack,
         .plan = plan,

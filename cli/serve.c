@@ -15,6 +15,7 @@ struct serve {
     const char *model;
     const char *listen;
     bool json;
+    bool ops;
     struct lam_stack_options stack;
 };
 
@@ -35,6 +36,27 @@ static void real_address(
         snprintf(buf, buf_bytes, "%s", serve->listen);
 }
 
+/* {"gateway": address, ...}, or null. */
+static json_t *ops_json(const struct serve *serve, const struct lam_session *session)
+{
+    const char *addresses[LAM_STACK_OPS];
+
+    if (!serve->ops)
+        return json_null();
+    lam_stack_ops(session->stack, addresses);
+    return json_pack(
+        "{s:s,s:s,s:s}", "gateway", addresses[0], "worker", addresses[1], "loader", addresses[2]);
+}
+
+static void tell_ops(const struct lam_session *session)
+{
+    const char *addresses[LAM_STACK_OPS];
+
+    lam_stack_ops(session->stack, addresses);
+    fprintf(stderr, "laminar: what it does when: laminar trace -o t.json %s %s %s\n", addresses[0],
+        addresses[1], addresses[2]);
+}
+
 static enum lam_status announce(
     const struct serve *serve, struct lam_session *session, struct lam_err *err)
 {
@@ -44,11 +66,13 @@ static enum lam_status announce(
     lam_session_print_plan(session, 0);
     fprintf(stderr, "laminar: serving %s on %s, context %d tokens; Ctrl-C ends\n",
         session->model.name[0] ? session->model.name : serve->model, address, session->model.n_ctx);
+    if (serve->ops)
+        tell_ops(session);
     if (serve->json)
         return lam_json_print(
-            json_pack("{s:i,s:s,s:o,s:i}", "version", 1, "address", address, "model",
+            json_pack("{s:i,s:s,s:o,s:i,s:o}", "version", 1, "address", address, "model",
                 lam_json_text(session->model.name, strlen(session->model.name)), "context_tokens",
-                session->model.n_ctx),
+                session->model.n_ctx, "ops", ops_json(serve, session)),
             err);
     if (printf("%s\n", address) < 0 || fflush(stdout) != 0)
         return lam_fail(err, LAM_UNAVAILABLE, "cannot write to standard output; is it closed?");
@@ -72,6 +96,7 @@ static int execute(
         .runtime_dir = env->runtime_dir,
         .listen = serve->listen,
         .stays = true,
+        .ops = serve->ops,
         .options = &serve->stack,
         .plan = plan,
     };
@@ -89,11 +114,16 @@ static int execute(
 int lam_command_serve(const struct lam_command_env *env, int argc, char **argv)
 {
     struct serve serve = {.listen = "127.0.0.1:50051", .stack = lam_stack_defaults()};
-    struct lam_flag flags[2 + LAM_STACK_FLAGS + 1] = {
+    struct lam_flag flags[3 + LAM_STACK_FLAGS + 1] = {
         {"listen", 0, LAM_FLAG_TEXT, &serve.listen, "ADDR",
             "HOST:PORT or unix:PATH for clients; port 0 picks one.", 0, 0, NULL, NULL},
         {"json", 0, LAM_FLAG_BOOL, &serve.json, NULL, "Print the address as a JSON object.", 0, 0,
             NULL, NULL},
+        {"ops", 0, LAM_FLAG_BOOL, &serve.ops, NULL,
+            "Give each service an operations port on a private Unix socket, with /metrics, "
+            "/healthz "
+            "and what `laminar trace` asks for.",
+            0, 0, NULL, NULL},
     };
     const struct lam_flag_program program = {
         .usage = "laminar serve MODEL [--listen ADDR] [flags]",
@@ -106,7 +136,7 @@ int lam_command_serve(const struct lam_command_env *env, int argc, char **argv)
     struct lam_err err = {0};
     int exit_code;
 
-    lam_stack_add_flags(&serve.stack, flags + 2);
+    lam_stack_add_flags(&serve.stack, flags + 3);
     if (!lam_command_begin(&program, argc, argv, &serve.model, 1, &exit_code))
         return exit_code;
     if (!strchr(serve.listen, ':') || strchr(serve.listen, ',')) {

@@ -88,6 +88,7 @@ enum lam_status lam_session_open(
         .runtime_dir = config->runtime_dir,
         .listen = config->listen,
         .drains = config->stays,
+        .ops = config->ops,
         .record = config->record,
         .options = config->options,
         .plan = config->plan,

@@ -31,7 +31,7 @@ struct lam_session_config {
     const char *runtime_dir; /* may be NULL */
     const char *listen;      /* public address; NULL: none */
     bool stays;              /* a signal is the ordinary end, not an interruption */
-    bool record;             /* as lam_stack_config.record */
+    bool ops, record;        /* as those of lam_stack_config */
     const struct lam_stack_options *options;
     const struct lam_run_plan *plan; /* of this model; outlives the session */
 };

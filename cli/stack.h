@@ -46,7 +46,8 @@ struct lam_stack_config {
     const char *runtime_dir; /* where the private directory goes; NULL: /tmp */
     const char *listen;      /* the gateway's public address; NULL: only the private one */
     bool loader_only;
-    bool record;                     /* spans, from the start; lam_stack_ops tells where */
+    bool ops;                        /* operations ports; lam_stack_ops tells where */
+    bool record;                     /* spans for them, from the start */
     const char *const *loader_args;  /* more flags for the loader, ends with NULL; or NULL */
     bool drains;                     /* at a signal, generations that run may end first */
     const struct lam_run_plan *plan; /* which fits; NULL for a loader alone that needs none */
@@ -65,7 +66,8 @@ const char *lam_stack_gateway(const struct lam_stack *stack);
 const char *lam_stack_loader(const struct lam_stack *stack);
 const char *lam_stack_pool_socket(const struct lam_stack *stack);
 
-/* The operations ports of a stack that records, as for lam_ops_get; live as long as the stack. */
+/* The operations ports, as for lam_ops_get, in this order: gateway, worker, loader; live as long as
+ * the stack. */
 #define LAM_STACK_OPS 3
 void lam_stack_ops(const struct lam_stack *stack, const char *addresses[LAM_STACK_OPS]);
 

@@ -130,6 +130,19 @@ def test_trace_of_a_run_holds_its_start(home, tmp_path):
     assert reads == {span["args"]["unit"] for span in trace.of("worker", "kernels")}
 
 
+def test_trace_of_serve(home, tmp_path):
+    with cli.start(home, "serve", cli.MODEL, "--listen", "127.0.0.1:0", "--ops",
+                   "--json") as process:
+        data = json.loads(process.stdout.readline())
+        assert set(data["ops"]) == set(SERVICES)
+        traced = cli.run_json(home, "trace", "-o", tmp_path / "t.json", "--seconds", "1",
+                              *data["ops"].values())
+        assert [p["process"] for p in traced["processes"]] == [f"laminar-{s}" for s in data["ops"]]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert "laminar trace -o t.json unix:" in process.stderr.read().decode()
+
+
 def test_what_cannot_be_traced_is_said_before_the_run(home, tmp_path):
     done = cli.run(home, "run", cli.MODEL, "-p", "x", "--trace", tmp_path / "none" / "t.json")
     assert done.returncode == 2 and b"cannot write" in done.stderr and done.stdout == b""
