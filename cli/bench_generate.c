@@ -121,12 +121,12 @@ static json_t *memory_json(const struct bench *bench)
 
     if (worker->has_memory)
         json_object_update_new(object,
-            json_pack("{s:I,s:I,s:I,s:I,s:I,s:i,s:i,s:s}", "cap_bytes",
+            json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:i,s:i,s:s}", "cap_bytes",
                 (json_int_t)memory->cap_bytes, "planned_bytes", (json_int_t)memory->planned_bytes,
                 "measured_bytes", (json_int_t)memory->measured_bytes, "kv_bytes",
                 (json_int_t)memory->kv_bytes, "resident_bytes", (json_int_t)memory->resident_bytes,
-                "layers", memory->layers, "resident_layers", memory->resident_layers, "kv_type",
-                memory->kv_type));
+                "streamed_bytes", (json_int_t)memory->streamed_bytes, "layers", memory->layers,
+                "resident_layers", memory->resident_layers, "kv_type", memory->kv_type));
     json_object_set_new(object, "outside_peak_bytes", json_integer((json_int_t)peak));
     json_object_set_new(object, "outside_exact", json_boolean(exact));
     return object;

@@ -49,6 +49,24 @@ def test_a_small_pool_reads_the_disk_in_every_pass(home):
         data["plan"]["disk_bytes"] / data["ceilings"]["disk_rate"])
 
 
+def test_what_crosses_the_link_is_what_was_planned(home):
+    """On the emulated device, whose clock says nothing but whose bytes are real."""
+    cap = 160 << 20
+    library = cli.BIN_DIR / "tests" / "kernels" / "emulated"
+    data = cli.run_json(home, "bench", "generate", cli.MODEL, "--device", "cuda:0",
+                        "--cuda-library", library, "--vram", f"{cap}B", "--ctx", 256, "--gen", 6)
+    profile, plan, memory = data["pass"]["profile"], data["plan"], data["memory"]
+    assert data["device"] == "cuda:0"
+    weights = cli.run_json(home, "inspect", cli.MODEL)["units"]["bytes_total"]
+    assert profile["link_bytes"] == memory["streamed_bytes"] > 0
+    assert profile["resident_bytes"] == weights - profile["link_bytes"] > 0
+    # The worker plans again with what its context really takes: a few tensors may differ.
+    assert memory["streamed_bytes"] == pytest.approx(plan["streamed_bytes"], rel=0.05)
+    assert data["pass"]["floor"]["link_seconds"] == pytest.approx(
+        profile["link_bytes"] / data["ceilings"]["link_rate"])
+    assert memory["measured_bytes"] <= memory["planned_bytes"] <= memory["cap_bytes"] == cap
+
+
 @pytest.mark.parametrize("line, words", [
     (["generate", "/nonexistent.gguf"], (1, "/nonexistent.gguf")),
     (["generate", "m.gguf", "--gen", "1"], (2, "--gen")),
