@@ -131,7 +131,7 @@ struct lam_plan_piece {
 };
 
 enum lam_region_kind {
-    LAM_REGION_WORKSPACE,   /* cuBLAS, then the kernels': rows and a tile in 16 bits, split KV */
+    LAM_REGION_WORKSPACE,   /* of the kernels: rows and a tile in 16 bits, split KV */
     LAM_REGION_ACTIVATIONS, /* struct lam_plan_buffers */
     LAM_REGION_LOGITS,
     LAM_REGION_TABLES, /* positions, page tables, small vectors, buffers between devices */
