@@ -11,7 +11,7 @@ import harness
 LIBRARY = os.path.join(harness.BIN, "tests", "kernels", "emulated")
 PROMPT = "Once upon a time"
 # The demo model: everything resident; most layers; few.
-CAPS = ["400MiB", "200MiB", "158MiB"]
+CAPS = ["400MiB", "168MiB", "126MiB"]
 FLAGS = ["--ctx", "256", "--batch", "2", "--prefill-chunk", "64"]
 ON_DEVICE = [*FLAGS, "--device", "cuda:0", "--cuda-library", LIBRARY, "--vram"]
 
@@ -44,7 +44,7 @@ def test_same_text_through_every_cap(cpu_text, cap, ram):
 
 
 def test_what_does_not_fit_says_so():
-    with harness.Stack(worker_flags=[*ON_DEVICE, "64MiB"]) as stack:
+    with harness.Stack(worker_flags=[*ON_DEVICE, "48MiB"]) as stack:
         stack.start_loader()
         stack.start_worker()
         assert stack.processes["worker"].wait(harness.START_SECONDS) == 3

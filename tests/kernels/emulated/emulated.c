@@ -9,6 +9,7 @@
 #include "common/size.h"
 #include "tests/kernels/emulated/queue.h"
 
+#define DEVICES 2u
 #define FREE_BYTES ((uint64_t)16 << 30)
 #define OWN_BYTES ((uint64_t)1 << 20)
 #define ARENA_ALIGN 256u
@@ -47,9 +48,13 @@ static void destroy(struct lam_kernels *kernels)
 static enum lam_status create(
     const struct lam_kernel_config *config, struct lam_kernels **ret_kernels, struct lam_err *err)
 {
-    struct lam_kernels *kernels = lam_calloc(1, sizeof *kernels);
+    struct lam_kernels *kernels;
     enum lam_status status;
 
+    if (config->device >= DEVICES)
+        return lam_fail(err, LAM_INVALID_ARGUMENT, "there is no GPU %u: %u are emulated",
+            config->device, DEVICES);
+    kernels = lam_calloc(1, sizeof *kernels);
     if (!kernels)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for an emulated device");
     pthread_mutex_init(&kernels->lock, NULL);

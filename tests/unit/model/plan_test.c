@@ -228,9 +228,9 @@ static void what_was_asked_for_is_never_changed(void **state)
     assert_int_equal(plan.prefill_chunk, 512);
     assert_string_equal(plan.notes, "");
     assert_string_equal(plan.reason.text,
-        "cuda:0: cap 1.37 GiB, minimum 2.45 GiB (context 0.39 + slots 0.49 + KV 1.25 + "
-        "activations 0.14 + workspace 0.14 + other 0.04). Options: --ctx 512 (-1.09), "
-        "--prefill-chunk 128 (-0.13), --kv-type q8_0 (-0.59), --vram 2511MiB (-1.08).");
+        "cuda:0: cap 1.37 GiB, minimum 2.44 GiB (context 0.39 + slots 0.49 + KV 1.25 + "
+        "activations 0.14 + workspace 0.12 + other 0.04). Options: --ctx 512 (-1.09), "
+        "--prefill-chunk 128 (-0.12), --kv-type q8_0 (-0.59), --vram 2495MiB (-1.07).");
     lam_plan_done(&plan);
 }
 

@@ -270,21 +270,22 @@ static bool is_noticed(const struct fixture *f, enum emulated_fault fault, uint6
     return false;
 }
 
-/* Else the tests above would be worthless. The host waits for every copy, but only the last one of
- * a unit protects something, so that some of its waits may be left out. */
+/* Else the tests above would be worthless. Some waits protect nothing and may be left out: the
+ * first copies find empty slots, and the host waits for every copy, of which only the last one of a
+ * unit matters; what it has waited for, the arithmetic need not. */
 static void test_a_missing_wait_is_noticed(void **state)
 {
+    static const enum emulated_fault faults[] = {
+        EMULATED_NO_COMPUTE_WAIT, EMULATED_NO_COPY_WAIT, EMULATED_NO_HOST_WAIT};
     struct fixture *f = *state;
-    uint32_t n_noticed = 0;
 
-    for (uint64_t nth = 1; nth <= 5; nth += 4) {
-        assert_true(is_noticed(f, EMULATED_NO_COMPUTE_WAIT, nth));
-        assert_true(is_noticed(f, EMULATED_NO_COPY_WAIT, nth));
+    for (uint32_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+        uint32_t n_noticed = 0;
+        for (uint64_t nth = 1; nth <= 6; nth++)
+            n_noticed += is_noticed(f, faults[i], nth);
+        print_message("[          ] fault %u: %u of 6\n", faults[i], n_noticed);
+        assert_true(n_noticed >= 2);
     }
-    for (uint64_t nth = 1; nth <= 6; nth++)
-        n_noticed += is_noticed(f, EMULATED_NO_HOST_WAIT, nth);
-    print_message("[          ] %u of 6 host waits\n", n_noticed);
-    assert_true(n_noticed >= 2);
 }
 
 static void test_a_broken_device_ends_the_engine(void **state)

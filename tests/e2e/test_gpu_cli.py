@@ -1,0 +1,115 @@
+"""The command line with a GPU: the emulated one of tests/kernels/emulated, which computes with the
+CPU's kernels and counts what it is asked for."""
+import json
+import re
+
+import pytest
+
+import cli
+
+LIBRARY = ("--cuda-library", str(cli.BIN_DIR / "tests" / "kernels" / "emulated"))
+SMALL = ("--ctx", "256", "--prefill-chunk", "64")
+PROMPT = ("--raw", "-p", "Once upon a time", "-n", "8")
+# Is everything resident? With the last, parts of layers go through slots.
+CAPS = {"400MiB": True, "170MiB": False, "128MiB": False}
+MIB = 1 << 20
+
+
+@pytest.fixture
+def home(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    yield folder
+    cli.assert_nothing_left(folder)
+
+
+def run(home, *arguments, name="run", code=0):
+    more = PROMPT if name == "run" else ()
+    done = cli.run(home, name, cli.MODEL, *more, *SMALL, *LIBRARY, *arguments)
+    assert done.returncode == code, done.stderr.decode()
+    return done
+
+
+@pytest.mark.parametrize("cap", CAPS)
+def test_what_is_planned_is_what_is_held(home, cap):
+    """The text of the CPU; the plan's bytes; never more than the cap."""
+    plain = cli.run(home, "run", cli.MODEL, *PROMPT, *SMALL, "--device", "cpu")
+    done = run(home, "--vram", cap, "--profile")
+    assert done.stdout == plain.stdout != b""
+    text = done.stderr.decode()
+    assert "cuda:0" in text and "measured" in text and "note: the worker's context" not in text
+    data = json.loads(run(home, "--vram", cap, "--profile", "--json").stdout)
+    memory, profile = data["memory"], data["profile"]
+    assert memory["cap_bytes"] == int(cap[:-3]) * MIB
+    assert memory["planned_bytes"] == sum(memory[part + "_bytes"] for part in (
+        "context", "resident", "slots", "kv", "activations", "workspace", "graphs"))
+    used = memory["planned_bytes"] - memory["graphs_bytes"]
+    assert memory["measured_bytes"] == used <= memory["cap_bytes"]
+    streams = memory["layers_resident"] < memory["layers"]
+    assert streams != CAPS[cap]
+    assert (memory["streamed_bytes_per_pass"] > 0) == (profile["link_bytes"] > 0) == streams
+
+
+def test_serve_and_ps_show_the_device(home):
+    address = f"unix:{home}/public"
+    with cli.start(home, "serve", cli.MODEL, "--listen", address, *SMALL, *LIBRARY, "--vram",
+                   "170MiB", "--batch", "2") as process:
+        process.stdout.readline()
+        done = cli.run(home, "generate", "--target", address, *PROMPT)
+        assert done.returncode == 0, done.stderr.decode()
+        data = cli.run_json(home, "ps", "--target", address)
+        text = cli.run(home, "ps", "--target", address).stdout.decode()
+        process.terminate()
+        table = process.communicate(timeout=20)[1].decode()
+    (worker,) = data["workers"]
+    assert worker["device"] == "cuda:0" and worker["memory"]["cap_bytes"] == 170 * MIB
+    assert worker["profile"]["link_bytes"] > 0 and worker["last_pass"]["floor_seconds"] > 0
+    for pattern in (r"cap 170\.0 MiB", r"\d+ of 30 resident, .* a pass through \d+ slots",
+                    r"KV       f16, [\d.]+ MiB, on cuda:0", r"over the link", r"floor    [\d.]+ s"):
+        assert re.search(pattern, text), text
+    assert re.search(r"cuda:0 +170\.0 .* +\d+\.\d\n", table), table
+
+
+def test_what_does_not_fit_names_levers_that_do(home):
+    text = run(home, "--vram", "48MiB", code=3).stderr.decode()
+    assert text.startswith("laminar: cuda:0: cap") and "minimum" in text
+    enough = re.search(r"--vram (\d+)MiB", text).group(1)
+    run(home, "--vram", f"{enough}MiB")
+
+
+def test_one_device_of_a_list_is_used_and_named(home):
+    text = run(home, "--vram", "400MiB,300MiB").stderr.decode()
+    assert "is for 2 devices, and this version computes on one: cuda:0" in text
+    data = json.loads(run(home, "--vram", "400MiB,300MiB", "--device", "cuda:1", "--profile",
+                          "--json").stdout)
+    assert data["memory"]["cap_bytes"] == 300 * MIB
+    text = run(home, "--vram", "off,300MiB", "--device", "cuda:0", code=2).stderr.decode()
+    assert "gives no memory to cuda:0" in text
+    text = run(home, "--vram", "1,1,1", code=2).stderr.decode()
+    assert "item 3 '1' is one too many: there is cuda:0" in text
+    assert b"there is no GPU 7" in run(home, "--device", "cuda:7", code=1).stderr
+    assert b"more than the 16.00 GiB of cuda:0" in run(home, "--vram", "17", code=2).stderr
+
+
+def test_logits_of_the_device_are_those_of_the_cpu(home):
+    ids = ("--ids", "1,2,3,4,5,6,7,8", "--rows", "8", "--json")
+    device = cli.run(home, "logits", cli.MODEL, *ids, *LIBRARY, "--vram", "128MiB",
+                     "--prefill-chunk", "64")
+    assert device.returncode == 0, device.stderr.decode()
+    cpu = cli.run(home, "logits", cli.MODEL, *ids, "--device", "cpu")
+    assert json.loads(device.stdout)["logits"] == json.loads(cpu.stdout)["logits"]
+
+
+def test_doctor_measures_the_device_for_plans(home, tmp_path):
+    env = cli.environment(home, HOME=str(tmp_path))
+    done = cli.run(home, "doctor", "--measure", "--model", cli.MODEL, *LIBRARY, env=env)
+    assert done.returncode == 0 and b"cuda:0 emulated" in done.stdout, done.stderr
+    facts = json.loads((tmp_path / ".cache" / "laminar" / "facts.json").read_text())
+    (gpu,) = facts["gpus"]
+    assert gpu["name"] == "emulated" and gpu["link_bytes_per_second"] > 0
+    assert re.fullmatch("[0-9a-f]{16}", gpu["library"])
+    text = cli.run(home, "run", cli.MODEL, *PROMPT, *SMALL, *LIBRARY, "--vram", "170MiB",
+                   "--profile", env=env).stderr.decode()
+    assert re.search(r"link [\d.]+ GB/s measured", text), text
+    text = cli.run(home, "plan", cli.MODEL, "--device", "cuda:0", env=env).stdout.decode()
+    assert "context 0.00 GiB measured" in text
