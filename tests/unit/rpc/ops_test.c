@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "rpc/ops.h"
 
 #define TIMEOUT_NS (20 * LAM_NS_PER_S)
@@ -253,6 +254,32 @@ static void answers_at_once_when_it_records_from_the_start(void **state)
     lam_trace_stop();
 }
 
+/* Every allocation of a trace's answer fails once, on either side of the connection. */
+static void without_memory_the_port_goes_on(void **state)
+{
+    struct lam_trace_mark mark = lam_trace_start();
+    struct lam_ops *ops = start_at("127.0.0.1:0", &mark);
+    uint64_t nth = 0;
+    char address[32];
+    struct got got;
+
+    (void)state;
+    snprintf(address, sizeof address, "127.0.0.1:%d", lam_ops_port(ops));
+    lam_trace_end(LAM_TRACE_PASS, "pass", lam_trace_begin(), 5, 6, 7);
+    do {
+        lam_fault_arm("alloc", ++nth);
+        got = get(address, "/trace", TIMEOUT_NS);
+        if (lam_fault_fired() && got.status != LAM_RESOURCE_EXHAUSTED)
+            got_is(&got, LAM_FAILED_PRECONDITION, "503: no memory");
+        lam_buf_done(&got.body);
+    } while (lam_fault_fired());
+    lam_fault_arm("alloc", 0);
+    assert_int_equal(got.status, LAM_OK);
+    assert_true(nth > 3);
+    lam_ops_stop(ops);
+    lam_trace_stop();
+}
+
 /* Plays a server that sends these bytes and hangs up. */
 struct liar {
     int fd;
@@ -331,6 +358,7 @@ int main(void)
         cmocka_unit_test(records_for_a_while),
         cmocka_unit_test(a_recording_ends_with_the_port_or_its_asker),
         cmocka_unit_test(answers_at_once_when_it_records_from_the_start),
+        cmocka_unit_test(without_memory_the_port_goes_on),
         cmocka_unit_test(hostile_answers_are_named),
         cmocka_unit_test(nobody_there_is_named),
     };
