@@ -61,18 +61,18 @@ static enum lam_status check_devices(const struct lam_plan_request *request, str
 
 static enum lam_status check_kv(const struct lam_plan_request *request, struct lam_err *err)
 {
-    uint64_t row = (uint64_t)request->spec->n_kv_heads * request->spec->head_dim;
+    uint32_t d = request->spec->head_dim;
 
     if (!request->kv_given || request->kv_dtype == LAM_F16 || request->kv_dtype == LAM_F32)
         return LAM_OK;
     if (request->kv_dtype != LAM_Q8_0 || !request->kv_q8_allowed)
         return lam_fail(err, LAM_INVALID_ARGUMENT, "--kv-type: '%s' cannot do %s; take f16",
             request->devices[0].name, lam_dtype_info(request->kv_dtype)->name);
-    if (row % lam_dtype_info(LAM_Q8_0)->block_elems != 0)
+    if (d % lam_dtype_info(LAM_Q8_0)->block_elems != 0)
         return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "--kv-type q8_0 needs blocks of 32, but keys of this model have %" PRIu64
+            "--kv-type q8_0 needs blocks of 32, but heads of this model have %" PRIu32
             " values; take f16",
-            row);
+            d);
     return LAM_OK;
 }
 
@@ -194,8 +194,7 @@ static bool give_up(struct giving_up *g)
 {
     const struct lam_plan_settings before = g->settings;
     const struct lam_spec *spec = g->request->spec;
-    bool q8 = g->request->kv_q8_allowed && !g->request->kv_given &&
-              (uint64_t)spec->n_kv_heads * spec->head_dim % 32 == 0;
+    bool q8 = g->request->kv_q8_allowed && !g->request->kv_given && spec->head_dim % 32 == 0;
 
     while (!try_fit(g) && g->request->n_ctx == 0 && g->settings.n_ctx / 2 >= LAM_PLAN_CTX_LEAST)
         g->settings.n_ctx /= 2;

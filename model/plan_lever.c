@@ -158,7 +158,7 @@ static void pull_forms(struct pulling *pull)
 {
     struct lam_plan_settings tried = pull->settings;
     const struct lam_spec *spec = pull->request->spec;
-    bool q8 = pull->request->kv_q8_allowed && (uint64_t)spec->n_kv_heads * spec->head_dim % 32 == 0;
+    bool q8 = pull->request->kv_q8_allowed && spec->head_dim % 32 == 0;
     uint64_t saves;
     bool fits;
 

@@ -131,6 +131,7 @@ static struct lam_plan_request request_of(
         .layer_batch = is_device(engine) ? config->layer_batch : 0,
         .kv_given = config->kv_given,
         .kv_dtype = config->kv_dtype,
+        .kv_q8_allowed = is_device(engine),
         .objective = config->objective,
     };
 }

@@ -280,7 +280,7 @@ static void test_q8_0_blocks(void **state)
     for (uint32_t i = 0; i < 3; i++) {
         x[32 + 7] = odd[i];
         lam_kv_pack_q8_0(x, 64, blocks);
-        assert_false(isnan(lam_f32_from_f16(lam_load_u16(blocks))));
+        assert_true(lam_f32_from_f16(lam_load_u16(blocks)) > 0);
         assert_true(isnan(lam_f32_from_f16(lam_load_u16(blocks + LAM_KV_Q8_BYTES))));
     }
     memset(x, 0, 32 * sizeof(*x));
