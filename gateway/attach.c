@@ -139,6 +139,7 @@ static enum lam_status take_result(struct lam_service *service, struct lam_worke
     if (status != LAM_OK)
         return status;
     note_pass(service, worker, before);
+    worker->step_ns = 0;
     lam_service_apply(service, actions);
     return LAM_OK;
 }
@@ -261,6 +262,26 @@ void lam_attach_send_step(struct lam_service *service, const struct lam_sched_st
         return;
     /* on_done follows and replays its sequences elsewhere */
     lam_rpc_call_finish(worker->user, LAM_RESOURCE_EXHAUSTED, "no memory for a step");
+}
+
+/* Its stream is open and its process may live: it hangs, on a disk, a device or a lock. What it had is
+ * computed elsewhere; if it is well after all it attaches again. One for each tick: the list changes. */
+void lam_attach_tick(struct lam_service *service, uint64_t now_ns)
+{
+    struct lam_worker *worker = lam_registry_workers(service->registry);
+    struct lam_err err = {0};
+
+    if (service->step_limit_ns == 0)
+        return;
+    while (worker && (worker->step_ns == 0 || now_ns - worker->step_ns < service->step_limit_ns))
+        worker = worker->next;
+    if (!worker)
+        return;
+    lam_fail(&err, LAM_DEADLINE_EXCEEDED,
+        "no answer to a step for %llu s (--step-timeout of the gateway); does its loader, disk or "
+        "device hang?",
+        (unsigned long long)((now_ns - worker->step_ns) / LAM_NS_PER_S));
+    refuse(service, worker->user, &err);
 }
 
 void lam_attach_dismiss(struct lam_service *service)

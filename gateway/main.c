@@ -23,6 +23,7 @@ struct flags {
     int64_t waiting_max;
     int64_t orphan_limit_s;
     int64_t grace_s;
+    int64_t step_limit_s;
 };
 
 /* False: *ret_exit is the exit code. */
@@ -46,6 +47,15 @@ static bool parse_flags(int argc, char **argv, struct flags *flags, int *ret_exi
             .target = &flags->orphan_limit_s,
             .value = "SECONDS",
             .help = "How long a request waits while no worker is attached.",
+            .min = 0,
+            .max = 86400},
+        {.name = "step-timeout",
+            .kind = LAM_FLAG_INT,
+            .target = &flags->step_limit_s,
+            .value = "SECONDS",
+            .help =
+                "How long a worker may take for one pass before it is given up and its texts go "
+                "on elsewhere; 0: as long as it likes.",
             .min = 0,
             .max = 86400},
         {.name = "chat-template",
@@ -127,6 +137,7 @@ static enum lam_status serve(const struct flags *flags, const char *const *addre
         .n_listen = n_addresses,
         .waiting_max = (uint32_t)flags->waiting_max,
         .orphan_limit_ns = (uint64_t)flags->orphan_limit_s * LAM_NS_PER_S,
+        .step_limit_ns = (uint64_t)flags->step_limit_s * LAM_NS_PER_S,
         .chat_name = flags->chat_name,
         .ops = flags->ops,
         .record = flags->record ? &mark : NULL,
@@ -155,6 +166,7 @@ int main(int argc, char **argv)
         .log_level = "info",
         .waiting_max = 256,
         .orphan_limit_s = 30,
+        .step_limit_s = 600,
         .grace_s = 10};
     char listen[LISTEN_BYTES_MAX];
     const char *addresses[LISTEN_MAX];

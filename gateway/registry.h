@@ -44,7 +44,7 @@ struct lam_worker {
     struct lam_report report;
     struct lam_buf header;          /* as far as it has come */
     struct lam_sched_worker *sched; /* the service's: set while it takes steps */
-    uint64_t step_ns;               /* the service's: when the step without an answer was sent */
+    uint64_t step_ns; /* the service's: when the step without an answer was sent; 0: none */
     void *user;
 };
 

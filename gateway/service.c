@@ -60,6 +60,7 @@ static void on_tick(void *arg)
     for (struct lam_generation *g = service->generations; g; g = g->next)
         lam_generation_tick(g, now_ns);
     lam_service_apply(service, lam_sched_tick(service->sched, now_ns));
+    lam_attach_tick(service, now_ns);
     if (atomic_load(&service->draining) && !service->generations)
         lam_attach_dismiss(service);
 }
@@ -163,6 +164,7 @@ enum lam_status lam_service_create(
     if (!service)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the gateway");
     atomic_init(&service->draining, false);
+    service->step_limit_ns = config->step_limit_ns;
     lam_gateway_metrics_init(&service->metrics);
     service->ops_config = (struct lam_ops_config){.listen = config->ops,
         .process = "laminar-gateway",

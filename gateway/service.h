@@ -21,6 +21,7 @@ struct lam_service_config {
     size_t n_listen;
     uint32_t waiting_max;     /* requests that no worker has started; more get RESOURCE_EXHAUSTED */
     uint64_t orphan_limit_ns; /* how long a request waits while no worker is attached */
+    uint64_t step_limit_ns;   /* a worker that takes longer for a step is given up; 0: none is */
     const char *chat_name;    /* chat template instead of the model's own; NULL: the model's */
     const char *ops;          /* as lam_ops_config.listen; NULL: none */
     const struct lam_trace_mark *record; /* as lam_ops_config.record */

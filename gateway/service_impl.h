@@ -53,7 +53,8 @@ struct lam_service {
     struct lam_generation *generations;
     struct lam_gateway_metrics metrics;
     struct lam_ops_config ops_config;
-    struct lam_ops *ops;  /* NULL: none */
+    struct lam_ops *ops; /* NULL: none */
+    uint64_t step_limit_ns;
     atomic_bool draining; /* set by shutdown: after the last generation workers are let go */
 };
 
@@ -105,6 +106,8 @@ void lam_attach_on_message(
 void lam_attach_on_half_close(void *service, struct lam_rpc_call *call);
 void lam_attach_on_done(void *service, struct lam_rpc_call *call, bool cancelled);
 void lam_attach_send_step(struct lam_service *service, const struct lam_sched_step *step);
+/* Time has passed: gives a worker up that owes an answer for too long. */
+void lam_attach_tick(struct lam_service *service, uint64_t now_ns);
 /* Ends all worker streams. */
 void lam_attach_dismiss(struct lam_service *service);
 

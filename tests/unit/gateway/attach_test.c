@@ -44,6 +44,38 @@ static void test_worker_lost(void **state)
     world_stop(&world);
 }
 
+/* A worker that hangs with an open stream: the text goes on elsewhere, as if nothing had been. */
+static void test_worker_that_hangs(void **state)
+{
+    struct world world;
+    static struct fake_worker hanging, second;
+    struct reading reading;
+    Laminar__V1__GenerateRequest request = world_ask("abc", 20);
+    char expected[TINY_CONTEXT];
+
+    (void)state;
+    world_step_limit_ns = 300 * LAM_NS_PER_MS;
+    world_start(&world, 8, 10 * LAM_NS_PER_S);
+    world_step_limit_ns = 0;
+    world_worker(&world, &hanging, "hanging", 2000);
+    world_wait(&world, 1, true);
+    reading_open(&world, &request, &reading);
+    world_wait(&world, 0, false);
+    world_worker(&world, &second, "second", 1);
+    reading_all(&world, &reading);
+    world_expected("abc", 20, expected);
+    assert_string_equal(reading.text.data, expected);
+    reading_done(&reading);
+    fake_worker_join(&hanging);
+    assert_int_equal(hanging.end.status, LAM_DEADLINE_EXCEEDED);
+    assert_non_null(strstr(hanging.end.text, "--step-timeout"));
+    /* One that answers in time is not given up, however long nothing is asked of it. */
+    lam_sleep_ns(500 * LAM_NS_PER_MS);
+    assert_int_equal(world_get_model(&world)->n_workers, 1);
+    fake_worker_kill(&second);
+    world_stop(&world);
+}
+
 /* A worker whose answers do not fit is let go; its requests fail only if nobody else comes. */
 static void test_worker_that_answers_nonsense(void **state)
 {
@@ -142,6 +174,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_worker_lost),
+        cmocka_unit_test(test_worker_that_hangs),
         cmocka_unit_test(test_worker_that_answers_nonsense),
         cmocka_unit_test(test_worker_with_another_model),
         cmocka_unit_test(test_nobody_there),

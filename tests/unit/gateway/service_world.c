@@ -18,6 +18,7 @@
 #define TIMEOUT_NS (20 * LAM_NS_PER_S)
 
 const char *world_ops;
+uint64_t world_step_limit_ns;
 
 void world_start(struct world *world, uint32_t waiting_max, uint64_t orphan_limit_ns)
 {
@@ -27,6 +28,7 @@ void world_start(struct world *world, uint32_t waiting_max, uint64_t orphan_limi
         .n_listen = 1,
         .waiting_max = waiting_max,
         .orphan_limit_ns = orphan_limit_ns,
+        .step_limit_ns = world_step_limit_ns,
         .ops = world_ops};
     struct lam_err err = {0};
 

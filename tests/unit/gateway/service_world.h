@@ -23,6 +23,7 @@ struct world {
     char address[128];
 };
 
+extern uint64_t world_step_limit_ns; /* 0: none */
 extern const char *world_ops; /* address of the operations port; NULL: none */
 
 /* A gateway on a Unix socket of its own, and a channel to it. */
