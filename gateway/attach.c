@@ -264,8 +264,9 @@ void lam_attach_send_step(struct lam_service *service, const struct lam_sched_st
     lam_rpc_call_finish(worker->user, LAM_RESOURCE_EXHAUSTED, "no memory for a step");
 }
 
-/* Its stream is open and its process may live: it hangs, on a disk, a device or a lock. What it had is
- * computed elsewhere; if it is well after all it attaches again. One for each tick: the list changes. */
+/* Its stream is open and its process may live: it hangs, on a disk, a device or a lock. What it had
+ * is computed elsewhere; if it is well after all it attaches again. One for each tick: the list
+ * changes. */
 void lam_attach_tick(struct lam_service *service, uint64_t now_ns)
 {
     struct lam_worker *worker = lam_registry_workers(service->registry);

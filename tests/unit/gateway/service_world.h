@@ -24,7 +24,7 @@ struct world {
 };
 
 extern uint64_t world_step_limit_ns; /* 0: none */
-extern const char *world_ops; /* address of the operations port; NULL: none */
+extern const char *world_ops;        /* address of the operations port; NULL: none */
 
 /* A gateway on a Unix socket of its own, and a channel to it. */
 void world_start(struct world *world, uint32_t waiting_max, uint64_t orphan_limit_ns);
