@@ -22,7 +22,7 @@
 #define Q8_BLOCK 32u
 #define Q8_BLOCK_BYTES 40u
 /* lam_sample_scratch_bytes of one token of the vocabulary. */
-#define SAMPLER_BYTES 8u
+#define SAMPLER_BYTES 12u
 /* About 10 KB per kernel node; graphs for batches of 1, 2, 4, 8 and 16. */
 #define GRAPH_NODE_BYTES (10 * LAM_KIB)
 #define GRAPHS 5u
@@ -121,7 +121,6 @@ static uint64_t bookkeeping_bytes(const struct lam_plan_settings *settings, cons
     take(&end, (w->context_pages * w->seqs + w->seqs + w->pages) * 4); /* page tables, free pages */
     take(&end, w->seqs * settings->n_ctx * 4);                         /* history, for penalties */
     take(&end, w->vocab * SAMPLER_BYTES);
-    take(&end, w->vocab * 4); /* penalised */
     return end;
 }
 

@@ -64,8 +64,9 @@ enum lam_status lam_sample_check(const struct lam_sample_params *params, struct 
 
 uint64_t lam_sample_scratch_bytes(uint32_t n_vocab)
 {
-    /* One after the other: two counts per token for penalties; candidates, or weights. */
-    return (uint64_t)n_vocab * sizeof(struct candidate);
+    /* One after the other: two counts per token for penalties; candidates, or weights. Behind them
+     * the logits that may be changed. */
+    return (uint64_t)n_vocab * (sizeof(struct candidate) + sizeof(float));
 }
 
 /* Finalizer of splitmix64. */
@@ -120,14 +121,30 @@ static void penalise(const struct lam_sample_params *params, float *logits, uint
     }
 }
 
+/* The first of the largest, as if the logits were clean. The largest value is found in LANES
+ * columns at a time: a running index would be one long chain of comparisons. */
 static int32_t largest(const float *logits, uint32_t n_vocab)
 {
-    uint32_t best = 0;
+    enum { LANES = 16 };
+    float lanes[LANES];
+    float top = -INFINITY;
+    uint32_t whole = n_vocab - n_vocab % LANES;
 
-    for (uint32_t i = 1; i < n_vocab; i++)
-        if (logits[i] > logits[best])
-            best = i;
-    return (int32_t)best;
+    for (uint32_t j = 0; j < LANES; j++)
+        lanes[j] = -INFINITY;
+    for (uint32_t i = 0; i < whole; i += LANES)
+        for (uint32_t j = 0; j < LANES; j++)
+            lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
+    for (uint32_t j = 0; j < LANES; j++)
+        top = lanes[j] > top ? lanes[j] : top;
+    for (uint32_t i = whole; i < n_vocab; i++)
+        top = logits[i] > top ? logits[i] : top;
+    if (top > FLT_MAX)
+        top = FLT_MAX;
+    for (uint32_t i = 0; top > -INFINITY && i < n_vocab; i++)
+        if (logits[i] >= top)
+            return (int32_t)i;
+    return 0; /* nothing that can be chosen */
 }
 
 static bool goes_first(const struct candidate *a, const struct candidate *b)
@@ -240,22 +257,27 @@ static int32_t draw(const struct lam_sample_params *params, const float *logits,
     return best; /* uniform * mass rounded up to mass */
 }
 
-int32_t lam_sample(const struct lam_sample_params *params, float *logits, uint32_t n_vocab,
+int32_t lam_sample(const struct lam_sample_params *params, const float *logits, uint32_t n_vocab,
     const int32_t *history, uint32_t n_history, uint32_t n_prompt, uint64_t position, void *scratch)
 {
+    bool penalised = params->repetition_penalty != 1 || params->presence_penalty != 0 ||
+                     params->frequency_penalty != 0;
+    float *own = (float *)((struct candidate *)scratch + n_vocab);
     double uniform;
     int32_t best;
 
     assert(n_vocab > 0);
-    if (params->repetition_penalty != 1 || params->presence_penalty != 0 ||
-        params->frequency_penalty != 0)
-        penalise(params, logits, n_vocab, history, n_history, n_prompt, scratch);
-    clean(logits, n_vocab);
-    best = largest(logits, n_vocab);
-    if (params->temperature == 0 || logits[best] == -INFINITY)
+    if (params->temperature == 0 && !penalised)
+        return largest(logits, n_vocab);
+    memcpy(own, logits, n_vocab * sizeof *own);
+    if (penalised)
+        penalise(params, own, n_vocab, history, n_history, n_prompt, scratch);
+    clean(own, n_vocab);
+    best = largest(own, n_vocab);
+    if (params->temperature == 0 || own[best] == -INFINITY)
         return best;
     uniform = lam_sample_uniform(params->seed, position);
     if (params->top_k || params->top_p < 1 || params->min_p > 0)
-        return draw_filtered(params, logits, n_vocab, logits[best], uniform, scratch);
-    return draw(params, logits, n_vocab, best, uniform, scratch);
+        return draw_filtered(params, own, n_vocab, own[best], uniform, scratch);
+    return draw(params, own, n_vocab, best, uniform, scratch);
 }

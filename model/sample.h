@@ -38,13 +38,13 @@ LAM_MUST_USE enum lam_status lam_sample_check(
 /*
  * Chooses a token.
  * params: valid by lam_sample_check.
- * logits: [n_vocab] f32, n_vocab > 0; changed by the call (penalties, NaN, infinity).
+ * logits: [n_vocab] f32, n_vocab > 0. NaN is never chosen, infinity counts as the largest number.
  * history: the sequence so far, prompt included, ids below n_vocab, for the penalties: repetition
  *   covers all of it, presence and frequency only history[n_prompt..].
  * position: index that the chosen token will have in the sequence.
  * scratch: lam_sample_scratch_bytes(n_vocab) bytes, 16-byte aligned; contents do not matter.
  */
-int32_t lam_sample(const struct lam_sample_params *params, float *logits, uint32_t n_vocab,
+int32_t lam_sample(const struct lam_sample_params *params, const float *logits, uint32_t n_vocab,
     const int32_t *history, uint32_t n_history, uint32_t n_prompt, uint64_t position,
     void *scratch);
 

@@ -214,16 +214,14 @@ static uint32_t fill_pass(struct lam_engine *engine, const struct lam_engine_row
     return row;
 }
 
-/* logits: the row to draw from; left as it is, because the caller may want it. */
+/* logits: the row to draw from. */
 static int32_t draw(const struct lam_engine *engine, uint32_t seq, const float *logits)
 {
     const struct lam_engine_slot *slot = &slots_of(engine)[seq];
     uint32_t n_vocab = engine->model->spec.n_vocab;
-    float *penalised = lam_engine_host(engine, engine->layout.penalised);
     uint32_t n_prompt = slot->n_prompt < slot->n_positions ? slot->n_prompt : slot->n_positions;
 
-    memcpy(penalised, logits, n_vocab * sizeof *logits);
-    return lam_sample(&slot->params, penalised, n_vocab, history_of(engine, seq), slot->n_positions,
+    return lam_sample(&slot->params, logits, n_vocab, history_of(engine, seq), slot->n_positions,
         n_prompt, slot->n_positions, lam_engine_host(engine, engine->layout.sampler));
 }
 

@@ -41,7 +41,6 @@ enum lam_status lam_engine_layout_make(const struct lam_plan *plan, const struct
     layout.slots = take(&tally, plan->n_seqs, sizeof(struct lam_engine_slot));
     layout.kv_words = take(&tally, lam_kv_words(kv), sizeof(uint32_t));
     layout.history = take(&tally, (uint64_t)plan->n_seqs * plan->n_ctx, sizeof(int32_t));
-    layout.penalised = take(&tally, n_vocab, sizeof(float));
     layout.sampler = take(&tally, lam_sample_scratch_bytes(n_vocab), 1);
     layout.packed = take(&tally, n_rows, packed_row_bytes);
     if (tally.overflow)

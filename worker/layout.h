@@ -31,7 +31,6 @@ struct lam_engine_layout {
     uint64_t slots;     /* struct lam_engine_slot [S] */
     uint64_t kv_words;  /* u32 [lam_kv_words] */
     uint64_t history;   /* i32 [S, n_ctx] */
-    uint64_t penalised; /* f32 [V]: what the sampler may change */
     uint64_t sampler;   /* lam_sample_scratch_bytes(V) */
     uint64_t packed;    /* [T, row_bytes] embedding rows on their way to a device; CPU: nothing */
     uint64_t total_bytes;

@@ -14,17 +14,14 @@
 
 #define VOCAB_MAX 600u
 
-static _Alignas(16) unsigned char scratch[VOCAB_MAX * 8];
+static _Alignas(16) unsigned char scratch[VOCAB_MAX * 12];
 
 static int32_t sample(
     const struct lam_sample_params *params, const float *logits, uint32_t n, uint64_t position)
 {
-    float copy[VOCAB_MAX];
-
     assert_true(n <= VOCAB_MAX && lam_sample_scratch_bytes(n) <= sizeof scratch);
-    memcpy(copy, logits, n * sizeof *copy);
     memset(scratch, 0xa5, sizeof scratch);
-    return lam_sample(params, copy, n, NULL, 0, 0, position, scratch);
+    return lam_sample(params, logits, n, NULL, 0, 0, position, scratch);
 }
 
 static void fields_have_ranges(void **state)
@@ -74,6 +71,21 @@ static void greedy_takes_the_lowest_of_equals(void **state)
     assert_int_equal(sample(&params, holes, 4, 0), 2);
     assert_int_equal(sample(&params, infinite, 4, 0), 1);
     assert_int_equal(sample(&params, ties, 1, 0), 0);
+}
+
+/* Lanes and what is left behind them: every place of the largest, with equals behind it. */
+static void greedy_finds_every_place(void **state)
+{
+    struct lam_sample_params params = {.temperature = 0, .top_p = 1, .repetition_penalty = 1};
+    float logits[VOCAB_MAX];
+
+    (void)state;
+    for (uint32_t n = 1; n < 50; n++)
+        for (uint32_t at = 0; at < n; at++) {
+            for (uint32_t i = 0; i < n; i++)
+                logits[i] = i < at ? -1.0f - (float)i : i % 3 == at % 3 ? 2.0f : NAN;
+            assert_int_equal(sample(&params, logits, n, 0), at);
+        }
 }
 
 /* A worker whose activations overflowed must still answer something that is a token. */
@@ -278,29 +290,44 @@ static void filters_keep_what_they_say(void **state)
     assert_int_equal(drawn(&params, halves, 4), 0x1);
 }
 
+/* That a token of the history with this logit stands just where `becomes` says, beside token 3,
+ * which is not in the history. The logits themselves are the caller's and stay. */
+static void assert_penalised(const struct lam_sample_params *params, int32_t token, float logit,
+    uint32_t n_prompt, float becomes)
+{
+    static const int32_t history[] = {0, 1, 1, 2, 2, 2};
+    float logits[4] = {-INFINITY, NAN, -INFINITY, 0};
+    float before[4];
+
+    logits[token] = logit;
+    for (int above = 0; above < 2; above++) {
+        logits[3] = becomes + (above ? 1e-3f : -1e-3f);
+        memcpy(before, logits, sizeof before);
+        assert_int_equal(
+            lam_sample(params, logits, 4, history, 6, n_prompt, 6, scratch), above ? 3 : token);
+        assert_memory_equal(logits, before, sizeof before);
+    }
+}
+
 static void penalties_change_logits(void **state)
 {
     struct lam_sample_params params = {.temperature = 0, .top_p = 1, .repetition_penalty = 1};
-    const int32_t history[] = {0, 1, 1, 2, 2, 2};
-    float logits[4];
 
     (void)state;
     params.repetition_penalty = 2; /* all of the history, once per token, away from good */
-    memcpy(logits, (const float[]){4, -4, 1, 8}, sizeof logits);
-    assert_int_equal(lam_sample(&params, logits, 4, history, 6, 3, 6, scratch), 3);
-    assert_memory_equal(logits, ((const float[]){2, -8, 0.5f, 8}), sizeof logits);
+    assert_penalised(&params, 0, 4, 3, 2);
+    assert_penalised(&params, 1, -4, 3, -8);
+    assert_penalised(&params, 2, 1, 3, 0.5f);
 
     params.repetition_penalty = 1;
     params.presence_penalty = 0.5f; /* only what was generated: 2 2 2 */
     params.frequency_penalty = 0.25f;
-    memcpy(logits, (const float[]){1, 1, 2, 0}, sizeof logits);
-    assert_int_equal(lam_sample(&params, logits, 4, history, 6, 3, 6, scratch), 0);
-    assert_memory_equal(logits, ((const float[]){1, 1, 0.75f, 0}), sizeof logits);
+    assert_penalised(&params, 0, 1, 3, 1);
+    assert_penalised(&params, 1, 1, 3, 1);
+    assert_penalised(&params, 2, 2, 3, 0.75f);
 
-    params.frequency_penalty = -2;
-    memcpy(logits, (const float[]){1, 1, NAN, -INFINITY}, sizeof logits);
-    assert_int_equal(lam_sample(&params, logits, 4, history, 6, 0, 6, scratch), 1);
-    assert_true(isinf(logits[2]) && logits[2] < 0 && isinf(logits[3]));
+    params.frequency_penalty = -2; /* a token that is said again gains */
+    assert_penalised(&params, 1, 1, 0, 4.5f);
 }
 
 int main(void)
@@ -308,6 +335,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fields_have_ranges),
         cmocka_unit_test(greedy_takes_the_lowest_of_equals),
+        cmocka_unit_test(greedy_finds_every_place),
         cmocka_unit_test(logits_without_a_number_give_token_0),
         cmocka_unit_test(impossible_tokens_are_never_drawn),
         cmocka_unit_test(the_draw_is_a_function_of_seed_and_position),
