@@ -1,6 +1,7 @@
 """Traces of real processes: everybody is there, on one clock, and things happen in their order."""
 import collections
 import json
+import os
 import signal
 import threading
 import time
@@ -128,6 +129,24 @@ def test_trace_of_a_run_holds_its_start(home, tmp_path):
     assert len(trace.of("gateway", "steps")) == 8
     reads = {span["args"]["unit"] for span in trace.of("loader", "disk")}
     assert reads == {span["args"]["unit"] for span in trace.of("worker", "kernels")}
+
+
+def test_copies_to_a_device_are_in_the_trace(home, tmp_path):
+    """The emulated one, whose time is its own: what it did is compared, not when."""
+    library = os.path.join(harness.BIN, "tests", "kernels", "emulated")
+    done = cli.run(home, "run", cli.MODEL, "--raw", "-p", "Once", "-n", "6", "--ctx", "256",
+                   "--device", "cuda:0", "--vram", "150MiB", "--cuda-library", library,
+                   "--trace", tmp_path / "t.json")
+    assert done.returncode == 0, done.stderr.decode()
+    trace = Trace(tmp_path / "t.json")
+    copies = trace.of("worker", "copies")
+    resident = [copy for copy in copies if "slot" not in copy["args"]]
+    streamed = [copy for copy in copies if "slot" in copy["args"]]
+    assert resident and streamed
+    units = {span["args"]["unit"] for span in trace.of("loader", "leases")}
+    assert {copy["args"]["unit"] for copy in copies} == units
+    waits = [span for span in trace.of("worker", "kernels") if span["name"] == "wait for copy"]
+    assert len(waits) == len(streamed)
 
 
 def test_trace_of_serve(home, tmp_path):
