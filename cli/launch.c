@@ -173,8 +173,10 @@ static void add_planned(struct line *line, const struct lam_stack_config *config
     add(line, "%" PRIu32, plan->n_ctx);
     add(line, "--prefill-chunk");
     add(line, "%" PRIu32, plan->prefill_chunk);
-    add(line, "--disk-rate"); /* GB/s, as the other two */
+    add(line, "--disk-rate"); /* GB/s, as the other three */
     add(line, "%.9g", planning->request.host.disk_rate / 1e9);
+    add(line, "--host-rate");
+    add(line, "%.9g", planning->request.host.memory_rate / 1e9);
     if (planning->devices[0].kind != LAM_DEVICE_GPU)
         return;
     add(line, "--vram");

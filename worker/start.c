@@ -25,7 +25,8 @@
 #define LINK_RATE 25e9
 #define DEVICE_MEMORY_RATE 2e12
 #define DEVICE_FLOP_RATE 200e12
-#define HOST_MEMORY_RATE 20e9
+#define HOST_MEMORY_RATE 100e9 /* what copies to a GPU read at */
+#define CPU_MEMORY_RATE 20e9   /* what a few processors read at */
 #define CPU_FLOP_RATE 500e9
 /* More than any plan takes: a CPU's memory is the system's to refuse. */
 #define RAM_UNLIMITED ((uint64_t)1 << 58)
@@ -121,7 +122,8 @@ static struct lam_plan_request request_of(
         .devices = device,
         .n_devices = 1,
         .host = {.disk_rate = rate_or(config->rates.disk, DISK_RATE),
-            .memory_rate = rate_or(config->rates.host_memory, HOST_MEMORY_RATE)},
+            .memory_rate = rate_or(
+                config->rates.host_memory, is_device(engine) ? HOST_MEMORY_RATE : CPU_MEMORY_RATE)},
         .n_ctx = config->n_ctx,
         .n_seqs = config->max_seqs,
         .prefill_chunk = config->max_rows,

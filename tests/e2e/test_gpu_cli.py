@@ -47,6 +47,13 @@ def test_what_is_planned_is_what_is_held(home, cap):
     assert memory["measured_bytes"] == used <= memory["cap_bytes"]
     streams = memory["layers_resident"] < memory["layers"]
     assert streams != CAPS[cap]
+    # The worker plans again from what it is told, and comes to the plan that was shown.
+    row = next(line for line in text.splitlines() if line.startswith("cuda:0")).split()
+    assert row[3] == f"{memory['resident_bytes'] / MIB:.1f}"
+    assert row[4] == f"{memory['slots_bytes'] / MIB:.1f}"
+    assert int(row[11]) == memory["layers_resident"]
+    shown = float(re.search(r"pass +([\d.]+) s", text).group(1))
+    assert memory["planned_pass_seconds"] == pytest.approx(shown, abs=0.0001)
     assert (memory["streamed_bytes_per_pass"] > 0) == (profile["link_bytes"] > 0) == streams
 
 
