@@ -2,8 +2,9 @@
  * gemm: out[t, n] (+)= sum_k x[t, k] * w[n, k] on tensor cores, for calls of many rows.
  *
  * Operations: 2 * T * N * K, f16 times f16 into f32: bound by the tensor cores from about 200 rows
- * on, below that by reading w (2 * N * K bytes). mma.sync reaches about 60 % of what Hopper's own
- * wgmma could; it runs on every chip since sm_80.
+ * on, below that by reading w (2 * N * K bytes). mma.sync runs on every chip since sm_80; of what an
+ * H100 can it reaches 272 TFLOP/s with 2048 rows, where cuBLAS has 730: this is for machines and
+ * shapes without it.
  *
  * How. A block makes a tile of BM rows by BN columns; columns of x and w come in slices of 64
  * (128 bytes a row) through cp.async into a ring of STAGES. In shared memory piece p of 16 bytes of

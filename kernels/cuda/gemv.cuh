@@ -3,7 +3,9 @@
  * decoding.
  *
  * Bytes: the packed matrix, once: bound by memory. Operations: 1 to 2 instructions per weight to
- * fetch and unpack it, and one mma for 16 weights of a lane and 4 rows.
+ * fetch and unpack it, and one mma for 16 weights of a lane and 4 rows. On an H100 (3083 GB/s) one
+ * row of BF16 runs at 0.80 to 0.94 of the memory's speed, Q8_0 at 0.54 to 0.73, Q4_K at 0.37 to
+ * 0.65, small matrices worst: each launch has about 4 us that are not streaming.
  *
  * How. Two ways of multiplying share everything else: gemv_int8.cuh for the formats of blocks,
  * gemv_bf16.cuh for floats. In both an activation is split in two digits, which lie in neighbouring
