@@ -20,6 +20,7 @@
 #define HEAD_DIM_MAX 256u /* kernels/ops.h */
 #define CTX_DEFAULT_MAX 8192u
 #define ROWS_DEFAULT 512u
+#define KV_Q8_ELEMS 32u /* a block of Q8_0, of one head (kernels/kv.h) */
 /* Rates that are assumed where none are given; as `laminar plan` assumes them. */
 #define DISK_RATE 3e9
 #define LINK_RATE 25e9
@@ -133,7 +134,7 @@ static struct lam_plan_request request_of(
         .layer_batch = is_device(engine) ? config->layer_batch : 0,
         .kv_given = config->kv_given,
         .kv_dtype = config->kv_dtype,
-        .kv_q8_allowed = is_device(engine),
+        .kv_q8_allowed = engine->model->spec.head_dim % KV_Q8_ELEMS == 0,
         .objective = config->objective,
     };
 }

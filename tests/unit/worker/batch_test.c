@@ -77,6 +77,17 @@ static void a_number_is_taken_at_its_word(void **state)
     assert_int_equal(lam_batch_choose(&facts, 1000, 0).n_units, 32);
 }
 
+static void what_is_held_is_credit_too(void **state)
+{
+    struct lam_batch_facts facts = facts_of(400 * LAM_MIB, 8);
+    uint32_t before = lam_batch_choose(&facts, 1, 0).n_credits;
+
+    (void)state;
+    facts.n_held = 3;
+    assert_int_equal(lam_batch_choose(&facts, 1, 0).n_credits, before + 3);
+    assert_int_equal(lam_batch_choose(&facts, 1, 2).n_credits, 2); /* given: taken at its word */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -85,6 +96,7 @@ int main(void)
         cmocka_unit_test(auto_leaves_room_for_two_batches),
         cmocka_unit_test(auto_asks_for_nothing_that_stays),
         cmocka_unit_test(a_number_is_taken_at_its_word),
+        cmocka_unit_test(what_is_held_is_credit_too),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -122,6 +122,7 @@ static void send_ready(struct fake_loader *loader, struct lam_rpc_call *call, ui
     memcpy(loader->pool + loader->pool_offsets[unit], loader->tiny->image + it->file_offset,
         it->bytes);
     loader->granted[unit] = ++loader->generation;
+    atomic_fetch_add(&loader->n_sent, 1);
     ready.unit = unit;
     ready.generation = loader->generation;
     ready.pool_offset = loader->pool_offsets[unit];
@@ -158,14 +159,12 @@ static void send_fault(struct fake_loader *loader, struct lam_rpc_call *call)
 /* One transit unit for each credit, in the order of a pass. A session holds a unit once. */
 static void grant(struct fake_loader *loader, struct lam_rpc_call *call)
 {
-    uint32_t n_units = loader->tiny->model.manifest.n_units;
-
     while (loader->credits > 0) {
-        uint32_t unit = loader->next;
+        uint32_t unit = loader->cycle[loader->next];
         uint32_t n_held;
         if (loader->granted[unit] != 0 && !is_kept(loader, unit))
             return;
-        loader->next = (unit + 1) % n_units;
+        loader->next = (loader->next + 1) % loader->n_cycle;
         if (is_kept(loader, unit))
             continue;
         if (unit == loader->at && loader->mode == FAKE_SILENCE)
@@ -205,6 +204,28 @@ static void take_release(struct fake_loader *loader, const Laminar__V1__Release 
     atomic_fetch_add(&loader->n_released, 1);
 }
 
+static void open_session(
+    struct fake_loader *loader, struct lam_rpc_call *call, const Laminar__V1__OpenSession *open)
+{
+    uint32_t n_units = loader->tiny->model.manifest.n_units;
+
+    if (open->token.len != sizeof loader->token ||
+        memcmp(open->token.data, loader->token, sizeof loader->token) != 0)
+        atomic_fetch_add(&loader->n_wrong, 1);
+    assert(open->n_units <= n_units);
+    loader->n_cycle = open->n_units > 0 ? (uint32_t)open->n_units : n_units;
+    loader->next = 0;
+    loader->credits = 0;
+    atomic_store(&loader->n_held, 0);
+    atomic_fetch_add(&loader->n_sessions, 1);
+    memset(loader->granted, 0, n_units * sizeof *loader->granted);
+    for (uint32_t i = 0; i < loader->n_cycle; i++) {
+        loader->cycle[i] = open->n_units > 0 ? open->units[i] : i;
+        if (is_kept(loader, loader->cycle[i]))
+            send_ready(loader, call, loader->cycle[i]);
+    }
+}
+
 static void on_stream(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
 {
     struct fake_loader *loader = arg;
@@ -213,12 +234,7 @@ static void on_stream(void *arg, struct lam_rpc_call *call, const void *bytes, s
         &laminar__v1__stream_request__descriptor, bytes, n_bytes, &arena);
 
     if (request->kind_case == LAMINAR__V1__STREAM_REQUEST__KIND_OPEN) {
-        if (request->open->token.len != sizeof loader->token ||
-            memcmp(request->open->token.data, loader->token, sizeof loader->token) != 0)
-            atomic_fetch_add(&loader->n_wrong, 1);
-        for (uint32_t i = 0; i < loader->tiny->model.manifest.n_units; i++)
-            if (is_kept(loader, i))
-                send_ready(loader, call, i);
+        open_session(loader, call, request->open);
     } else if (request->kind_case == LAMINAR__V1__STREAM_REQUEST__KIND_CREDIT) {
         atomic_fetch_add(&loader->n_requests, 1);
         loader->credits += request->credit->units;
@@ -288,7 +304,8 @@ static void make_pool(struct fake_loader *loader)
 
     loader->pool_offsets = lam_calloc(manifest->n_units, sizeof *loader->pool_offsets);
     loader->granted = lam_calloc(manifest->n_units, sizeof *loader->granted);
-    assert(loader->pool_offsets && loader->granted);
+    loader->cycle = lam_calloc(manifest->n_units, sizeof *loader->cycle);
+    assert(loader->pool_offsets && loader->granted && loader->cycle);
     for (uint32_t i = 0; i < manifest->n_units; i++) {
         uint64_t skew = manifest->units[i].file_offset % 4096;
         loader->pool_offsets[i] = loader->pool_bytes + skew;
@@ -376,4 +393,5 @@ void fake_loader_stop(struct fake_loader *loader)
     rmdir(loader->dir);
     lam_free(loader->pool_offsets);
     lam_free(loader->granted);
+    lam_free(loader->cycle);
 }

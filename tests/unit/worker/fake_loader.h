@@ -55,13 +55,17 @@ struct fake_loader {
     uint64_t *pool_offsets; /* [n_units] */
     unsigned char token[LAM_POOL_TOKEN_BYTES];
     /* The I/O thread's: */
-    uint32_t next;
+    uint32_t *cycle; /* [n_cycle] of the session */
+    uint32_t n_cycle;
+    uint32_t next; /* of the cycle */
     uint32_t credits;
     uint64_t generation;
     uint64_t *granted; /* [n_units]: generation, 0: not held */
     atomic_uint n_held;
     atomic_uint n_held_most;
     atomic_uint n_released;
+    atomic_uint n_sent; /* units */
+    atomic_uint n_sessions;
     atomic_uint n_requests; /* messages with credit */
     atomic_uint n_extents;  /* ReadExtent calls */
     atomic_uint n_wrong;    /* releases of what is not held, wrong tokens */

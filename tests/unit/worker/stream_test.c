@@ -257,6 +257,48 @@ static void test_layers_share_a_slot(void **state)
     }
 }
 
+static void run_packed_cache(
+    const struct fixture *f, const struct setting *setting, float *ret_logits)
+{
+    char vram[24];
+    struct lam_engine_config config = config_of(setting, vram);
+    struct lam_units *units = fake_units_create(&f->tiny);
+    struct lam_engine *engine = NULL;
+    struct lam_err err = {0};
+
+    config.kv_dtype = LAM_Q8_0;
+    fake_units_set(units, 3, 0);
+    if (lam_engine_create(&config, units, &engine, &err) != LAM_OK ||
+        run_texts(engine, ret_logits, &err) != LAM_OK)
+        fail_msg("%s", err.text);
+    assert_int_equal(lam_engine_plan(engine)->kv_dtype, LAM_Q8_0);
+    lam_engine_destroy(engine);
+    lam_units_destroy(units);
+}
+
+/* With KV in Q8_0 too, a device has the bits of the CPU, which are near those of F32. */
+static void test_a_packed_cache_gives_the_same_bits(void **state)
+{
+    struct fixture *f = *state;
+    struct setting setting = {.cap_mib = f->least_mib};
+    float *host = lam_calloc(LOGITS, sizeof *host);
+    float *device = lam_calloc(LOGITS, sizeof *device);
+    float worst = 0;
+
+    assert_true(host && device);
+    emulated_set(&setting.device);
+    run_packed_cache(f, NULL, host);
+    run_packed_cache(f, &setting, device);
+    assert_memory_equal(host, device, LOGITS * sizeof *host);
+    for (size_t i = 0; i < LOGITS; i++) {
+        float error = host[i] > f->wanted[i] ? host[i] - f->wanted[i] : f->wanted[i] - host[i];
+        worst = error > worst ? error : worst;
+    }
+    assert_true(worst > 0 && worst < 0.1f);
+    lam_free(host);
+    lam_free(device);
+}
+
 /* Whether some order shows that the nth wait of a kind is missing. */
 static bool is_noticed(const struct fixture *f, enum emulated_fault fault, uint64_t nth)
 {
@@ -450,6 +492,7 @@ int main(void)
         cmocka_unit_test(test_every_cap_gives_the_same_bits),
         cmocka_unit_test(test_every_order_gives_the_same_bits),
         cmocka_unit_test(test_layers_share_a_slot),
+        cmocka_unit_test(test_a_packed_cache_gives_the_same_bits),
         cmocka_unit_test(test_a_missing_wait_is_noticed),
         cmocka_unit_test(test_a_broken_device_ends_the_engine),
         cmocka_unit_test(test_a_units_fault_ends_the_engine),

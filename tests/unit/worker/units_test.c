@@ -152,6 +152,73 @@ static void test_passes_in_credit(void **state)
         }
 }
 
+/* A walk of some units, two of them held at a time, then a session that goes round the others; the
+ * first one asks for no unit that it does not use. */
+static void test_sessions_go_round_some_units(void **state)
+{
+    const uint32_t some[] = {0, 2};
+    const uint32_t others[] = {1};
+    struct fake_loader loader;
+    struct lam_units_config config;
+    struct lam_units *units = NULL;
+    const void *base[2];
+
+    (void)state;
+    assert_int_equal(tiny.model.manifest.n_units, 3);
+    fake_loader_start(&loader, &tiny, FAKE_OBEDIENT, 0, 0);
+    config = config_of(&loader);
+    config.credits = 5;
+    assert_int_equal(lam_units_connect(&config, &units, NULL), LAM_OK);
+    assert_int_equal(lam_units_check(units, NULL), LAM_OK);
+    assert_int_equal(
+        lam_units_open(units,
+            &(struct lam_units_session){.cycle = some, .n_units = 2, .n_ahead = 1, .once = true},
+            NULL),
+        LAM_OK);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(lam_units_acquire(units, some[i], &base[i], NULL), LAM_OK);
+    for (uint32_t i = 0; i < 2; i++) {
+        const struct lam_unit *unit = &tiny.model.manifest.units[some[i]];
+        assert_memory_equal(base[i], tiny.image + unit->file_offset, unit->bytes);
+        lam_units_release(units, some[i]);
+    }
+    lam_units_close(units);
+    assert_int_equal(atomic_load(&loader.n_sent), 2);
+    assert_int_equal(
+        lam_units_open(units, &(struct lam_units_session){.cycle = others, .n_units = 1}, NULL),
+        LAM_OK);
+    for (uint32_t i = 0; i < 4; i++)
+        assert_int_equal(use_unit(units, 1, NULL), LAM_OK);
+    assert_false(lam_units_pool(units).base == NULL);
+    lam_units_destroy(units);
+    assert_int_equal(atomic_load(&loader.n_sessions), 2);
+    assert_int_equal(atomic_load(&loader.n_wrong), 0);
+    fake_loader_stop(&loader);
+}
+
+/* Ready tells whether acquire would block, and a stop is an end of waiting too. */
+static void test_ready_tells_whether_acquire_blocks(void **state)
+{
+    const struct lam_units_session all = {0};
+    struct fake_loader loader;
+    struct lam_units_config config;
+    struct lam_units *units;
+
+    (void)state;
+    fake_loader_start(&loader, &tiny, FAKE_SILENCE, 1, 0);
+    config = config_of(&loader);
+    units = must_connect(&config);
+    assert_int_equal(use_unit(units, 0, NULL), LAM_OK);
+    assert_false(lam_units_ready(units, 1));
+    lam_units_stop(units);
+    assert_true(lam_units_ready(units, 1));
+    lam_units_close(units);
+    assert_int_equal(lam_units_open(units, &all, NULL), LAM_OK);
+    assert_int_equal(use_unit(units, 0, NULL), LAM_CANCELLED); /* stopped for good */
+    lam_units_destroy(units);
+    fake_loader_stop(&loader);
+}
+
 static void test_embedding_rows(void **state)
 {
     const struct lam_extent *embedding = &tiny.model.manifest.embedding;
@@ -405,6 +472,8 @@ int main(void)
         cmocka_unit_test(test_model_arrives_whole),
         cmocka_unit_test(test_passes_in_credit),
         cmocka_unit_test(test_requests_cover_batches),
+        cmocka_unit_test(test_sessions_go_round_some_units),
+        cmocka_unit_test(test_ready_tells_whether_acquire_blocks),
         cmocka_unit_test(test_embedding_rows),
         cmocka_unit_test(test_extents),
         cmocka_unit_test(test_refuses_a_wrong_loader),
