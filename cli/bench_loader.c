@@ -30,6 +30,7 @@
 
 #define UNIT_TIMEOUT_NS (120 * LAM_NS_PER_S)
 #define LAPS_MAX 1000
+#define WORKERS_MAX 8
 #define ROUNDS 5u /* of ours and fio in turn */
 #define WINDOW_NS (3 * LAM_NS_PER_S / 2)
 #define FIO_MS_MIN 1500u
@@ -61,6 +62,7 @@ struct bench {
     const char *checksum;
     const char *engine;
     int64_t n_laps;
+    int64_t n_workers;
     bool against_fio;
     bool json;
 
@@ -71,7 +73,7 @@ struct bench {
     uint64_t first_unit_ns; /* when a worker could use a unit; 0: not yet */
     struct lam_stack *stack;
     struct lam_progress *progress;
-    struct lam_units *units;
+    struct lam_units *units[WORKERS_MAX];
 
     struct window cold;
     struct window laps[LAPS_MAX];
@@ -109,18 +111,22 @@ static struct window between(const struct moment *begin, const struct moment *en
         .n_laps = n_laps};
 }
 
-/* Every unit once. */
+/* Every unit once: all workers have it, then all give it back. */
 static enum lam_status walk(struct bench *bench, struct lam_err *err)
 {
     enum lam_status status = LAM_OK;
 
     for (uint32_t u = 0; u < bench->n_units && !status; u++) {
         const void *base;
-        status = lam_units_acquire(bench->units, u, &base, err);
+        int64_t n = 0;
+        while (n < bench->n_workers && !status) {
+            status = lam_units_acquire(bench->units[n], u, &base, err);
+            n += !status;
+        }
         if (bench->first_unit_ns == 0)
             bench->first_unit_ns = lam_now_ns();
-        if (!status)
-            lam_units_release(bench->units, u);
+        while (n > 0)
+            lam_units_release(bench->units[--n], u);
     }
     return status;
 }
@@ -368,9 +374,34 @@ static enum lam_status measure_model(struct bench *bench, struct lam_err *err)
     return status;
 }
 
-static void stop_units(void *units)
+static void stop_units(void *arg)
 {
-    lam_units_stop(units);
+    struct bench *bench = arg;
+
+    for (int64_t i = 0; i < bench->n_workers; i++)
+        lam_units_stop(bench->units[i]);
+}
+
+static enum lam_status connect_workers(struct bench *bench, struct lam_err *err)
+{
+    const struct lam_units_session every_unit = {0};
+    const struct lam_units_config config = {
+        .loader = lam_stack_loader(bench->stack),
+        .pool_socket = lam_stack_pool_socket(bench->stack),
+        .max_rows = 1,
+        .layer_batch = 1,
+        .timeout_ns = UNIT_TIMEOUT_NS,
+    };
+    enum lam_status status = LAM_OK;
+
+    for (int64_t i = 0; i < bench->n_workers && !status; i++)
+        status = lam_units_connect(&config, &bench->units[i], err);
+    if (status)
+        return status;
+    lam_stack_on_end(bench->stack, stop_units, bench);
+    for (int64_t i = 0; i < bench->n_workers && !status; i++)
+        status = lam_units_open(bench->units[i], &every_unit, err);
+    return status;
 }
 
 static enum lam_status wait_for_loader(struct bench *bench, struct lam_err *err)
@@ -385,14 +416,6 @@ static enum lam_status wait_for_loader(struct bench *bench, struct lam_err *err)
 
 static enum lam_status connect_and_measure(struct bench *bench, struct lam_err *err)
 {
-    struct lam_units_config config = {
-        .loader = lam_stack_loader(bench->stack),
-        .pool_socket = lam_stack_pool_socket(bench->stack),
-        .max_rows = 1,
-        .layer_batch = 1,
-        .timeout_ns = UNIT_TIMEOUT_NS,
-    };
-    const struct lam_units_session every_unit = {0};
     struct moment begin;
     enum lam_status status = wait_for_loader(bench, err);
 
@@ -404,11 +427,7 @@ static enum lam_status connect_and_measure(struct bench *bench, struct lam_err *
     lam_progress_hide(bench->progress); /* its thread would cost time of its own */
     status = look(bench, &begin, err);
     if (!status)
-        status = lam_units_connect(&config, &bench->units, err);
-    if (status)
-        return status;
-    lam_stack_on_end(bench->stack, stop_units, bench->units);
-    status = lam_units_open(bench->units, &every_unit, err);
+        status = connect_workers(bench, err);
     if (!status)
         status = measure(bench, &begin, err);
     lam_stack_on_end(bench->stack, NULL, NULL);
@@ -418,8 +437,9 @@ static enum lam_status connect_and_measure(struct bench *bench, struct lam_err *
 /* The size of the model is known. */
 static int execute(struct bench *bench, const struct lam_command_env *env)
 {
-    const char *const loader_args[] = {
-        "--ram", bench->ram, "--checksum", bench->checksum, "--engine", bench->engine, NULL};
+    char n_workers[24];
+    const char *const loader_args[] = {"--ram", bench->ram, "--checksum", bench->checksum,
+        "--engine", bench->engine, "--workers", n_workers, NULL};
     struct lam_stack_config config = {
         .model = bench->model,
         .runtime_dir = env->runtime_dir,
@@ -432,13 +452,15 @@ static int execute(struct bench *bench, const struct lam_command_env *env)
     bool no_fit = false;
     int interrupted;
 
+    snprintf(n_workers, sizeof n_workers, "%" PRId64, bench->n_workers > 2 ? bench->n_workers : 2);
     bench->began_ns = lam_now_ns();
     status = lam_stack_start(&config, &bench->stack, &err);
     if (!status)
         status = connect_and_measure(bench, &err);
     if (status && bench->stack)
         no_fit = lam_stack_blame(bench->stack, &err) == LAM_RESOURCE_EXHAUSTED;
-    lam_units_destroy(bench->units);
+    for (int64_t i = 0; i < bench->n_workers; i++)
+        lam_units_destroy(bench->units[i]);
     lam_progress_destroy(bench->progress);
     interrupted = lam_stack_stop(bench->stack);
     if (interrupted)
@@ -454,13 +476,19 @@ static int execute(struct bench *bench, const struct lam_command_env *env)
 
 int lam_bench_loader(const struct lam_command_env *env, int argc, char **argv)
 {
-    struct bench bench = {
-        .options = lam_stack_defaults(), .checksum = "on", .engine = "auto", .n_laps = 3};
+    struct bench bench = {.options = lam_stack_defaults(),
+        .checksum = "on",
+        .engine = "auto",
+        .n_laps = 3,
+        .n_workers = 1};
     const struct lam_flag flags[] = {
         {"ram", 0, LAM_FLAG_TEXT, &bench.ram, "SIZE",
             "Memory of the loader; default: half of the model.", 0, 0, NULL, NULL},
         {"laps", 0, LAM_FLAG_INT, &bench.n_laps, "N",
             "How often to go through the model after the first time.", 1, LAPS_MAX, NULL, NULL},
+        {"workers", 0, LAM_FLAG_INT, &bench.n_workers, "N",
+            "Workers that take the same unit at the same time, as a group in phase does.", 1,
+            WORKERS_MAX, NULL, NULL},
         {"against-fio", 0, LAM_FLAG_BOOL, &bench.against_fio, NULL,
             "Find fio's best block size and queue depth for this file, then read with the loader "
             "and with fio in turn, five times, instead of --laps.",
