@@ -350,13 +350,24 @@ static const struct want *find_straggler(const struct lam_slots *slots, const st
     return best;
 }
 
+/* Nothing new begins before a load that was given up has ended: it would take the place for the
+ * sake of which that was done. */
+static bool is_cancelling(const struct lam_slots *slots)
+{
+    for (uint32_t p = 0; p < slots->n_slots; p++) {
+        if (slots->places[p].state == LAM_PLACE_LOADING && slots->places[p].cancelled)
+            return true;
+    }
+    return false;
+}
+
 static bool next_begin(struct lam_slots *slots, struct lam_slots_action *ret)
 {
     struct want wants[LAM_SLOTS_SESSIONS_MAX + 1];
     const struct want *turn, *best;
     uint32_t n_wants = 0;
 
-    if (slots->n_loads == LAM_SLOTS_LOADS_MAX ||
+    if (slots->n_loads == LAM_SLOTS_LOADS_MAX || is_cancelling(slots) ||
         (slots->load_bytes > 0 && slots->load_bytes >= slots->load_bytes_max))
         return false;
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
@@ -418,8 +429,22 @@ static bool has_free_way(const struct lam_slots *slots, const struct lam_slots_p
     return false;
 }
 
+/* What is read to place `at` waits behind somebody's hold, and has no other way; would it have one
+ * if the load of place p, which waits for something that nobody holds, were given up? One at a
+ * time. */
+static bool is_freed_by(const struct lam_slots *slots, uint32_t at, uint32_t p)
+{
+    const struct lam_slots_place *waiting = &slots->places[at];
+    const struct lam_slots_place *gate = &slots->places[slots->places[p].gate];
+
+    return !is_cancelling(slots) && waiting->gate != NOWHERE &&
+           slots->places[waiting->gate].holders != 0 && gate->state == LAM_PLACE_READY &&
+           gate->holders == 0 && next_use(slots, gate->unit) > next_use(slots, waiting->unit) &&
+           !has_free_way(slots, waiting);
+}
+
 /* Does a session wait for a unit that is needed before what is loaded in place p, and has no way to
- * be loaded, or only one behind p? */
+ * be loaded, or only one behind p, or one behind somebody's hold instead of p's? */
 static bool is_in_the_way(const struct lam_slots *slots, uint32_t p)
 {
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
@@ -434,9 +459,10 @@ static bool is_in_the_way(const struct lam_slots *slots, uint32_t p)
         if (slots->units[u].fault != LAM_OK ||
             next_use(slots, u) >= next_use(slots, slots->places[p].unit))
             continue;
-        if (at == NOWHERE ? !best_way(slots, u, next_use(slots, u), &way)
-                          : slots->places[at].state == LAM_PLACE_LOADING &&
-                                is_behind(slots, slots->places[at].gate, p))
+        if (at == NOWHERE
+                ? !best_way(slots, u, next_use(slots, u), &way)
+                : slots->places[at].state == LAM_PLACE_LOADING &&
+                      (is_behind(slots, slots->places[at].gate, p) || is_freed_by(slots, at, p)))
             return true;
     }
     return false;
