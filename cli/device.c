@@ -1,6 +1,7 @@
 /* device: see device.h. The child's answer is a struct of this very program, through a pipe. */
 #include "cli/device.h"
 
+#include <assert.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #include <xxhash.h>
 
 #include "common/clock.h"
+#include "common/dtype.h"
 #include "common/size.h"
 #include "kernels/cuda/open.h"
 
@@ -23,6 +25,12 @@
 #define MEASURE_BYTES (512 * LAM_MIB)
 #define PIECE_BYTES (64 * LAM_MIB) /* beyond 16 MiB the size of a copy does not matter */
 #define ROUNDS 5u
+#define SLOW_NS (100 * LAM_NS_PER_MS)
+#define PROBES 8u /* in a row: one of half a millisecond is not yet at full speed */
+/* Products are measured in the shapes of a layer of an 8B model. */
+#define LAYER_WIDTH 4096u
+#define LAYER_KV 1024u
+#define LAYER_FF 14336u
 #define DRIVER_TEXT "Kernel Module"
 
 struct reply {
@@ -104,47 +112,157 @@ static const void *map_source(struct lam_err *err)
     return bytes == MAP_FAILED ? NULL : bytes;
 }
 
-/* The best of some rounds, each between two marks of the device's own clock. */
-static enum lam_status measure_rates(const struct lam_device_ops *device,
-    struct lam_kernels *kernels, const char *from, struct lam_gpu_facts *facts, struct lam_err *err)
+/* What a device is measured in: one arena, random bytes in its first part. */
+struct bench {
+    const struct lam_cuda_backend *backend;
+    struct lam_kernels *kernels;
+    unsigned char *weights; /* [MEASURE_BYTES] */
+    float *in;              /* [LAYER_FF] */
+    float *out;             /* [2 * LAYER_FF] */
+};
+
+static struct lam_kernel_config bench_config(uint32_t device)
 {
-    void *to = NULL;
-    enum lam_status status = device->arena(kernels, MEASURE_BYTES, &to, err);
+    return (struct lam_kernel_config){.n_threads = 1,
+        .max_rows = 1,
+        .max_cols = LAYER_FF,
+        .max_seqs = 1,
+        .max_ctx = 64,
+        .n_heads = 1,
+        .head_dim = 64,
+        .device = device};
+}
+
+static enum lam_status take_arena(struct bench *bench, struct lam_err *err)
+{
+    const struct lam_kernel_config config = bench_config(0);
+    const struct lam_device_ops *device = bench->backend->device;
+    void *base = NULL;
+    enum lam_status status = device->arena(bench->kernels,
+        MEASURE_BYTES + lam_device_workspace_bytes(&config) + 3 * LAYER_FF * sizeof(float), &base,
+        err);
+
+    if (status)
+        return status;
+    bench->weights = base;
+    device->workspace(bench->kernels, bench->weights + MEASURE_BYTES);
+    bench->in = (float *)(bench->weights + MEASURE_BYTES + lam_device_workspace_bytes(&config));
+    bench->out = bench->in + LAYER_FF;
+    return LAM_OK;
+}
+
+/* Queues one product of weights that lie `at` bytes in, and returns where they end. */
+static uint64_t queue_product(
+    const struct bench *bench, enum lam_dtype dtype, uint32_t n_out, uint32_t n_cols, uint64_t at)
+{
+    uint64_t row_bytes = 0;
+    bool whole = lam_dtype_row_bytes(dtype, n_cols, &row_bytes);
+    const struct lam_matmul_args args = {.x = bench->in,
+        .n_rows = 1,
+        .n_cols = n_cols,
+        .n_mats = 1,
+        .mats = {{.weight = bench->weights + at,
+            .dtype = dtype,
+            .n_out = n_out,
+            .out = bench->out,
+            .out_stride = n_out}}};
+
+    assert(whole);
+    bench->backend->ops->matmul(bench->kernels, &args);
+    return at + n_out * row_bytes;
+}
+
+static uint64_t queue_layer(const struct bench *bench, enum lam_dtype dtype, uint64_t at)
+{
+    at = queue_product(bench, dtype, LAYER_WIDTH + 2 * LAYER_KV, LAYER_WIDTH, at);
+    at = queue_product(bench, dtype, LAYER_WIDTH, LAYER_WIDTH, at);
+    at = queue_product(bench, dtype, 2 * LAYER_FF, LAYER_WIDTH, at);
+    return queue_product(bench, dtype, LAYER_WIDTH, LAYER_FF, at);
+}
+
+static uint64_t layer_bytes(enum lam_dtype dtype)
+{
+    uint64_t n = (uint64_t)LAYER_WIDTH * (2 * LAYER_WIDTH + 2 * LAYER_KV + 3 * LAYER_FF);
+    uint64_t bytes = 0;
+
+    return lam_dtype_row_bytes(dtype, n, &bytes) ? bytes : UINT64_MAX;
+}
+
+/* One layer to warm up, then as many one behind the other as the memory has, so that no cache holds
+ * what is read next. A device as slow as an emulated one is not asked twice. */
+static enum lam_status measure_product(
+    const struct bench *bench, enum lam_dtype dtype, double *ret_rate, struct lam_err *err)
+{
+    const struct lam_device_ops *device = bench->backend->device;
+    uint64_t bytes = layer_bytes(dtype);
+    uint64_t n_layers = MEASURE_BYTES / bytes;
+    enum lam_status status = LAM_OK;
+
+    for (uint32_t round = 0; round < ROUNDS && n_layers > 0 && !status; round++) {
+        uint64_t begin_ns = lam_now_ns();
+        uint64_t end = 0;
+        double rate;
+        device->mark_compute(bench->kernels, 0);
+        for (uint64_t layer = 0; layer < (round == 0 ? 1 : n_layers); layer++)
+            end = queue_layer(bench, dtype, end);
+        device->mark_compute(bench->kernels, 1);
+        status = device->host_wait(bench->kernels, 1, err);
+        rate = status ? 0 : rate_of(end, device->elapsed_ns(bench->kernels, 0, 1));
+        *ret_rate = rate > *ret_rate ? rate : *ret_rate;
+        if (lam_now_ns() - begin_ns > SLOW_NS)
+            break;
+    }
+    return status;
+}
+
+/* The best of some rounds, each between two marks of the device's own clock. */
+static enum lam_status measure_rates(
+    const struct bench *bench, const char *from, struct lam_gpu_facts *facts, struct lam_err *err)
+{
+    const struct lam_device_ops *device = bench->backend->device;
+    struct lam_kernels *kernels = bench->kernels;
+    enum lam_status status = LAM_OK;
 
     for (uint32_t round = 0; round < ROUNDS && !status; round++) {
         double link, memory;
         device->mark_copy(kernels, 0);
         for (uint64_t at = 0; at < MEASURE_BYTES; at += PIECE_BYTES)
-            device->copy_in(kernels, (char *)to + at, from + at, PIECE_BYTES);
+            device->copy_in(kernels, bench->weights + at, from + at, PIECE_BYTES);
         device->mark_copy(kernels, 1);
         status = device->host_wait(kernels, 1, err);
         if (status)
             break;
         device->mark_compute(kernels, 2);
-        device->probe(kernels, to, MEASURE_BYTES);
+        for (uint32_t i = 0; i < PROBES; i++)
+            device->probe(kernels, bench->weights, MEASURE_BYTES);
         device->mark_compute(kernels, 3);
         status = device->host_wait(kernels, 3, err);
         if (status)
             break;
         link = rate_of(MEASURE_BYTES, device->elapsed_ns(kernels, 0, 1));
-        memory = rate_of(MEASURE_BYTES, device->elapsed_ns(kernels, 2, 3));
+        memory = rate_of(PROBES * MEASURE_BYTES, device->elapsed_ns(kernels, 2, 3));
         facts->link_rate = link > facts->link_rate ? link : facts->link_rate;
         facts->memory_rate = memory > facts->memory_rate ? memory : facts->memory_rate;
     }
+    for (uint32_t id = 0; id < LAM_DTYPE_END && !status; id++)
+        if (lam_dtype_known(id))
+            status = measure_product(bench, (enum lam_dtype)id, &facts->product_rates[id], err);
     return status;
 }
 
-static enum lam_status measure(const struct lam_device_ops *device, struct lam_kernels *kernels,
-    struct lam_gpu_facts *facts, struct lam_err *err)
+static enum lam_status measure(
+    struct bench *bench, struct lam_gpu_facts *facts, struct lam_err *err)
 {
     const void *from = map_source(err);
     enum lam_status status;
 
     if (!from)
         return err->status;
-    status = device->pin(kernels, from, MEASURE_BYTES, err);
+    status = bench->backend->device->pin(bench->kernels, from, MEASURE_BYTES, err);
     if (!status)
-        status = measure_rates(device, kernels, from, facts, err);
+        status = take_arena(bench, err);
+    if (!status)
+        status = measure_rates(bench, from, facts, err);
     return status;
 }
 
@@ -152,20 +270,13 @@ static enum lam_status measure(const struct lam_device_ops *device, struct lam_k
 static enum lam_status ask_one(const struct lam_cuda_backend *backend, uint32_t index,
     bool with_rates, struct lam_device_answer *answer, struct lam_err *err)
 {
-    const struct lam_kernel_config config = {.n_threads = 1,
-        .max_rows = 1,
-        .max_cols = 256,
-        .max_seqs = 1,
-        .max_ctx = 64,
-        .n_heads = 1,
-        .head_dim = 64,
-        .device = index};
+    const struct lam_kernel_config config = bench_config(index);
+    struct bench bench = {.backend = backend};
     struct lam_device_facts facts = {0};
-    struct lam_kernels *kernels = NULL;
-    enum lam_status status = backend->ops->create(&config, &kernels, err);
+    enum lam_status status = backend->ops->create(&config, &bench.kernels, err);
 
     if (!status)
-        status = backend->device->facts(kernels, &facts, err);
+        status = backend->device->facts(bench.kernels, &facts, err);
     if (status)
         return status;
     answer->index = index;
@@ -177,7 +288,7 @@ static enum lam_status ask_one(const struct lam_cuda_backend *backend, uint32_t 
     snprintf(answer->facts.name, sizeof answer->facts.name, "%s", facts.name);
     read_driver(answer->facts.driver, sizeof answer->facts.driver);
     read_library(backend, answer->facts.library, sizeof answer->facts.library);
-    return with_rates ? measure(backend->device, kernels, &answer->facts, err) : LAM_OK;
+    return with_rates ? measure(&bench, &answer->facts, err) : LAM_OK;
 }
 
 static void answer_all(const struct lam_device_question *question, struct reply *reply)

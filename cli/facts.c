@@ -69,6 +69,21 @@ static enum lam_status read_text(
     return LAM_OK;
 }
 
+/* Speeds by the names of formats; of those that are not named, none. */
+static enum lam_status read_products(
+    const json_t *object, double rates[LAM_DTYPE_END], struct lam_err *err)
+{
+    const json_t *products = json_object_get(object, "product_bytes_per_second");
+    enum lam_status status = LAM_OK;
+
+    if (products && !json_is_object(products))
+        return bad(err, "product_bytes_per_second", "is no object");
+    for (uint32_t id = 0; products && id < LAM_DTYPE_END && !status; id++)
+        if (lam_dtype_known(id))
+            status = read_rate(products, lam_dtype_info((enum lam_dtype)id)->name, &rates[id], err);
+    return status;
+}
+
 static enum lam_status read_gpu(
     const json_t *object, struct lam_gpu_facts *gpu, struct lam_err *err)
 {
@@ -80,7 +95,8 @@ static enum lam_status read_gpu(
         read_bytes(object, "total_bytes", &gpu->total_bytes, err) ||
         read_bytes(object, "context_bytes", &gpu->context_bytes, err) ||
         read_rate(object, "link_bytes_per_second", &gpu->link_rate, err) ||
-        read_rate(object, "memory_bytes_per_second", &gpu->memory_rate, err))
+        read_rate(object, "memory_bytes_per_second", &gpu->memory_rate, err) ||
+        read_products(object, gpu->product_rates, err))
         return err->status;
     if (gpu->context_bytes >= gpu->total_bytes)
         return bad(err, "context_bytes", "is not below total_bytes");
@@ -154,6 +170,17 @@ enum lam_status lam_facts_read(const char *home, struct lam_facts *ret_facts, st
                   : LAM_OK;
 }
 
+static json_t *json_of_products(const double rates[LAM_DTYPE_END])
+{
+    json_t *products = json_object();
+
+    for (uint32_t id = 0; id < LAM_DTYPE_END; id++)
+        if (rates[id] > 0)
+            json_object_set_new(
+                products, lam_dtype_info((enum lam_dtype)id)->name, json_real(rates[id]));
+    return products;
+}
+
 static json_t *json_of_gpu(const struct lam_gpu_facts *gpu)
 {
     json_t *object = json_pack("{s:s,s:s,s:s,s:I,s:I}", "name", gpu->name, "driver", gpu->driver,
@@ -164,6 +191,7 @@ static json_t *json_of_gpu(const struct lam_gpu_facts *gpu)
         json_object_set_new(object, "link_bytes_per_second", json_real(gpu->link_rate));
     if (gpu->memory_rate > 0)
         json_object_set_new(object, "memory_bytes_per_second", json_real(gpu->memory_rate));
+    json_object_set_new(object, "product_bytes_per_second", json_of_products(gpu->product_rates));
     return object;
 }
 

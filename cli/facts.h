@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/dtype.h"
 #include "common/status.h"
 
 #define LAM_FACTS_GPUS_MAX 16u
@@ -25,6 +26,8 @@ struct lam_gpu_facts {
     uint64_t context_bytes; /* held by a process without an arena */
     double link_rate;       /* bytes a second; 0: not measured; likewise below */
     double memory_rate;
+    /* Weights of each format that a product with one row reads, in a layer's shapes. */
+    double product_rates[LAM_DTYPE_END];
 };
 
 struct lam_facts {

@@ -240,6 +240,7 @@ void lam_planning_add_gpu(struct lam_planning *planning, const char *name,
         choose_rate(planning, "device memory", 0, facts->memory_rate, DEVICE_MEMORY_RATE);
     if (d == 0)
         planning->request.host.memory_rate = choose_rate(planning, "host memory", 0, 0, HOST_RATE);
+    memcpy(planning->product_rates[d], facts->product_rates, sizeof facts->product_rates);
     snprintf(device->name, sizeof device->name, "%s", name);
     planning->free_bytes[d] = free_bytes;
     planning->request.kv_q8_allowed = true;
@@ -289,6 +290,35 @@ static uint64_t cpu_context_bytes(const struct lam_planning *planning)
            CPU_CONTEXT_HEADERS * planning->file.header_bytes;
 }
 
+/* How fast a GPU reads this model's mixture of formats in products; 0: not all were measured. */
+static double product_rate(const struct lam_manifest *manifest, const double rates[LAM_DTYPE_END])
+{
+    double seconds = 0;
+    uint64_t n_bytes = 0;
+
+    for (uint32_t u = 0; u < manifest->n_units; u++)
+        for (uint32_t t = 0; t < manifest->units[u].n_tensors; t++) {
+            const struct lam_unit_tensor *tensor = &manifest->units[u].tensors[t];
+            if (tensor->n_rows == 1)
+                continue; /* a vector */
+            if (!(rates[tensor->dtype] > 0))
+                return 0;
+            seconds += (double)tensor->bytes / rates[tensor->dtype];
+            n_bytes += tensor->bytes;
+        }
+    return seconds > 0 ? (double)n_bytes / seconds : 0;
+}
+
+static void set_product_rates(struct lam_planning *planning)
+{
+    for (uint32_t d = 0; d < planning->request.n_devices; d++) {
+        double rate = product_rate(&planning->manifest, planning->product_rates[d]);
+        planning->devices[d].product_rate = rate;
+        if (rate > 0)
+            add_source(planning, "products %.4g GB/s measured", rate / 1e9);
+    }
+}
+
 int lam_planning_make(struct lam_planning *planning)
 {
     struct lam_err err = {0};
@@ -301,6 +331,7 @@ int lam_planning_make(struct lam_planning *planning)
         add_source(planning, "processes %.1f MiB",
             (double)planning->devices[0].context_bytes / (double)LAM_MIB);
     }
+    set_product_rates(planning);
     status = lam_plan_make(&planning->request, &planning->plan, &err);
     if (status == LAM_INVALID_ARGUMENT)
         return lam_command_usage(&err);

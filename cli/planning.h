@@ -52,6 +52,7 @@ struct lam_planning {
     double given_link_rate; /* by flags: these win over facts. 0: not given; likewise below */
     double given_disk_rate;
     uint64_t free_bytes[LAM_PLAN_DEVICES_MAX]; /* of devices */
+    double product_rates[LAM_PLAN_DEVICES_MAX][LAM_DTYPE_END];
     struct lam_plan_request request;
     struct lam_plan plan;
     char notes[LAM_VRAM_NOTES_BYTES]; /* of --vram */

@@ -52,6 +52,7 @@ static void add_device(struct lam_planning *planning, const struct lam_device_an
     if (stored) {
         facts.link_rate = stored->link_rate;
         facts.memory_rate = stored->memory_rate;
+        memcpy(facts.product_rates, stored->product_rates, sizeof facts.product_rates);
     }
     snprintf(name, sizeof name, "cuda:%" PRIu32, answer->index);
     lam_planning_add_gpu(planning, name, &facts, answer->free_bytes);
@@ -79,6 +80,8 @@ static int keep_one(const struct choice *choice, struct lam_run_plan *plan)
         return lam_command_usage(&err);
     }
     planning->devices[0] = planning->devices[kept];
+    memmove(planning->product_rates[0], planning->product_rates[kept],
+        sizeof planning->product_rates[0]);
     planning->request.n_devices = 1;
     if (n_used > 1)
         fprintf(stderr,

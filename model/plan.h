@@ -57,6 +57,7 @@ struct lam_plan_device {
     uint64_t context_bytes; /* taken before the arena: calibrated, or a stated default */
     double link_rate;       /* host to device. CPU: not read */
     double memory_rate;     /* device memory. CPU: not read */
+    double product_rate;    /* weights in products with one row; 0: as memory_rate. CPU: not read */
     double flop_rate;
 };
 

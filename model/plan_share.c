@@ -11,8 +11,9 @@
 #include "common/size.h"
 #include "model/plan_impl.h"
 
-/* A kernel costs so much even when it is part of a graph: published for an H100. */
-#define KERNEL_NS 1300u
+/* What is beside products in a layer, by the kernel: 0.62 ms of 32 layers on an H100
+ * (docs/perf/notebook.md, CUDA kernels). */
+#define KERNEL_NS 2000u
 #define KERNELS_LAYER 10u
 
 uint64_t lam_plan_ns(double bytes, double rate)
@@ -170,7 +171,9 @@ uint64_t lam_share_minimum(const struct lam_problem *problem, uint32_t d, uint32
 bool lam_work_alike(const struct lam_plan_device *one, const struct lam_plan_device *other)
 {
     return !(one->memory_rate < other->memory_rate) && !(one->memory_rate > other->memory_rate) &&
-           !(one->flop_rate < other->flop_rate) && !(one->flop_rate > other->flop_rate);
+           !(one->product_rate < other->product_rate) &&
+           !(one->product_rate > other->product_rate) && !(one->flop_rate < other->flop_rate) &&
+           !(one->flop_rate > other->flop_rate);
 }
 
 void lam_work_add(struct lam_work *work, const struct lam_problem *problem, uint32_t a, uint32_t b)
@@ -189,8 +192,9 @@ uint64_t lam_work_ns(const struct lam_work *work, const struct lam_problem *prob
 {
     double flops = 2 * (double)work->weight_bytes * problem->cutting->weights_per_byte *
                    problem->settings->n_seqs;
-    uint64_t memory_ns =
-        lam_plan_ns((double)(work->weight_bytes + work->kv_bytes), device->memory_rate);
+    double product_rate = device->product_rate > 0 ? device->product_rate : device->memory_rate;
+    uint64_t memory_ns = lam_plan_ns((double)work->weight_bytes, product_rate) +
+                         lam_plan_ns((double)work->kv_bytes, device->memory_rate);
     uint64_t flops_ns = lam_plan_ns(flops, device->flop_rate);
 
     return (memory_ns > flops_ns ? memory_ns : flops_ns) + (uint64_t)KERNEL_NS * work->n_kernels;

@@ -246,7 +246,7 @@ static enum lam_status run_pass(
         status = weights->ops->finish(weights, &profile, err);
     profile.wall_ns = lam_now_ns() - profile.begin_ns;
     profile.n_rows = pass->n_rows;
-    profile.floor_ns = (uint64_t)(engine->plan.pass_seconds * 1e9);
+    profile.floor_ns = engine->floor_ns;
     engine->profile = profile;
     lam_trace_end(LAM_TRACE_PASS, "pass", profile.begin_ns, LAM_TRACE_NONE, LAM_TRACE_NONE,
         profile.link_bytes + profile.resident_bytes);

@@ -28,6 +28,7 @@ struct lam_engine_rates {
     double disk;
     double link;
     double device_memory;
+    double product; /* weights in products with one row; 0: as device_memory */
     double device_flops;
     double host_memory;
 };

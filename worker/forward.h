@@ -33,7 +33,8 @@ struct lam_engine {
     float *logits;        /* [max_logit_rows, V] for the host */
     struct lam_weights *weights;
     struct lam_pass_profile profile;
-    bool broken; /* a pass has not come to its end */
+    uint64_t floor_ns; /* of every pass */
+    bool broken;       /* a pass has not come to its end */
 };
 
 /* One walk through the layers: ids, positions and seqs of the layout are filled for it, and what

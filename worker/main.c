@@ -52,6 +52,7 @@ struct options {
     double disk_rate;      /* GB/s, as the next two; 0: assumed */
     double link_rate;
     double memory_rate;
+    double product_rate;
     double host_rate;
 };
 
@@ -120,6 +121,10 @@ static const struct lam_flag flags[] = {
         "Speed of the link to the GPU, for the plan; 0: 25.", 0, 1e6, NULL, NULL},
     {"memory-rate", 0, LAM_FLAG_REAL, &given.memory_rate, "GB/S",
         "Speed of the GPU's memory, for the plan; 0: 2000.", 0, 1e6, NULL, NULL},
+    {"product-rate", 0, LAM_FLAG_REAL, &given.product_rate, "GB/S",
+        "Speed at which the GPU reads this model's weights in products, for the plan; 0: that of "
+        "its memory.",
+        0, 1e6, NULL, NULL},
     {"host-rate", 0, LAM_FLAG_REAL, &given.host_rate, "GB/S",
         "Speed of this machine's memory, for the plan; 0: 100 with a GPU, else 20.", 0, 1e6, NULL,
         NULL},
@@ -262,6 +267,7 @@ static enum lam_status make_engine(const struct options *o, const struct lam_dev
         .rates = {.disk = o->disk_rate * 1e9,
             .link = o->link_rate * 1e9,
             .device_memory = o->memory_rate * 1e9,
+            .product = o->product_rate * 1e9,
             .host_memory = o->host_rate * 1e9},
     };
 

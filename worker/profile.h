@@ -20,7 +20,7 @@ struct lam_pass_profile {
     uint64_t copy_ns;        /* that large copies took, beside the arithmetic; CPU: 0 */
     uint64_t link_bytes;     /* weights that came over the link */
     uint64_t resident_bytes; /* weights that were read where they stay; CPU: all */
-    uint64_t floor_ns;       /* planned for a pass of n_seqs rows: no pass can be faster */
+    uint64_t floor_ns;       /* the slowest of disk, link and memory with nothing else to do */
     uint32_t n_rows;
 };
 

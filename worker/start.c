@@ -106,6 +106,7 @@ static enum lam_status describe_device(
         .context_bytes = facts.own_bytes,
         .link_rate = rate_or(config->rates.link, LINK_RATE),
         .memory_rate = rate_or(config->rates.device_memory, DEVICE_MEMORY_RATE),
+        .product_rate = config->rates.product,
         .flop_rate = rate_or(config->rates.device_flops, DEVICE_FLOP_RATE),
     };
     memcpy(ret_device->name, seen.name, sizeof ret_device->name);
@@ -152,6 +153,17 @@ static enum lam_status make_plan(
     return status;
 }
 
+/* What disk, link and memory take alone: the forecast has more in it. */
+static uint64_t floor_ns_of(const struct lam_plan *plan, const struct lam_plan_request *request)
+{
+    double memory_s = (double)request->manifest->unit_bytes_total / request->devices[0].memory_rate;
+    double disk_s = (double)plan->pool.disk_bytes / request->host.disk_rate;
+    double floor_s =
+        plan->arenas[0].link_seconds > memory_s ? plan->arenas[0].link_seconds : memory_s;
+
+    return (uint64_t)((disk_s > floor_s ? disk_s : floor_s) * 1e9);
+}
+
 /* What the loader's pool keeps should not be resident; the pool's size decides that. */
 static enum lam_status plan_device(struct lam_engine *engine, struct lam_err *err)
 {
@@ -163,7 +175,10 @@ static enum lam_status plan_device(struct lam_engine *engine, struct lam_err *er
         return status;
     request = request_of(engine, &device);
     request.host.ram_bytes = lam_units_pool(engine->units).bytes;
-    return make_plan(engine, &request, err);
+    status = make_plan(engine, &request, err);
+    if (status == LAM_OK)
+        engine->floor_ns = floor_ns_of(&engine->plan, &request);
+    return status;
 }
 
 /* A CPU's plan is of one memory for pool and arena: the pool is given, the arena comes on top. */
@@ -183,7 +198,10 @@ static enum lam_status plan_cpu(struct lam_engine *engine, struct lam_err *err)
         return status;
     request.host.ram_bytes =
         engine->plan.arenas[0].total_bytes + lam_units_pool(engine->units).bytes;
-    return make_plan(engine, &request, err);
+    status = make_plan(engine, &request, err);
+    if (status == LAM_OK)
+        engine->floor_ns = (uint64_t)(engine->plan.pass_seconds * 1e9);
+    return status;
 }
 
 /* What the plan has chosen is the config from here on. */

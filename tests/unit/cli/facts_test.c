@@ -17,7 +17,7 @@
 
 #define GPU                                                                                        \
     "{\"name\":\"H\",\"driver\":\"550\",\"library\":\"ab\",\"total_bytes\":1000,"                  \
-    "\"context_bytes\":10}"
+    "\"context_bytes\":10,\"product_bytes_per_second\":{\"BF16\":2.5e12,\"Q4_K\":1e12}}"
 #define WHOLE                                                                                      \
     "{\"version\":1,\"disk_bytes_per_second\":2e9,\"memory_bytes_per_second\":90000000000,"        \
     "\"gpus\":[" GPU "]}"
@@ -43,6 +43,9 @@ static void test_whole(void **state)
     assert_int_equal(facts.n_gpus, 1);
     assert_int_equal(facts.gpus[0].context_bytes, 10);
     assert_true(facts.gpus[0].link_rate == 0);
+    assert_true(facts.gpus[0].product_rates[LAM_BF16] == 2.5e12);
+    assert_true(facts.gpus[0].product_rates[LAM_Q4_K] == 1e12);
+    assert_true(facts.gpus[0].product_rates[LAM_Q8_0] == 0);
 }
 
 /* No prefix of a good file is a good file, and none is read beyond its end. */
