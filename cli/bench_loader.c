@@ -258,6 +258,17 @@ static double median(const double *values, uint32_t n)
     return n % 2 == 1 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
 }
 
+static double spread(const double *values, uint32_t n)
+{
+    double least = values[0], most = values[0];
+
+    for (uint32_t i = 1; i < n; i++) {
+        least = values[i] < least ? values[i] : least;
+        most = values[i] > most ? values[i] : most;
+    }
+    return (most - least) / median(values, n);
+}
+
 static double speed_of(const struct window *window)
 {
     return window->seconds > 0 ? window->bytes / window->seconds / 1e9 : 0;
@@ -266,6 +277,7 @@ static double speed_of(const struct window *window)
 struct figures {
     double gbps;
     double fio_gbps, ratio;
+    double fio_spread; /* of its rounds: largest less smallest, over the median */
     double cpu_ms_per_gb;
     double hit_ratio, hit_ratio_bound;
 };
@@ -300,6 +312,7 @@ static struct figures compute(const struct bench *bench)
     if (bench->against_fio) {
         f.fio_gbps = median(bench->fio, ROUNDS) / 1e9;
         f.ratio = median(ratios, ROUNDS);
+        f.fio_spread = spread(bench->fio, ROUNDS);
     }
     return f;
 }
@@ -313,6 +326,7 @@ static enum lam_status print_json(const struct bench *bench, struct lam_err *err
     json_object_set_new(root, "gbps", json_real(f.gbps));
     json_object_set_new(root, "fio_gbps", fio ? json_real(f.fio_gbps) : json_null());
     json_object_set_new(root, "ratio_to_fio", fio ? json_real(f.ratio) : json_null());
+    json_object_set_new(root, "fio_spread", fio ? json_real(f.fio_spread) : json_null());
     json_object_set_new(root, "cpu_ms_per_gb", json_real(f.cpu_ms_per_gb));
     json_object_set_new(root, "hit_ratio", json_real(f.hit_ratio));
     json_object_set_new(root, "hit_ratio_bound", json_real(f.hit_ratio_bound));
