@@ -368,11 +368,16 @@ static enum lam_status stream_acquire(struct lam_weights *weights, uint32_t piec
         return LAM_OK;
     }
     assert(self->walk.order[e % self->walk.n] == piece);
+    if (e >= self->n_counted + RING) /* its marks are still those of an older piece */
+        status = count_piece(self, err);
+    if (status != LAM_OK)
+        return status;
+    /* Before the host may block for the unit: the device is waiting from here on. */
+    device->mark_compute(kernels, mark_of(e, WAIT_BEGIN));
     while (status == LAM_OK && self->n_issued <= e)
         status = issue(self, err);
     if (status != LAM_OK)
         return status;
-    device->mark_compute(kernels, mark_of(e, WAIT_BEGIN));
     device->compute_wait(kernels, mark_of(e, COPY_END));
     device->mark_compute(kernels, mark_of(e, WAIT_END));
     *ret_base = address_of(self, e);
