@@ -13,7 +13,7 @@
 #define HOP_NS 150000u
 /* From the logits of a pass to the first kernel of the next one: sampling, the gateway's turn, the
  * embedding row of the new token. Copies go on meanwhile. */
-#define STEP_NS 1000000u
+#define STEP_NS 400000u
 
 uint64_t lam_plan_disk_ns(const struct lam_plan_request *request, uint64_t bytes)
 {
