@@ -25,6 +25,11 @@ static enum lam_status bad(struct lam_err *err, const char *field, const char *w
     return lam_fail(err, LAM_INVALID_ARGUMENT, "%s %s", field, what);
 }
 
+static bool is_rate(double rate)
+{
+    return rate >= RATE_MIN && rate <= RATE_MAX;
+}
+
 /* A speed, or nothing. */
 static enum lam_status read_rate(
     const json_t *object, const char *field, double *ret_rate, struct lam_err *err)
@@ -34,7 +39,7 @@ static enum lam_status read_rate(
 
     if (!value)
         return LAM_OK;
-    if (!json_is_number(value) || !(rate >= RATE_MIN && rate <= RATE_MAX))
+    if (!json_is_number(value) || !is_rate(rate))
         return bad(err, field, "is no speed from 1 MB/s to 100 TB/s");
     *ret_rate = rate;
     return LAM_OK;
@@ -175,7 +180,7 @@ static json_t *json_of_products(const double rates[LAM_DTYPE_END])
     json_t *products = json_object();
 
     for (uint32_t id = 0; id < LAM_DTYPE_END; id++)
-        if (rates[id] > 0)
+        if (is_rate(rates[id])) /* a device without a clock of its own measures anything */
             json_object_set_new(
                 products, lam_dtype_info((enum lam_dtype)id)->name, json_real(rates[id]));
     return products;

@@ -93,9 +93,11 @@ enum lam_status lam_run_dir_make(
     snprintf(dir.loader, sizeof dir.loader, "unix:%.90s/loader.sock", dir.path);
     snprintf(dir.gateway, sizeof dir.gateway, "unix:%.90s/gateway.sock", dir.path);
     snprintf(dir.pool, sizeof dir.pool, "%.90s/pool.sock", dir.path);
-    for (int i = 0; i < LAM_SERVICES; i++)
-        snprintf(
-            dir.ops[i], sizeof dir.ops[i], "unix:%.90s/%s-ops.sock", dir.path, service_names[i]);
+    for (int i = 0; i < LAM_SERVICES; i++) {
+        char ops[sizeof dir.ops[0]]; /* gcc cannot tell the array from the path */
+        snprintf(ops, sizeof ops, "unix:%.90s/%s-ops.sock", dir.path, service_names[i]);
+        memcpy(dir.ops[i], ops, sizeof ops);
+    }
     *ret_dir = dir;
     return LAM_OK;
 }

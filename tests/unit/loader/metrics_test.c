@@ -79,9 +79,9 @@ static void values_are_those_of_what_happened(void **state)
     assert_true(value_of(text, "units_kept{model=\"1\"}") == stats->units_kept);
     assert_true(value_of(text, "leases{model=\"1\"}") == stats->leases);
     /* One worker: what is kept is not read again, nor what stays in the lanes that it does not
-     * stream through. */
+     * stream through. What was read ahead of the third walk's end counts as read. */
     ratio = value_of(text, "hit_ratio{model=\"1\"}") * live_manifest.n_units;
-    assert_true(ratio > stats->units_kept - 1e-3);
+    assert_true(ratio > stats->units_kept - 1.0);
     assert_true(ratio < stats->units_kept + LAM_POLICY_LANES_WANTED - 1);
     assert_true(value_of(text, "pool_bytes") == (double)stats->pool_bytes);
     assert_true(value_of(text, "sessions{model=\"1\"}") == 1);
