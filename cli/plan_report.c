@@ -13,7 +13,7 @@
 /* The parts of a device's total: they add up to it. */
 struct parts {
     uint64_t context;
-    uint64_t resident;
+    uint64_t resident; /* with the embedding */
     uint64_t slots;
     uint64_t kv;
     uint64_t activations; /* with logits and tables */
@@ -33,7 +33,8 @@ static struct parts parts_of(const struct lam_plan_report *report, uint32_t d)
     const struct lam_plan_arena *arena = &report->plan->arenas[d];
     struct parts parts = {
         .context = arena->context_bytes,
-        .resident = arena->regions[LAM_REGION_RESIDENT].bytes,
+        .resident =
+            arena->regions[LAM_REGION_RESIDENT].bytes + arena->regions[LAM_REGION_EMBEDDING].bytes,
         .slots = arena->regions[LAM_REGION_SLOTS].bytes,
         .kv = arena->regions[LAM_REGION_KV].bytes,
         .activations = arena->regions[LAM_REGION_ACTIVATIONS].bytes +
@@ -158,6 +159,12 @@ static void print_pool(const struct lam_plan_report *report)
             lam_size_format(pool->disk_bytes, disk, sizeof disk));
     else
         fprintf(out, ", nothing from disk after the start\n");
+    for (uint32_t d = 0; d < report->plan->n_devices; d++)
+        if (report->plan->arenas[d].regions[LAM_REGION_EMBEDDING].bytes > 0)
+            fprintf(out, "         the embedding, %s, is resident on %s as well\n",
+                lam_size_format(
+                    report->plan->arenas[d].regions[LAM_REGION_EMBEDDING].bytes, took, sizeof took),
+                report->request->devices[d].name);
 }
 
 static const char *bound_name(enum lam_bound bound)
@@ -238,7 +245,7 @@ static json_t *json_device(const struct lam_plan_report *report, uint32_t d)
     const struct lam_plan_arena *arena = &report->plan->arenas[d];
     struct parts parts = parts_of(report, d);
 
-    return json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "device",
+    return json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "device",
         report->request->devices[d].name, "cap_bytes", (json_int_t)parts.cap, "context_bytes",
         (json_int_t)parts.context, "resident_bytes", (json_int_t)parts.resident, "slots_bytes",
         (json_int_t)parts.slots, "kv_bytes", (json_int_t)parts.kv, "activations_bytes",
@@ -247,7 +254,8 @@ static json_t *json_device(const struct lam_plan_report *report, uint32_t d)
         "layers", (json_int_t)arena->n_layers, "layers_resident",
         (json_int_t)arena->n_layers_resident, "layers_streamed",
         (json_int_t)(arena->n_layers - arena->n_layers_resident), "streamed_bytes_per_pass",
-        (json_int_t)arena->streamed_bytes);
+        (json_int_t)arena->streamed_bytes, "embedding_bytes",
+        (json_int_t)arena->regions[LAM_REGION_EMBEDDING].bytes);
 }
 
 enum lam_status lam_plan_report_json(const struct lam_plan_report *report, struct lam_err *err)

@@ -11,7 +11,8 @@
  *
  * Device memory, everything that the process holds there, never above the cap:
  *
- *     | context | graphs | arena: workspace, activations, logits, tables, KV, slots, residents |
+ *     | context | graphs | arena: workspace, activations, logits, tables, KV, slots, residents,
+ *                          embedding |
  *
  * The arena is one allocation. Regions lie in it in this order at multiples of 256 bytes.
  *
@@ -139,6 +140,9 @@ enum lam_region_kind {
     LAM_REGION_KV,     /* [kv layer][K, V][n_pages][kv_page_bytes] */
     LAM_REGION_SLOTS,  /* [n_slots][slot_bytes] */
     LAM_REGION_RESIDENT,
+    /* The embedding table as it lies in the file, where one device holds everything else and has
+     * room left; else empty: rows come from the host, or from a head that is the same matrix. */
+    LAM_REGION_EMBEDDING,
     LAM_REGIONS,
 };
 

@@ -14,7 +14,7 @@ static uint64_t max_of(uint64_t a, uint64_t b)
 static void lay_out(const struct lam_plan_request *request,
     const struct lam_plan_settings *settings, struct lam_plan_arena *arena)
 {
-    lam_plan_lay_out(request, settings, true, request->spec->n_layers, 0, 0, arena);
+    lam_plan_lay_out(request, settings, true, request->spec->n_layers, 0, 0, 0, arena);
     arena->used = true;
     arena->n_layers = request->spec->n_layers;
     arena->context_bytes = request->devices[0].context_bytes;

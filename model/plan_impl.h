@@ -67,7 +67,8 @@ struct lam_plan_sizes lam_plan_sizes(
 /* Lays out an arena: everything but total, minimum and the counters. */
 void lam_plan_lay_out(const struct lam_plan_request *request,
     const struct lam_plan_settings *settings, bool has_head, uint32_t n_kv_layers,
-    uint64_t slots_bytes, uint64_t resident_bytes, struct lam_plan_arena *arena);
+    uint64_t slots_bytes, uint64_t resident_bytes, uint64_t embedding_bytes,
+    struct lam_plan_arena *arena);
 
 uint64_t lam_plan_graphs_bytes(uint32_t n_kv_layers);
 

@@ -254,7 +254,7 @@ static bool fill_least(struct pulling *pull)
         arena->n_slots = slots < all ? problem.n_slots : 0;
         arena->slot_bytes = slots < all ? problem.slot_bytes : 0;
         lam_plan_lay_out(request, &pull->settings, b == problem.n_cells, arena->n_layers,
-            slots < all ? slots : 0, slots < all ? 0 : all, arena);
+            slots < all ? slots : 0, slots < all ? 0 : all, 0, arena);
         arena->context_bytes = request->devices[problem.active[d]].context_bytes;
         arena->graphs_bytes = lam_plan_graphs_bytes(arena->n_layers);
         arena->total_bytes = arena->context_bytes + arena->graphs_bytes + arena->arena_bytes;
@@ -269,7 +269,7 @@ static void fill_least_cpu(struct pulling *pull)
     struct lam_plan_arena *arena = &pull->plan->arenas[0];
 
     lam_plan_lay_out(
-        pull->request, &pull->settings, true, pull->request->spec->n_layers, 0, 0, arena);
+        pull->request, &pull->settings, true, pull->request->spec->n_layers, 0, 0, 0, arena);
     arena->used = true;
     arena->n_layers = pull->request->spec->n_layers;
     arena->context_bytes = pull->request->devices[0].context_bytes;

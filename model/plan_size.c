@@ -169,7 +169,8 @@ struct lam_plan_sizes lam_plan_sizes(
 
 void lam_plan_lay_out(const struct lam_plan_request *request,
     const struct lam_plan_settings *settings, bool has_head, uint32_t n_kv_layers,
-    uint64_t slots_bytes, uint64_t resident_bytes, struct lam_plan_arena *arena)
+    uint64_t slots_bytes, uint64_t resident_bytes, uint64_t embedding_bytes,
+    struct lam_plan_arena *arena)
 {
     struct lam_plan_sizes sizes = lam_plan_sizes(request, settings);
     struct widths w = widths_of(request, settings);
@@ -190,6 +191,7 @@ void lam_plan_lay_out(const struct lam_plan_request *request,
     ends[LAM_REGION_KV] = end += n_kv_layers * sizes.kv_layer_bytes;
     ends[LAM_REGION_SLOTS] = end += slots_bytes;
     ends[LAM_REGION_RESIDENT] = end += resident_bytes;
+    ends[LAM_REGION_EMBEDDING] = end += lam_align_up(embedding_bytes, LAM_PLAN_ALIGN);
     for (uint32_t r = 0; r < LAM_REGIONS; r++) {
         arena->regions[r].offset = r > 0 ? ends[r - 1] : 0;
         arena->regions[r].bytes = ends[r] - arena->regions[r].offset;

@@ -17,6 +17,8 @@
 #include <assert.h>
 #include <math.h>
 
+#include "worker/embedding.h"
+
 /* A piece, where it is right now. */
 struct part {
     const struct lam_plan_piece *piece;
@@ -73,42 +75,6 @@ static void norm_rows(const struct lam_engine *engine, const float *x, const flo
     };
 
     engine->config.ops->rms_norm(engine->kernels, &norm);
-}
-
-/* Puts the gathered rows behind each other on the device; rows become addresses there. */
-static void upload_rows(const struct lam_engine *engine, const void **rows, uint32_t n_rows)
-{
-    uint64_t row_bytes = engine->model->manifest.embedding.row_bytes;
-    uint64_t offset = lam_engine_buffers(engine)->packed;
-    unsigned char *packed = lam_engine_host(engine, engine->layout.packed);
-
-    for (uint32_t i = 0; i < n_rows; i++) {
-        memcpy(packed + i * row_bytes, rows[i], row_bytes);
-        rows[i] = engine->arena + offset + i * row_bytes;
-    }
-    lam_engine_upload(engine, offset, packed, n_rows * row_bytes);
-}
-
-static enum lam_status embed(
-    const struct lam_engine *engine, const struct lam_pass *pass, struct lam_err *err)
-{
-    const void **rows = lam_engine_host(engine, engine->layout.rows);
-    struct lam_dequant_args dequant = {
-        .rows = rows,
-        .dtype = engine->model->manifest.embedding.dtype,
-        .n_rows = pass->n_rows,
-        .n_cols = engine->model->spec.n_embd,
-        .out = lam_engine_at(engine, lam_engine_buffers(engine)->residual),
-    };
-    enum lam_status status = lam_units_embedding_rows(
-        engine->units, lam_engine_host(engine, engine->layout.ids), pass->n_rows, rows, err);
-
-    if (status != LAM_OK)
-        return status;
-    if (engine->config.device)
-        upload_rows(engine, rows, pass->n_rows);
-    engine->config.ops->dequant(engine->kernels, &dequant);
-    return LAM_OK;
 }
 
 /* The angles depend on positions alone: one table serves all layers of the pass. */
@@ -344,7 +310,7 @@ enum lam_status lam_forward(struct lam_engine *engine, const struct lam_pass *pa
 {
     const struct lam_plan *plan = &engine->plan;
     struct lam_weights *weights = engine->weights;
-    enum lam_status status = embed(engine, pass, err);
+    enum lam_status status = lam_embedding_gather(engine, pass->n_rows, err);
     bool collected = false;
     uint32_t n_wanted = 0;
 

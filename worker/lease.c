@@ -399,6 +399,17 @@ void lam_leases_release(struct lam_leases *leases, uint32_t index)
     leases->owed = 0;
 }
 
+const void *lam_leases_find_kept(struct lam_leases *leases, uint32_t index)
+{
+    const void *base = NULL;
+
+    pthread_mutex_lock(&leases->lock);
+    if (leases->units[index].state == UNIT_KEPT)
+        base = leases->config.pool->base + leases->units[index].pool_offset;
+    pthread_mutex_unlock(&leases->lock);
+    return base;
+}
+
 enum lam_status lam_leases_check(struct lam_leases *leases, struct lam_err *err)
 {
     enum lam_status status = LAM_OK;

@@ -49,6 +49,9 @@ LAM_MUST_USE enum lam_status lam_leases_acquire(
     struct lam_leases *leases, uint32_t index, const void **ret_base, struct lam_err *err);
 void lam_leases_release(struct lam_leases *leases, uint32_t index);
 
+/* As lam_units_find_kept. */
+const void *lam_leases_find_kept(struct lam_leases *leases, uint32_t index);
+
 /* LAM_OK, or why the stream ended. [any thread] */
 LAM_MUST_USE enum lam_status lam_leases_check(struct lam_leases *leases, struct lam_err *err);
 

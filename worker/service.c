@@ -211,7 +211,8 @@ static Laminar__V1__Memory describe_memory(const struct lam_engine *engine)
     memory.planned_bytes = arena->total_bytes;
     memory.measured_bytes = lam_engine_device_bytes(engine);
     memory.context_bytes = arena->context_bytes;
-    memory.resident_bytes = regions[LAM_REGION_RESIDENT].bytes;
+    memory.resident_bytes =
+        regions[LAM_REGION_RESIDENT].bytes + regions[LAM_REGION_EMBEDDING].bytes;
     memory.slots_bytes = regions[LAM_REGION_SLOTS].bytes;
     memory.kv_bytes = regions[LAM_REGION_KV].bytes;
     memory.activations_bytes = regions[LAM_REGION_ACTIVATIONS].bytes +

@@ -14,6 +14,7 @@
 #include "common/mem.h"
 #include "common/size.h"
 #include "model/vram.h"
+#include "worker/embedding.h"
 #include "worker/forward.h"
 #include "worker/stream.h"
 
@@ -386,6 +387,8 @@ enum lam_status lam_engine_create(const struct lam_engine_config *config, struct
     }
     if (status == LAM_OK)
         status = read_vectors(engine, err);
+    if (status == LAM_OK)
+        status = lam_embedding_load(engine, err);
     if (status == LAM_OK)
         status = open_weights(engine, err);
     if (status == LAM_OK)

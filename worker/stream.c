@@ -354,6 +354,14 @@ static void stream_begin(struct lam_weights *weights)
     mark_begin(self);
 }
 
+static const unsigned char *stream_find(struct lam_weights *weights, uint32_t piece)
+{
+    const struct stream *self = self_of(weights);
+    const struct lam_plan_piece *what = &self->config.plan->pieces[piece];
+
+    return what->tier == LAM_TIER_DEVICE ? self->config.arena + what->offset : NULL;
+}
+
 static enum lam_status stream_acquire(struct lam_weights *weights, uint32_t piece,
     const unsigned char **ret_base, struct lam_err *err)
 {
@@ -363,10 +371,9 @@ static enum lam_status stream_acquire(struct lam_weights *weights, uint32_t piec
     uint64_t e = self->n_computed;
     enum lam_status status = LAM_OK;
 
-    if (self->config.plan->pieces[piece].tier == LAM_TIER_DEVICE) {
-        *ret_base = self->config.arena + self->config.plan->pieces[piece].offset;
+    *ret_base = stream_find(weights, piece);
+    if (*ret_base)
         return LAM_OK;
-    }
     assert(self->walk.order[e % self->walk.n] == piece);
     if (e >= self->n_counted + RING) /* its marks are still those of an older piece */
         status = count_piece(self, err);
@@ -519,6 +526,7 @@ static const struct lam_weights_ops stream_ops = {
     .begin = stream_begin,
     .acquire = stream_acquire,
     .release = stream_release,
+    .find = stream_find,
     .finish = stream_finish,
     .destroy = stream_destroy,
 };

@@ -259,6 +259,12 @@ void lam_units_release(struct lam_units *units, uint32_t index)
     lam_leases_release(units->leases, index);
 }
 
+const void *lam_units_find_kept(struct lam_units *units, uint32_t index)
+{
+    assert(units->leases);
+    return lam_leases_find_kept(units->leases, index);
+}
+
 /* Fetches misses[0, n) in one question; n is within the protocol's limits. */
 static enum lam_status fetch_rows(
     struct lam_units *units, const struct lam_row_miss *misses, uint32_t n, struct lam_err *err)

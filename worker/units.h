@@ -104,6 +104,10 @@ LAM_MUST_USE enum lam_status lam_units_acquire(
 /* The last access to the unit is complete. */
 void lam_units_release(struct lam_units *units, uint32_t index);
 
+/* The first byte of a unit that the loader keeps and the session holds for good; NULL: it is not
+ * one of these, or not here yet. */
+const void *lam_units_find_kept(struct lam_units *units, uint32_t index);
+
 /* ret_rows[i] = packed embedding row of token ids[i]; valid until the next gather. n <= max_rows.
  * Rows come from a small cache of recent tokens, else from the loader. */
 LAM_MUST_USE enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t *ids,

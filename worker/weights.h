@@ -30,6 +30,10 @@ struct lam_weights_ops {
     /* The operations that read the piece have been called. */
     void (*release)(struct lam_weights *weights, uint32_t piece);
 
+    /* The first byte of a piece that stays readable where it is for as long as the source lives;
+     * NULL when it does not, or is not there yet. */
+    const unsigned char *(*find)(struct lam_weights *weights, uint32_t piece);
+
     /* After the last operation and download: waits until all of them are complete. Adds what the
      * weights took to the profile: everything but wall_ns, n_rows and floor_ns. */
     enum lam_status (*finish)(

@@ -54,6 +54,13 @@ static void pool_release(struct lam_weights *weights, uint32_t piece)
     lam_units_release(self->units, self->plan->pieces[piece].unit);
 }
 
+static const unsigned char *pool_find(struct lam_weights *weights, uint32_t piece)
+{
+    struct pool_weights *self = self_of(weights);
+
+    return lam_units_find_kept(self->units, self->plan->pieces[piece].unit);
+}
+
 static enum lam_status pool_finish(
     struct lam_weights *weights, struct lam_pass_profile *profile, struct lam_err *err)
 {
@@ -78,6 +85,7 @@ static const struct lam_weights_ops pool_ops = {
     .begin = pool_begin,
     .acquire = pool_acquire,
     .release = pool_release,
+    .find = pool_find,
     .finish = pool_finish,
     .destroy = pool_destroy,
 };

@@ -16,7 +16,7 @@ SHAPES = {
 }
 DEVICE_FIELDS = ["device", "cap_bytes", "context_bytes", "resident_bytes", "slots_bytes",
                  "kv_bytes", "activations_bytes", "workspace_bytes", "total_bytes", "layers",
-                 "layers_resident", "layers_streamed", "streamed_bytes_per_pass"]
+                 "layers_resident", "layers_streamed", "streamed_bytes_per_pass", "embedding_bytes"]
 PARTS = ["context_bytes", "resident_bytes", "slots_bytes", "kv_bytes", "activations_bytes",
          "workspace_bytes"]
 

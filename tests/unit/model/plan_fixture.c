@@ -190,6 +190,7 @@ static void check_arena(
     assert(arena->regions[LAM_REGION_KV].bytes >=
            2 * arena->n_layers * plan->kv_page_bytes * plan->n_pages);
     assert(arena->regions[LAM_REGION_SLOTS].bytes == arena->n_slots * arena->slot_bytes);
+    assert(arena->regions[LAM_REGION_EMBEDDING].bytes == 0 || arena->n_slots == 0);
 }
 
 /* Spans of the pieces cover every tensor of every unit exactly once, and nothing else. */

@@ -22,7 +22,8 @@ struct lam_units {
     uint32_t *cycle; /* [n_cycle] of the session */
     uint32_t n_cycle;
     uint32_t n_sessions;
-    bool open, once;
+    bool open, once, kept;
+    uint64_t n_gathered;
     uint64_t next;                   /* acquires of the session */
     uint64_t released;               /* of the session: the oldest unit that is held */
     unsigned char *rows;             /* [ROWS_MAX, row_bytes] */
@@ -76,6 +77,16 @@ uint32_t fake_units_held(const struct lam_units *units)
 uint64_t fake_units_acquired(const struct lam_units *units)
 {
     return units->n_acquired;
+}
+
+void fake_units_keep(struct lam_units *units)
+{
+    units->kept = true;
+}
+
+uint64_t fake_units_gathered(const struct lam_units *units)
+{
+    return units->n_gathered;
 }
 
 uint32_t fake_units_sessions(const struct lam_units *units)
@@ -169,6 +180,13 @@ void lam_units_release(struct lam_units *units, uint32_t index)
     units->released++;
 }
 
+const void *lam_units_find_kept(struct lam_units *units, uint32_t index)
+{
+    assert(units->open);
+    return units->kept ? units->tiny->image + units->tiny->model.manifest.units[index].file_offset
+                       : NULL;
+}
+
 enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t *ids, uint32_t n,
     const void **ret_rows, struct lam_err *err)
 {
@@ -177,6 +195,7 @@ enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t 
     if (atomic_load(&units->stopped))
         return lam_fail(err, LAM_CANCELLED, "stopped");
     assert(n <= ROWS_MAX);
+    units->n_gathered += n;
     for (uint32_t i = 0; i < n; i++) {
         assert(ids[i] >= 0 && (uint64_t)ids[i] < embedding->n_rows);
         ret_rows[i] = memcpy(units->rows + i * embedding->row_bytes,

@@ -24,6 +24,12 @@ uint32_t fake_units_held(const struct lam_units *units);
 /* Acquires so far. */
 uint64_t fake_units_acquired(const struct lam_units *units);
 
+/* From now on all units are kept, and are here at once. */
+void fake_units_keep(struct lam_units *units);
+
+/* Embedding rows asked for so far. */
+uint64_t fake_units_gathered(const struct lam_units *units);
+
 /* Sessions so far. */
 uint32_t fake_units_sessions(const struct lam_units *units);
 

@@ -136,6 +136,7 @@ static void test_passes_in_credit(void **state)
             struct fake_loader loader;
             struct lam_units_config config;
             struct lam_units *units;
+            uint32_t n_found = 0;
             fake_loader_start(&loader, &tiny, FAKE_OBEDIENT, 0, n_kept);
             config = config_of(&loader);
             config.credits = credits;
@@ -145,6 +146,14 @@ static void test_passes_in_credit(void **state)
                 if (use_unit(units, i % n_units, &err) != LAM_OK)
                     fail_msg("%u credits, %u kept: %s", credits, n_kept, err.text);
             }
+            for (uint32_t i = 0; i < n_units; i++) {
+                const struct lam_unit *unit = &tiny.model.manifest.units[i];
+                const void *base = lam_units_find_kept(units, i);
+                n_found += base != NULL;
+                if (base)
+                    assert_memory_equal(base, tiny.image + unit->file_offset, unit->bytes);
+            }
+            assert_int_equal(n_found, n_kept);
             lam_units_destroy(units);
             assert_in_range(atomic_load(&loader.n_held_most), 1, credits);
             assert_int_equal(atomic_load(&loader.n_wrong), 0);

@@ -1,0 +1,130 @@
+/* embedding: see embedding.h. */
+#include "worker/embedding.h"
+
+#include <assert.h>
+
+#include "common/mem.h"
+#include "common/size.h"
+#include "common/trace.h"
+
+#define LOAD_BYTES LAM_MIB /* of one question to the loader: its limit */
+
+static const struct lam_plan_region *region_of(const struct lam_engine *engine)
+{
+    return &engine->plan.arenas[0].regions[LAM_REGION_EMBEDDING];
+}
+
+enum lam_status lam_embedding_load(struct lam_engine *engine, struct lam_err *err)
+{
+    const struct lam_extent *table = &engine->model->manifest.embedding;
+    uint64_t begin_ns = lam_trace_begin();
+    unsigned char *bytes;
+    enum lam_status status = LAM_OK;
+
+    if (region_of(engine)->bytes == 0)
+        return LAM_OK;
+    assert(region_of(engine)->bytes >= table->bytes);
+    bytes = lam_calloc(LOAD_BYTES, 1);
+    if (!bytes)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory to load the embedding");
+    for (uint64_t done = 0; done < table->bytes && status == LAM_OK;) {
+        uint64_t n_left = table->bytes - done;
+        struct lam_extent part = {.file_offset = table->file_offset + done,
+            .bytes = n_left < LOAD_BYTES ? n_left : LOAD_BYTES};
+
+        status = lam_units_read_extent(engine->units, &part, bytes, err);
+        if (status == LAM_OK)
+            lam_engine_upload(engine, region_of(engine)->offset + done, bytes, part.bytes);
+        done += part.bytes;
+    }
+    lam_free(bytes);
+    lam_trace_end(
+        LAM_TRACE_COPY, "embedding", begin_ns, LAM_TRACE_NONE, LAM_TRACE_NONE, table->bytes);
+    return status;
+}
+
+/* The row in a head that is the same matrix; NULL: its piece does not stay. */
+static const void *row_of_head(const struct lam_engine *engine, uint64_t id)
+{
+    const struct lam_plan *plan = &engine->plan;
+    const struct lam_manifest *manifest = &engine->model->manifest;
+
+    /* Rows of the head lie in the last pieces, in order. */
+    for (uint32_t p = plan->n_pieces; p-- > 0;) {
+        const struct lam_plan_piece *piece = &plan->pieces[p];
+        const struct lam_unit_tensor *tile =
+            lam_unit_find(&manifest->units[piece->unit], LAM_T_OUTPUT);
+        const unsigned char *base;
+        uint64_t first, offset;
+
+        if (!tile)
+            break;
+        first = tile->row_begin + piece->row_begin;
+        if (id < first)
+            continue;
+        base = engine->weights->ops->find(engine->weights, p);
+        if (!base || !lam_plan_tensor_offset(piece, tile, &offset))
+            return NULL;
+        return base + offset + (id - first) * manifest->embedding.row_bytes;
+    }
+    return NULL;
+}
+
+static const void *row_in_place(const struct lam_engine *engine, uint64_t id)
+{
+    if (region_of(engine)->bytes > 0)
+        return engine->arena + region_of(engine)->offset +
+               id * engine->model->manifest.embedding.row_bytes;
+    return engine->model->spec.tied_head ? row_of_head(engine, id) : NULL;
+}
+
+/* All of them, or false. */
+static bool find_rows(
+    const struct lam_engine *engine, const int32_t *ids, uint32_t n_rows, const void **rows)
+{
+    for (uint32_t i = 0; i < n_rows; i++) {
+        rows[i] = row_in_place(engine, (uint64_t)ids[i]);
+        if (!rows[i])
+            return false;
+    }
+    return true;
+}
+
+/* Puts the gathered rows behind each other on the device; rows become addresses there. */
+static void upload_rows(const struct lam_engine *engine, const void **rows, uint32_t n_rows)
+{
+    uint64_t row_bytes = engine->model->manifest.embedding.row_bytes;
+    uint64_t offset = lam_engine_buffers(engine)->packed;
+    unsigned char *packed = lam_engine_host(engine, engine->layout.packed);
+
+    for (uint32_t i = 0; i < n_rows; i++) {
+        memcpy(packed + i * row_bytes, rows[i], row_bytes);
+        rows[i] = engine->arena + offset + i * row_bytes;
+    }
+    lam_engine_upload(engine, offset, packed, n_rows * row_bytes);
+}
+
+enum lam_status lam_embedding_gather(
+    const struct lam_engine *engine, uint32_t n_rows, struct lam_err *err)
+{
+    const int32_t *ids = lam_engine_host(engine, engine->layout.ids);
+    const void **rows = lam_engine_host(engine, engine->layout.rows);
+    struct lam_dequant_args dequant = {
+        .rows = rows,
+        .dtype = engine->model->manifest.embedding.dtype,
+        .n_rows = n_rows,
+        .n_cols = engine->model->spec.n_embd,
+        .out = lam_engine_at(engine, lam_engine_buffers(engine)->residual),
+    };
+
+    if (!find_rows(engine, ids, n_rows, rows)) {
+        enum lam_status status = lam_units_embedding_rows(engine->units, ids, n_rows, rows, err);
+
+        if (status != LAM_OK)
+            return status;
+        if (engine->config.device)
+            upload_rows(engine, rows, n_rows);
+    }
+    engine->config.ops->dequant(engine->kernels, &dequant);
+    return LAM_OK;
+}
