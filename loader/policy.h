@@ -4,7 +4,7 @@
  * A pass walks all units in a cycle. Under a cyclic scan every recency rule hits nothing as soon as
  * the model is larger than the memory; a fixed subset hits its whole share. So as many units as fit
  * are kept, spread evenly over the cycle (the disk is then asked for bytes at a steady rate), and
- * the others stream through a few lanes.
+ * the others stream through a few lanes. model/kept.h chooses; this gives everything its address.
  *
  *     pool:  [ lane 0 | lane 1 | lane 2 | part | kept unit | kept unit | ... ]
  *
@@ -27,13 +27,8 @@
 #include <stdint.h>
 
 #include "common/status.h"
+#include "model/kept.h"
 #include "model/manifest.h"
-
-/* One is computed on, one is ready, one is on its way; so for two workers in phase. */
-#define LAM_POLICY_LANES_WANTED 3u
-
-/* More than a drive has under way is of no use ahead. */
-#define LAM_POLICY_EARLY_BYTES_MAX ((uint64_t)32 << 20)
 
 #define LAM_POLICY_NO_UNIT UINT32_MAX
 

@@ -42,7 +42,7 @@ static uint32_t lanes_wanted(const struct lam_share *share)
 {
     uint32_t wanted = share->options.n_workers + 1;
 
-    return wanted > LAM_POLICY_LANES_WANTED ? wanted : LAM_POLICY_LANES_WANTED;
+    return wanted > LAM_KEPT_LANES_WANTED ? wanted : LAM_KEPT_LANES_WANTED;
 }
 
 uint64_t lam_share_bytes_full(const struct lam_share *share)

@@ -144,14 +144,15 @@ static bool model_init(struct lam_plan_model *model, const struct lam_plan_reque
     memset(model, 0, sizeof *model);
     return lam_cutting_init(&model->units, request->manifest, false) &&
            lam_cutting_init(&model->groups, request->manifest, true) &&
-           lam_pool_table_init(&model->pool, request->manifest, align);
+           lam_kept_table_init(
+               &model->pool, request->manifest->units, request->manifest->n_units, align);
 }
 
 static void model_done(struct lam_plan_model *model)
 {
     lam_cutting_done(&model->units);
     lam_cutting_done(&model->groups);
-    lam_pool_table_done(&model->pool);
+    lam_kept_table_done(&model->pool);
 }
 
 /* Adds a line; what does not fit any more is left out as a whole. */
@@ -240,7 +241,7 @@ static void note_changes(const struct lam_plan_settings *before,
 
 /* Puts the problem into the order of a budget. Returns what a pass reads without devices. */
 static uint64_t use_budget(
-    struct lam_problem *problem, const struct lam_pool_table *table, uint64_t budget, bool *kept)
+    struct lam_problem *problem, const struct lam_kept_table *table, uint64_t budget, bool *kept)
 {
     struct lam_plan_pool pool;
 
@@ -250,7 +251,7 @@ static uint64_t use_budget(
 
 /* Scratch of one search. */
 struct search {
-    const struct lam_pool_table *table;
+    const struct lam_kept_table *table;
     uint64_t *budgets; /* [n_budgets] */
     uint32_t n_budgets;
     bool *kept;

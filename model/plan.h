@@ -196,7 +196,7 @@ struct lam_plan_layer {
     uint32_t kv_index; /* within the KV region of that device */
 };
 
-/* The loader's pool: what lam_policy_layout of loader/policy.h makes of budget_bytes. */
+/* The loader's pool: what it makes of budget_bytes, by the rule of model/kept.h. */
 struct lam_plan_pool {
     uint64_t budget_bytes; /* for --ram of the loader: at most what was given */
     uint64_t pool_bytes;   /* what it takes of that */

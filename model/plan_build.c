@@ -129,7 +129,7 @@ bool lam_plan_take_tables(const struct lam_cutting *cutting, struct lam_plan *pl
 }
 
 /* The pool of a budget, in the tables that the plan already has. */
-void lam_plan_fill_pool(const struct lam_pool_table *table, uint64_t budget, struct lam_plan *plan)
+void lam_plan_fill_pool(const struct lam_kept_table *table, uint64_t budget, struct lam_plan *plan)
 {
     bool *kept = plan->pool.kept;
     uint64_t *offsets = plan->pool.offsets;
@@ -279,7 +279,7 @@ static void fill_layers(
 
 /* Units that neither RAM keeps nor one device holds whole are read in every pass. */
 static void fill_disk(
-    const struct lam_cutting *cutting, const struct lam_pool_table *table, struct lam_plan *plan)
+    const struct lam_cutting *cutting, const struct lam_kept_table *table, struct lam_plan *plan)
 {
     for (uint32_t u = 0; u < plan->n_units; u++) {
         bool held = true;
@@ -336,7 +336,7 @@ static void fill_times(
 }
 
 bool lam_plan_build(struct lam_problem *problem, const struct lam_choice *choice,
-    const struct lam_pool_table *table, struct lam_plan *plan)
+    const struct lam_kept_table *table, struct lam_plan *plan)
 {
     bool *resident = lam_calloc(problem->n_cells, sizeof *resident);
 

@@ -32,7 +32,7 @@ uint64_t lam_plan_cpu_bytes(
 
 /* What a pass reads with this budget. */
 static uint64_t disk_bytes_of(
-    const struct lam_pool_table *table, uint64_t budget, bool *kept, struct lam_plan_pool *pool)
+    const struct lam_kept_table *table, uint64_t budget, bool *kept, struct lam_plan_pool *pool)
 {
     uint64_t bytes = 0;
 
@@ -43,7 +43,7 @@ static uint64_t disk_bytes_of(
 }
 
 /* The budget that reads least; of equal ones the first, which keeps most. */
-static bool choose_budget(const struct lam_pool_table *table, uint64_t ram_bytes, bool *kept,
+static bool choose_budget(const struct lam_kept_table *table, uint64_t ram_bytes, bool *kept,
     uint64_t *ret_budget, uint64_t *ret_disk)
 {
     uint64_t *budgets = lam_calloc(LAM_POOL_STEPS_CPU + 2, sizeof *budgets);
@@ -81,7 +81,7 @@ static uint64_t compute_ns_of(const struct lam_plan_request *request,
 
 bool lam_plan_build_cpu(const struct lam_plan_request *request,
     const struct lam_plan_settings *settings, const struct lam_cutting *units,
-    const struct lam_pool_table *table, struct lam_plan *plan)
+    const struct lam_kept_table *table, struct lam_plan *plan)
 {
     struct lam_plan_arena *arena = &plan->arenas[0];
     uint64_t budget = 0, disk_bytes = 0, disk_ns, compute_ns;

@@ -11,6 +11,7 @@
 #ifndef LAMINAR_MODEL_PLAN_IMPL_H
 #define LAMINAR_MODEL_PLAN_IMPL_H
 
+#include "model/kept.h"
 #include "model/plan.h"
 
 #define LAM_PLAN_CTX_DEFAULT_MAX 8192u
@@ -74,30 +75,16 @@ uint64_t lam_plan_graphs_bytes(uint32_t n_kv_layers);
 
 /* ---- plan_pool */
 
-/* Sizes that every choice of the pool needs; units of the manifest in pass order. */
-struct lam_pool_table {
-    uint32_t n_units;
-    uint64_t align;
-    uint64_t *windows; /* [n_units] */
-    uint64_t *spread;  /* [n_units + 1]: bytes of k evenly spread units */
-    uint64_t slot_bytes;
-    uint64_t full_bytes;
-};
-
-LAM_MUST_USE bool lam_pool_table_init(
-    struct lam_pool_table *table, const struct lam_manifest *manifest, uint64_t align);
-void lam_pool_table_done(struct lam_pool_table *table);
-
 #define LAM_POOL_STEPS 128u /* of the grid, where splits are tried for each */
 #define LAM_POOL_STEPS_CPU 1024u
 
 /* Budgets worth trying, largest first: a grid of n_steps up to the whole model, below ram_bytes.
  * Returns how many; budgets: [n_steps + 2]. None: not even a slot fits. */
 uint32_t lam_pool_budgets(
-    const struct lam_pool_table *table, uint64_t ram_bytes, uint32_t n_steps, uint64_t *budgets);
+    const struct lam_kept_table *table, uint64_t ram_bytes, uint32_t n_steps, uint64_t *budgets);
 
 /* What the loader keeps with this budget; slot_bytes <= budget_bytes. kept: [n_units]. */
-void lam_pool_choose(const struct lam_pool_table *table, uint64_t budget_bytes, bool *kept,
+void lam_pool_choose(const struct lam_kept_table *table, uint64_t budget_bytes, bool *kept,
     struct lam_plan_pool *pool);
 
 /* ---- plan_cells */
@@ -247,7 +234,7 @@ struct lam_choice {
 
 /* Fills the plan from a choice; problem is in the choice's order. False: no memory. */
 LAM_MUST_USE bool lam_plan_build(struct lam_problem *problem, const struct lam_choice *choice,
-    const struct lam_pool_table *table, struct lam_plan *plan);
+    const struct lam_kept_table *table, struct lam_plan *plan);
 
 uint64_t lam_plan_disk_ns(const struct lam_plan_request *request, uint64_t bytes);
 
@@ -260,14 +247,14 @@ void lam_plan_fill_settings(const struct lam_plan_request *request,
     const struct lam_plan_settings *settings, const struct lam_cutting *cutting,
     struct lam_plan *plan);
 LAM_MUST_USE bool lam_plan_take_tables(const struct lam_cutting *cutting, struct lam_plan *plan);
-void lam_plan_fill_pool(const struct lam_pool_table *table, uint64_t budget, struct lam_plan *plan);
+void lam_plan_fill_pool(const struct lam_kept_table *table, uint64_t budget, struct lam_plan *plan);
 
 /* ---- plan_cpu */
 
 /* A CPU computes in the pool: RAM holds context, arena and pool. table->slot_bytes must fit. */
 LAM_MUST_USE bool lam_plan_build_cpu(const struct lam_plan_request *request,
     const struct lam_plan_settings *settings, const struct lam_cutting *units,
-    const struct lam_pool_table *table, struct lam_plan *plan);
+    const struct lam_kept_table *table, struct lam_plan *plan);
 
 /* Context and arena, without the pool. */
 uint64_t lam_plan_cpu_bytes(
@@ -279,7 +266,7 @@ uint64_t lam_plan_cpu_bytes(
 struct lam_plan_model {
     struct lam_cutting units;
     struct lam_cutting groups;
-    struct lam_pool_table pool;
+    struct lam_kept_table pool;
 };
 
 /*

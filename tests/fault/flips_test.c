@@ -90,7 +90,7 @@ static void open_path(struct path *path)
     pthread_cond_init(&path->changed, NULL);
     assert_int_equal(lam_file_open(faulty_path, &path->file, NULL), LAM_OK);
     assert_int_equal(lam_policy_layout(manifest->units, manifest->n_units, path->file.align,
-                         (uint64_t)1 << 30, LAM_POLICY_LANES_WANTED, &path->layout, NULL),
+                         (uint64_t)1 << 30, LAM_KEPT_LANES_WANTED, &path->layout, NULL),
         LAM_OK);
     assert_int_equal(path->layout.n_kept, manifest->n_units);
     assert_int_equal(

@@ -186,7 +186,7 @@ static struct result run(uint32_t n_units, uint64_t budget, uint64_t hold_steps)
     struct result result;
 
     assert_int_equal(
-        lam_policy_layout(units, n_units, ALIGN, budget, LAM_POLICY_LANES_WANTED, &w.layout, NULL),
+        lam_policy_layout(units, n_units, ALIGN, budget, LAM_KEPT_LANES_WANTED, &w.layout, NULL),
         LAM_OK);
     assert_int_equal(lam_slots_create(&config, &w.slots, NULL), LAM_OK);
     lam_slots_back(w.slots, w.layout.n_slots + w.layout.n_kept);

@@ -82,14 +82,14 @@ static void values_are_those_of_what_happened(void **state)
      * stream through. What was read ahead of the third walk's end counts as read. */
     ratio = value_of(text, "hit_ratio{model=\"1\"}") * live_manifest.n_units;
     assert_true(ratio > stats->units_kept - 1.0);
-    assert_true(ratio < stats->units_kept + LAM_POLICY_LANES_WANTED - 1);
+    assert_true(ratio < stats->units_kept + LAM_KEPT_LANES_WANTED - 1);
     assert_true(value_of(text, "pool_bytes") == (double)stats->pool_bytes);
     assert_true(value_of(text, "sessions{model=\"1\"}") == 1);
     assert_true(value_of(text, "read_seconds_count{model=\"1\"}") >= (double)stats->disk_reads);
     /* One in each lane may have begun early, and waits for its place. */
     n_ended = value_of(text, "unit_seconds_count{model=\"1\"}");
     assert_true(n_ended <= (double)stats->units_loaded);
-    assert_true(n_ended + LAM_POLICY_LANES_WANTED >= (double)stats->units_loaded);
+    assert_true(n_ended + LAM_KEPT_LANES_WANTED >= (double)stats->units_loaded);
     assert_true(value_of(text, "disk_busy_seconds_total{model=\"1\"}") > 0);
     assert_true(value_of(text, "stall_seconds_total{model=\"1\",cause=\"disk\"}") > 0);
     assert_true(value_of(text, "slots{model=\"1\",state=\"held\"}") >= 1);

@@ -35,7 +35,7 @@ static void check_passes(enum lam_reader_choice engine, uint32_t percent)
         assert_true(stats->disk_bytes < once + live_manifest.n_units * 8192ull);
     } else {
         uint64_t streamed = live_manifest.n_units - stats->units_kept;
-        uint64_t places = 2 * LAM_POLICY_LANES_WANTED + 1;
+        uint64_t places = 2 * LAM_KEPT_LANES_WANTED + 1;
         uint64_t at_least = streamed > places ? streamed - places : 0;
 
         /* Each pass reads what neither is kept nor stayed in one of the places, as it may when the

@@ -24,7 +24,7 @@ static void compare(const struct lam_plan_request *request, const struct lam_pla
     uint64_t disk_bytes = 0;
 
     assert_int_equal(lam_policy_layout(units, plan->n_units, ALIGN, pool->budget_bytes,
-                         LAM_POLICY_LANES_WANTED, &layout, NULL),
+                         LAM_KEPT_LANES_WANTED, &layout, NULL),
         LAM_OK);
     assert_int_equal(pool->pool_bytes, layout.pool_bytes);
     assert_int_equal(pool->n_lanes, layout.n_lanes);
