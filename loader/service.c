@@ -266,9 +266,10 @@ static uint32_t count_pinned(const struct lam_share *share)
     return counts.pinned;
 }
 
-static void pin(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+static void change_pins(struct lam_service *service, struct lam_rpc_call *call, const void *bytes,
+    size_t n_bytes,
+    enum lam_status (*change)(struct lam_sessions *sessions, uint32_t unit, struct lam_err *err))
 {
-    struct lam_service *service = arg;
     Laminar__V1__PinResponse response = LAMINAR__V1__PIN_RESPONSE__INIT;
     Laminar__V1__PinRequest *request =
         unpack(service, call, &laminar__v1__pin_request__descriptor, bytes, n_bytes);
@@ -279,7 +280,7 @@ static void pin(void *arg, struct lam_rpc_call *call, const void *bytes, size_t 
         return;
     share = find_model(service, request->model, &err);
     for (size_t i = 0; i < request->n_units && err.status == LAM_OK; i++)
-        lam_ignore(lam_sessions_pin(share->sessions, request->units[i], &err), "err has it");
+        lam_ignore(change(share->sessions, request->units[i], &err), "err has it");
     if (err.status != LAM_OK) {
         finish_err(call, &err);
         return;
@@ -288,26 +289,14 @@ static void pin(void *arg, struct lam_rpc_call *call, const void *bytes, size_t 
     reply(call, &response.base);
 }
 
+static void pin(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+{
+    change_pins(arg, call, bytes, n_bytes, lam_sessions_pin);
+}
+
 static void unpin(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
 {
-    struct lam_service *service = arg;
-    Laminar__V1__UnpinResponse response = LAMINAR__V1__UNPIN_RESPONSE__INIT;
-    Laminar__V1__UnpinRequest *request =
-        unpack(service, call, &laminar__v1__unpin_request__descriptor, bytes, n_bytes);
-    struct lam_err err = {0};
-    struct lam_share *share;
-
-    if (request == NULL)
-        return;
-    share = find_model(service, request->model, &err);
-    for (size_t i = 0; i < request->n_units && err.status == LAM_OK; i++)
-        lam_ignore(lam_sessions_unpin(share->sessions, request->units[i], &err), "err has it");
-    if (err.status != LAM_OK) {
-        finish_err(call, &err);
-        return;
-    }
-    response.units_pinned = count_pinned(share);
-    reply(call, &response.base);
+    change_pins(arg, call, bytes, n_bytes, lam_sessions_unpin);
 }
 
 /* ---- GetStats ---- */

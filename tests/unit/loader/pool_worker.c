@@ -217,26 +217,27 @@ Laminar__V1__GetStatsResponse *pool_worker_stats(struct pool_worker *worker)
     return pool_worker_stats_of(worker, 0);
 }
 
-enum lam_status pool_worker_pin(
-    struct pool_worker *worker, uint32_t *units, size_t n_units, struct lam_err *err)
+static enum lam_status change_pins(struct pool_worker *worker, const char *method, uint32_t *units,
+    size_t n_units, struct lam_err *err)
 {
     Laminar__V1__PinRequest request = LAMINAR__V1__PIN_REQUEST__INIT;
 
     request.model = worker->model;
     request.units = units;
     request.n_units = n_units;
-    return unary(worker, "/laminar.v1.Loader/Pin", &request.base, err);
+    return unary(worker, method, &request.base, err);
+}
+
+enum lam_status pool_worker_pin(
+    struct pool_worker *worker, uint32_t *units, size_t n_units, struct lam_err *err)
+{
+    return change_pins(worker, "/laminar.v1.Loader/Pin", units, n_units, err);
 }
 
 enum lam_status pool_worker_unpin(
     struct pool_worker *worker, uint32_t *units, size_t n_units, struct lam_err *err)
 {
-    Laminar__V1__UnpinRequest request = LAMINAR__V1__UNPIN_REQUEST__INIT;
-
-    request.model = worker->model;
-    request.units = units;
-    request.n_units = n_units;
-    return unary(worker, "/laminar.v1.Loader/Unpin", &request.base, err);
+    return change_pins(worker, "/laminar.v1.Loader/Unpin", units, n_units, err);
 }
 
 enum lam_status pool_worker_extent(struct pool_worker *worker, uint64_t *offsets, size_t n_offsets,
