@@ -64,6 +64,15 @@ static json_t *extra_json(const struct run *run, struct lam_session *session)
     return extra;
 }
 
+/* A cap that did not hold is told, whatever else is wanted. */
+static void check_cap(struct lam_session *session)
+{
+    struct lam_err err = {0};
+
+    if (!lam_session_refresh(session, &err) && session->model.n_workers > 0)
+        lam_usage_warn(stderr, &session->model.workers[0]);
+}
+
 /* --profile: the plan and what came of it, on stderr. */
 static void print_profile(struct lam_session *session, const struct lam_client_answer *answer)
 {
@@ -116,6 +125,8 @@ static enum lam_status generate_once(
         status = lam_answer_finish(&run->answer, &answer, extra_json(run, session), err);
     if (!status && run->profile && !run->answer.json)
         print_profile(session, &answer);
+    if (!status)
+        check_cap(session);
     lam_client_answer_done(&answer);
     return status;
 }

@@ -22,6 +22,14 @@ static void print_part(FILE *out, const char *name, uint64_t bytes)
         fprintf(out, ", %s %s", name, size(bytes, text));
 }
 
+static bool is_over(const struct lam_client_worker *worker)
+{
+    const struct lam_client_memory *memory = &worker->memory;
+
+    return worker->has_memory && memory->cap_bytes > 0 &&
+           memory->measured_bytes > memory->cap_bytes;
+}
+
 void lam_usage_print_memory(FILE *out, const struct lam_client_worker *worker)
 {
     const struct lam_client_memory *memory = &worker->memory;
@@ -30,7 +38,7 @@ void lam_usage_print_memory(FILE *out, const struct lam_client_worker *worker)
     if (worker->has_memory) {
         fprintf(out, "  memory   planned %s", size(memory->planned_bytes, text));
         print_part(out, "measured", memory->measured_bytes);
-        print_part(out, "cap", memory->cap_bytes);
+        print_part(out, is_over(worker) ? "over the cap of" : "cap", memory->cap_bytes);
         fprintf(out, "\n           of it KV %s", size(memory->kv_bytes, text));
         print_part(out, "context", memory->context_bytes);
         print_part(out, "resident", memory->resident_bytes);
@@ -49,6 +57,20 @@ void lam_usage_print_memory(FILE *out, const struct lam_client_worker *worker)
         fprintf(out, "%s, %s, ", memory->kv_type, size(memory->kv_bytes, text));
     fprintf(out, "on %s: %" PRId64 " of %" PRId64 " positions used\n", worker->device,
         worker->kv_tokens, worker->max_kv_tokens);
+}
+
+void lam_usage_warn(FILE *out, const struct lam_client_worker *worker)
+{
+    const struct lam_client_memory *memory = &worker->memory;
+    char held[SIZE_BYTES], cap[SIZE_BYTES], planned[SIZE_BYTES];
+
+    if (!is_over(worker))
+        return;
+    fprintf(out,
+        "laminar: warning: %s holds %s, over the cap of %s, although %s were planned; give a "
+        "larger --vram\n",
+        worker->device, size(memory->measured_bytes, held), size(memory->cap_bytes, cap),
+        size(memory->planned_bytes, planned));
 }
 
 static double percent(double part, double whole)

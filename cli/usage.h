@@ -15,6 +15,9 @@
 void lam_usage_print_memory(FILE *out, const struct lam_client_worker *worker);
 void lam_usage_print_passes(FILE *out, const struct lam_client_worker *worker, uint64_t disk_bytes);
 
+/* One line when the worker holds more than it may. */
+void lam_usage_warn(FILE *out, const struct lam_client_worker *worker);
+
 /* Objects; null when the worker did not say. */
 json_t *lam_usage_memory_json(const struct lam_client_worker *worker);
 json_t *lam_usage_profile_json(

@@ -125,6 +125,8 @@ static enum lam_status take_result(struct lam_service *service, struct lam_worke
             err, LAM_FAILED_PRECONDITION, "a step result before the worker was welcome");
     before = lam_sched_load(worker->sched);
     status = lam_report_take_profile(&worker->report, result->profile, err);
+    if (status == LAM_OK)
+        status = lam_report_take_measured(&worker->report, result->measured_bytes, err);
     if (status != LAM_OK)
         return status;
     samples = lam_arena_alloc(

@@ -151,6 +151,17 @@ enum lam_status lam_report_take_profile(
     return LAM_OK;
 }
 
+enum lam_status lam_report_take_measured(
+    struct lam_report *report, uint64_t measured_bytes, struct lam_err *err)
+{
+    if (measured_bytes > BYTES_MAX)
+        return lam_fail(err, LAM_INVALID_ARGUMENT, "measured_bytes is %llu; the range is 0..%llu",
+            (unsigned long long)measured_bytes, (unsigned long long)BYTES_MAX);
+    if (report->has_memory && measured_bytes > 0)
+        report->memory.measured_bytes = measured_bytes;
+    return LAM_OK;
+}
+
 void lam_report_describe(struct lam_report *report, Laminar__V1__WorkerInfo *info)
 {
     if (report->has_memory) {

@@ -32,6 +32,10 @@ LAM_MUST_USE enum lam_status lam_report_take_memory(
 LAM_MUST_USE enum lam_status lam_report_take_profile(
     struct lam_report *report, const Laminar__V1__Profile *profile, struct lam_err *err);
 
+/* What it holds by now, of a worker that has told its memory; 0 says nothing. As above. */
+LAM_MUST_USE enum lam_status lam_report_take_measured(
+    struct lam_report *report, uint64_t measured_bytes, struct lam_err *err);
+
 /* Fills memory, profile and last_pass; they point into report. */
 void lam_report_describe(struct lam_report *report, Laminar__V1__WorkerInfo *info);
 

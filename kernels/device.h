@@ -44,6 +44,13 @@ struct lam_device_ops {
     enum lam_status (*facts)(
         struct lam_kernels *kernels, struct lam_device_facts *ret_facts, struct lam_err *err);
 
+    /* Everything that this process holds on the device now, arena included, as the driver counts
+     * it: read anew by each call, which takes about a millisecond. Exact or not as in facts; not
+     * exact, it is what the whole device has come to hold since create. Errors: LAM_UNAVAILABLE:
+     * nothing can be read. */
+    enum lam_status (*held)(
+        struct lam_kernels *kernels, uint64_t *ret_bytes, bool *ret_exact, struct lam_err *err);
+
     /* The one allocation of the process on the device, 256-byte aligned. Once. Errors:
      * LAM_RESOURCE_EXHAUSTED with what was asked for and what is free. */
     enum lam_status (*arena)(

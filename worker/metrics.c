@@ -5,7 +5,6 @@
 
 #define MS LAM_NS_PER_MS
 #define PPM 1000000u
-#define ASK_NS LAM_NS_PER_S /* asking the device for its memory takes longer than a small pass */
 
 #define NAME(suffix) "laminar_worker_" suffix
 
@@ -79,25 +78,14 @@ static void add(struct lam_worker_metrics *metrics, enum lam_worker_metric metri
     lam_metric_add(&metrics->items[metric], value);
 }
 
-static void ask_for_memory(struct lam_worker_metrics *metrics, const struct lam_engine *engine)
-{
-    uint64_t now_ns = lam_now_ns();
-
-    if (metrics->asked_ns != 0 && now_ns - metrics->asked_ns < ASK_NS)
-        return;
-    metrics->asked_ns = now_ns;
-    set(metrics, LAM_WORKER_MEMORY_MEASURED, lam_engine_device_bytes(engine));
-}
-
 void lam_worker_metrics_init(struct lam_worker_metrics *metrics, const struct lam_engine *engine)
 {
     for (size_t i = 0; i < LAM_WORKER_METRICS; i++)
         metrics->items[i] = table[i];
-    metrics->asked_ns = 0;
     set(metrics, LAM_WORKER_MEMORY_CAP, lam_engine_cap_bytes(engine));
     set(metrics, LAM_WORKER_MEMORY_PLANNED, lam_engine_plan(engine)->arenas[0].total_bytes);
     set(metrics, LAM_WORKER_KV_PAGES, lam_engine_config(engine)->kv_pages);
-    ask_for_memory(metrics, engine);
+    set(metrics, LAM_WORKER_MEMORY_MEASURED, lam_engine_device_bytes(engine));
 }
 
 void lam_worker_metrics_attached(struct lam_worker_metrics *metrics, bool attached)
@@ -129,7 +117,11 @@ void lam_worker_metrics_step(struct lam_worker_metrics *metrics, const struct la
         add_pass(metrics, lam_engine_profile(engine));
     add(metrics, LAM_WORKER_TOKENS, n_tokens);
     set(metrics, LAM_WORKER_KV_PAGES_USED, lam_engine_kv_pages_used(engine));
-    ask_for_memory(metrics, engine);
+}
+
+void lam_worker_metrics_held(struct lam_worker_metrics *metrics, uint64_t bytes)
+{
+    set(metrics, LAM_WORKER_MEMORY_MEASURED, bytes);
 }
 
 bool lam_worker_metrics_write(void *arg, struct lam_buf *out)

@@ -37,10 +37,9 @@ enum lam_worker_metric {
 
 struct lam_worker_metrics {
     struct lam_metric items[LAM_WORKER_METRICS];
-    uint64_t asked_ns; /* when the device was asked for its memory */
 };
 
-/* With what the plan says. [the engine's thread, as the next two] */
+/* With what the plan says. [the engine's thread, as the next three] */
 void lam_worker_metrics_init(struct lam_worker_metrics *metrics, const struct lam_engine *engine);
 
 void lam_worker_metrics_attached(struct lam_worker_metrics *metrics, bool attached);
@@ -48,6 +47,9 @@ void lam_worker_metrics_attached(struct lam_worker_metrics *metrics, bool attach
 /* A step has been carried out, with a pass or with nothing to compute; it brought n_tokens. */
 void lam_worker_metrics_step(struct lam_worker_metrics *metrics, const struct lam_engine *engine,
     bool has_pass, size_t n_tokens);
+
+/* What the process holds on its device, as it was read last (worker/held.h). */
+void lam_worker_metrics_held(struct lam_worker_metrics *metrics, uint64_t bytes);
 
 /* For lam_ops_config, arg: the metrics. [any thread] */
 LAM_MUST_USE bool lam_worker_metrics_write(void *arg, struct lam_buf *out);

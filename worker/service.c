@@ -22,6 +22,7 @@
 #include "proto/laminar/v1/worker.pb-c.h"
 #include "rpc/client.h"
 #include "rpc/message.h"
+#include "worker/held.h"
 #include "worker/step.h"
 
 #define SERVICE_BACKOFF_MIN_NS (200 * LAM_NS_PER_MS)
@@ -43,7 +44,8 @@ struct lam_service {
     struct lam_engine_result *results; /* [max_seqs] */
     Laminar__V1__SampledToken *tokens; /* [max_seqs] */
     Laminar__V1__SampledToken **token_refs;
-    bool told_of_loss; /* the log has a line about the gateway being away */
+    struct lam_held held; /* on the device */
+    bool told_of_loss;    /* the log has a line about the gateway being away */
     pthread_mutex_t lock;
     pthread_cond_t woken;
     /* Under the lock: */
@@ -72,6 +74,7 @@ enum lam_status lam_service_create(
     service->message_bytes_max = 64 * LAM_KIB + (uint64_t)engine->max_seqs * SERVICE_SEQ_BYTES +
                                  (uint64_t)engine->max_rows * SERVICE_ROW_BYTES;
     service->received = LAM_BUF(service->message_bytes_max);
+    lam_held_init(&service->held, config->engine);
     service->sending = LAM_BUF(SERVICE_CHUNK_BYTES + 64 * LAM_KIB);
     service->epochs = lam_calloc(engine->max_seqs, sizeof *service->epochs);
     service->rows = lam_calloc(engine->max_seqs, sizeof *service->rows);
@@ -200,8 +203,9 @@ static const char *kv_type_name(enum lam_dtype dtype)
 }
 
 /* Its parts from context to graphs add up to what is planned. */
-static Laminar__V1__Memory describe_memory(const struct lam_engine *engine)
+static Laminar__V1__Memory describe_memory(const struct lam_service *service)
 {
+    const struct lam_engine *engine = service->config.engine;
     const struct lam_plan *plan = lam_engine_plan(engine);
     const struct lam_plan_arena *arena = &plan->arenas[0];
     const struct lam_plan_region *regions = arena->regions;
@@ -209,7 +213,7 @@ static Laminar__V1__Memory describe_memory(const struct lam_engine *engine)
 
     memory.cap_bytes = lam_engine_cap_bytes(engine);
     memory.planned_bytes = arena->total_bytes;
-    memory.measured_bytes = lam_engine_device_bytes(engine);
+    memory.measured_bytes = service->held.bytes;
     memory.context_bytes = arena->context_bytes;
     memory.resident_bytes =
         regions[LAM_REGION_RESIDENT].bytes + regions[LAM_REGION_EMBEDDING].bytes;
@@ -236,7 +240,7 @@ static enum lam_status send_hello(
     const struct lam_engine_config *engine = lam_engine_config(service->config.engine);
     const struct lam_model *model = lam_units_model(service->config.units);
     Laminar__V1__Hello hello = LAMINAR__V1__HELLO__INIT;
-    Laminar__V1__Memory memory = describe_memory(service->config.engine);
+    Laminar__V1__Memory memory = describe_memory(service);
     Laminar__V1__WorkerMessage message = LAMINAR__V1__WORKER_MESSAGE__INIT;
 
     hello.worker_id = (char *)service->config.worker_id;
@@ -297,9 +301,13 @@ static enum lam_status send_result(struct lam_service *service, struct lam_rpc_s
         token->token = service->results[i].token;
         service->token_refs[result.n_tokens++] = token;
     }
-    if (service->config.metrics)
+    if (step->n_rows > 0) /* else it only freed slots */
+        lam_held_look(&service->held, service->config.engine);
+    if (service->config.metrics) {
         lam_worker_metrics_step(
             service->config.metrics, service->config.engine, step->n_rows > 0, result.n_tokens);
+        lam_worker_metrics_held(service->config.metrics, service->held.bytes);
+    }
     result.id = step->id;
     result.tokens = service->token_refs;
     profile.wall_seconds = (double)pass->wall_ns / LAM_NS_PER_S;
@@ -310,8 +318,9 @@ static enum lam_status send_result(struct lam_service *service, struct lam_rpc_s
     profile.floor_seconds = (double)pass->floor_ns / LAM_NS_PER_S;
     profile.link_bytes = pass->link_bytes;
     profile.resident_bytes = pass->resident_bytes;
-    if (step->n_rows > 0) /* else it only freed slots */
+    if (step->n_rows > 0)
         result.profile = &profile;
+    result.measured_bytes = service->held.bytes;
     message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_STEP_RESULT;
     message.step_result = &result;
     return send_message(service, stream, &message, err);

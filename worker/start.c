@@ -349,18 +349,20 @@ static enum lam_status open_weights(struct lam_engine *engine, struct lam_err *e
     return lam_weights_pool_create(&engine->plan, engine->units, &engine->weights, err);
 }
 
-/* The promise of --vram, by the device's own account. */
+/* The promise of --vram, by the device's own account of now. */
 static enum lam_status check_cap(const struct lam_engine *engine, struct lam_err *err)
 {
     uint64_t held = is_device(engine) ? lam_engine_device_bytes(engine) : 0;
-    char is[24], cap[24];
+    char is[24], cap[24], planned[24];
 
     if (held <= engine->cap_bytes)
         return LAM_OK;
     return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
-        "the process holds %s on its GPU, more than its cap of %s: its context has grown since it "
-        "was measured; raise --vram",
-        lam_size_format(held, is, sizeof is), lam_size_format(engine->cap_bytes, cap, sizeof cap));
+        "the process holds %s on cuda:%" PRIu32 ", more than its cap of %s, although %s were "
+        "planned: something beside the arena has grown; raise --vram",
+        lam_size_format(held, is, sizeof is), engine->config.device_index,
+        lam_size_format(engine->cap_bytes, cap, sizeof cap),
+        lam_size_format(engine->plan.arenas[0].total_bytes, planned, sizeof planned));
 }
 
 enum lam_status lam_engine_create(const struct lam_engine_config *config, struct lam_units *units,
@@ -417,13 +419,12 @@ void lam_engine_destroy(struct lam_engine *engine)
 
 uint64_t lam_engine_device_bytes(const struct lam_engine *engine)
 {
-    struct lam_device_facts facts;
-    uint64_t arena_bytes = engine->plan.arenas[0].arena_bytes;
+    uint64_t bytes = 0;
+    bool exact = false;
 
     if (!is_device(engine))
-        return arena_bytes;
-    if (engine->config.device->facts(engine->kernels, &facts, NULL) != LAM_OK ||
-        !facts.own_is_exact)
+        return engine->plan.arenas[0].arena_bytes;
+    if (engine->config.device->held(engine->kernels, &bytes, &exact, NULL) != LAM_OK || !exact)
         return 0;
-    return facts.own_bytes + arena_bytes;
+    return bytes;
 }

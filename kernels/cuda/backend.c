@@ -16,7 +16,6 @@
 
 #include "common/mem.h"
 #include "kernels/cuda/context.h"
-#include "kernels/cuda/memory_use.h"
 #include "kernels/cuda/open.h"
 
 enum {
@@ -256,6 +255,7 @@ static void cuda_destroy(struct lam_kernels *kernels)
         return;
     lam_cuda_device_done(kernels);
     lam_cuda_blas_destroy(kernels->blas);
+    lam_cuda_memory_use_end(&kernels->use);
     lam_free(kernels);
 }
 
@@ -344,11 +344,11 @@ static enum lam_status prepare(const struct lam_kernels *kernels, struct lam_err
         cudaGetErrorString((cudaError_t)error));
 }
 
-static void measure_own(struct lam_kernels *kernels, const struct lam_cuda_memory_use *use)
+static void measure_own(struct lam_kernels *kernels)
 {
     size_t free_bytes = 0, total_bytes = 0;
 
-    if (lam_cuda_memory_use_read(use, &kernels->own_bytes, &kernels->own_is_exact))
+    if (lam_cuda_memory_use_read(&kernels->use, &kernels->own_bytes, &kernels->own_is_exact))
         return;
     if (cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess)
         kernels->own_bytes = total_bytes - free_bytes;
@@ -378,7 +378,6 @@ static enum lam_status cuda_create(
     const struct lam_kernel_config *config, struct lam_kernels **ret_kernels, struct lam_err *err)
 {
     struct lam_kernels *kernels = lam_calloc(1, sizeof(*kernels));
-    struct lam_cuda_memory_use use;
     enum lam_status status;
     char bus_id[32];
 
@@ -392,7 +391,7 @@ static enum lam_status cuda_create(
     status = choose_device(kernels, bus_id, sizeof(bus_id), err);
     if (status != LAM_OK)
         goto fail;
-    lam_cuda_memory_use_begin(&use, bus_id);
+    lam_cuda_memory_use_begin(&kernels->use, bus_id);
     status = open_device(kernels, err);
     if (status == LAM_OK)
         status = prepare(kernels, err);
@@ -401,8 +400,7 @@ static enum lam_status cuda_create(
     if (status == LAM_OK)
         status = lam_cuda_blas_create(kernels->compute, &kernels->blas, err);
     if (status == LAM_OK)
-        measure_own(kernels, &use);
-    lam_cuda_memory_use_end(&use);
+        measure_own(kernels);
     if (status != LAM_OK)
         goto fail;
     describe(kernels);

@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/cublas.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/memory_use.h"
 #include "kernels/device.h"
 
 /* Uploads go through two halves of pinned memory in turn. */
@@ -26,6 +27,7 @@ struct lam_kernels {
     struct lam_cuda_chip chip;
     char name[96];
     char description[192];
+    struct lam_cuda_memory_use use;
     uint64_t own_bytes;
     bool own_is_exact;
 

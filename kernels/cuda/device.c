@@ -44,6 +44,16 @@ static enum lam_status cuda_facts(
     return LAM_OK;
 }
 
+static enum lam_status cuda_held(
+    struct lam_kernels *kernels, uint64_t *ret_bytes, bool *ret_exact, struct lam_err *err)
+{
+    if (lam_cuda_memory_use_read(&kernels->use, ret_bytes, ret_exact))
+        return LAM_OK;
+    return lam_fail(err, LAM_UNAVAILABLE,
+        "the driver's management library does not say what is held on GPU %u",
+        kernels->config.device);
+}
+
 static enum lam_status cuda_arena(
     struct lam_kernels *kernels, uint64_t bytes, void **ret_base, struct lam_err *err)
 {
@@ -286,6 +296,7 @@ void lam_cuda_device_done(struct lam_kernels *kernels)
 
 const struct lam_device_ops lam_cuda_device_ops = {
     .facts = cuda_facts,
+    .held = cuda_held,
     .arena = cuda_arena,
     .workspace = cuda_workspace,
     .host_memory = cuda_host_memory,

@@ -77,6 +77,41 @@ def test_serve_and_ps_show_the_device(home):
     assert re.search(r"cuda:0 +170\.0 .* +\d+\.\d\n", table), table
 
 
+def test_memory_that_nobody_planned_is_refused_at_start(home):
+    """A driver that holds 64 MiB more than it said when it was asked."""
+    library = (*LIBRARY[:1], LIBRARY[1] + "/grows")
+    for name in ("run", "serve"):
+        more = PROMPT if name == "run" else ()
+        done = cli.run(home, name, cli.MODEL, *more, *SMALL, *library, "--vram", "170MiB")
+        text = done.stderr.decode()
+        assert done.returncode == 3 and done.stdout == b"", text
+        assert re.search(r"holds 2\d\d\.\d MiB on cuda:0, more than its cap of 170\.0", text), text
+    done = cli.run(home, "run", cli.MODEL, *PROMPT, *SMALL, *library, "--vram", "400MiB")
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_memory_that_the_first_pass_takes_is_told(home):
+    """The device is asked again behind the first pass, by whoever shows what is held."""
+    library = (*LIBRARY[:1], LIBRARY[1] + "/grows_later")
+    address = f"unix:{home}/public"
+    with cli.start(home, "serve", cli.MODEL, "--listen", address, *SMALL, *library, "--vram",
+                   "170MiB", "--ops", "--verbose") as process:
+        process.stdout.readline()
+        (worker,) = cli.run_json(home, "ps", "--target", address)["workers"]
+        before = worker["memory"]["measured_bytes"]
+        assert before <= 170 * MIB
+        assert cli.run(home, "generate", "--target", address, *PROMPT).returncode == 0
+        (worker,) = cli.run_json(home, "ps", "--target", address)["workers"]
+        assert worker["memory"]["measured_bytes"] == before + 64 * MIB > 170 * MIB
+        text = cli.run(home, "ps", "--target", address).stdout.decode()
+        assert "over the cap" in text
+        process.terminate()
+        log = process.communicate(timeout=20)[1].decode()
+    assert log.count("more than its cap of 170.0 MiB") == 1, log
+    done = cli.run(home, "run", cli.MODEL, *PROMPT, *SMALL, *library, "--vram", "170MiB")
+    assert done.returncode == 0 and b"over the cap of 170.0 MiB" in done.stderr, done.stderr
+
+
 def test_what_does_not_fit_names_levers_that_do(home):
     text = run(home, "--vram", "48MiB", code=3).stderr.decode()
     assert text.startswith("laminar: cuda:0: cap") and "minimum" in text

@@ -173,6 +173,18 @@ static enum lam_status facts(
     return LAM_OK;
 }
 
+static enum lam_status held(
+    struct lam_kernels *kernels, uint64_t *ret_bytes, bool *ret_exact, struct lam_err *err)
+{
+    const struct emulated_options *options = &kernels->options;
+
+    (void)err;
+    *ret_bytes = OWN_BYTES + kernels->arena_bytes +
+                 (kernels->n_ops >= options->grow_op ? options->grow_bytes : 0);
+    *ret_exact = true;
+    return LAM_OK;
+}
+
 static enum lam_status take_arena(
     struct lam_kernels *kernels, uint64_t bytes, void **ret_base, struct lam_err *err)
 {
@@ -380,6 +392,7 @@ const struct lam_cuda_backend *emulated_backend(void)
     };
     static const struct lam_device_ops device = {
         .facts = facts,
+        .held = held,
         .arena = take_arena,
         .workspace = workspace,
         .host_memory = host_memory,

@@ -31,6 +31,10 @@ struct emulated_options {
     uint64_t copy_rate;  /* bytes per second; 0: 1e9 */
     uint64_t op_ns;      /* of one operation; 0: 1,000 */
     uint64_t free_bytes; /* of the device, before create; 0: 16 GiB */
+    /* Memory that no plan knows of: the process holds so much more from its grow_op-th operation
+     * on; 0: from the beginning, without facts saying so. */
+    uint64_t grow_bytes;
+    uint64_t grow_op;
     enum emulated_fault fault;
     uint64_t nth;
 };

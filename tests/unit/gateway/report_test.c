@@ -144,6 +144,26 @@ static void nonsense_about_memory_is_refused(void **state)
     }
 }
 
+static void what_is_held_is_read_again(void **state)
+{
+    Laminar__V1__Memory memory = good_memory();
+    struct lam_report report = {0};
+    struct lam_err err = {0};
+
+    (void)state;
+    assert_int_equal(lam_report_take_measured(&report, 7, NULL), LAM_OK);
+    assert_false(report.has_memory); /* that alone is no report */
+    assert_int_equal(lam_report_take_memory(&report, &memory, NULL), LAM_OK);
+    assert_int_equal(lam_report_take_measured(&report, 0, NULL), LAM_OK);
+    assert_int_equal(report.memory.measured_bytes, memory.measured_bytes);
+    assert_int_equal(lam_report_take_measured(&report, 12345, NULL), LAM_OK);
+    assert_int_equal(report.memory.measured_bytes, 12345);
+    assert_int_equal(
+        lam_report_take_measured(&report, ((uint64_t)1 << 50) + 1, &err), LAM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.text, "measured_bytes"));
+    assert_int_equal(report.memory.measured_bytes, 12345);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -152,6 +172,7 @@ int main(void)
         cmocka_unit_test(bytes_stop_at_the_largest_number),
         cmocka_unit_test(nonsense_in_a_profile_is_refused),
         cmocka_unit_test(nonsense_about_memory_is_refused),
+        cmocka_unit_test(what_is_held_is_read_again),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
