@@ -45,11 +45,12 @@ enum lam_trace_track {
 
 struct lam_trace_span {
     enum lam_trace_track track;
-    const char *name;    /* a literal of letters, digits and blanks; it is not copied */
-    uint64_t begin_ns;   /* lam_now_ns, for work of a device as well */
-    uint64_t end_ns;     /* at least begin_ns */
-    uint32_t unit, slot; /* or LAM_TRACE_NONE */
-    uint64_t bytes;      /* 0: none to tell */
+    const char *name;  /* a literal of letters, digits and blanks; it is not copied */
+    uint64_t begin_ns; /* lam_now_ns, for work of a device as well */
+    uint64_t end_ns;   /* at least begin_ns */
+    uint32_t unit;     /* or LAM_TRACE_NONE */
+    uint32_t slot;     /* loader: of the pool; copies: which streamed piece of a pass; or NONE */
+    uint64_t bytes;    /* 0: none to tell */
 };
 
 /* How many recordings are under way; for lam_trace_on only. */

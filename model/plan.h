@@ -5,7 +5,7 @@
  * so plan and allocation cannot drift apart.
  *
  * A unit (model/manifest.h) is cut into *pieces*: what is resident in a device, or flows through
- * one of its slots, as a whole. Pieces are whole units, or, where memory is tight, tensor groups:
+ * its slots, as a whole. Pieces are whole units, or, where memory is tight, tensor groups:
  * attention; gate and up; down; row tiles of the head. Every piece is in exactly one tier: resident
  * in its device, kept in RAM, or read from disk in each pass; the last two cross the link.
  *
@@ -42,7 +42,6 @@
 #define LAM_PLAN_ARENA_STEP ((uint64_t)2 << 20) /* what a device hands out at least */
 #define LAM_PLAN_PAGE_TOKENS 64u
 #define LAM_PLAN_SPANS_MAX 9u
-#define LAM_PLAN_NONE UINT32_MAX
 
 enum lam_device_kind {
     LAM_DEVICE_GPU,
@@ -124,11 +123,9 @@ struct lam_plan_piece {
     uint32_t device;
     uint32_t n_spans;
     struct lam_plan_span spans[LAM_PLAN_SPANS_MAX];
-    uint64_t bytes;        /* sum of the spans: what crosses the link */
-    uint64_t device_bytes; /* what it takes on a device: spans padded to LAM_PLAN_ALIGN */
-    /* Resident: of its first byte in the arena. Streamed: from the beginning of the slot. */
-    uint64_t offset;
-    uint32_t load; /* among the streamed loads of its device; LAM_PLAN_NONE when resident */
+    uint64_t bytes;             /* sum of the spans: what crosses the link */
+    uint64_t device_bytes;      /* what it takes on a device: spans padded to LAM_PLAN_ALIGN */
+    uint64_t offset;            /* resident: of its first byte in the arena; else 0 */
     uint64_t row_begin, n_rows; /* HEAD: rows of the unit's matrix; else 0 */
 };
 
@@ -138,7 +135,7 @@ enum lam_region_kind {
     LAM_REGION_LOGITS,
     LAM_REGION_TABLES, /* positions, page tables, small vectors, buffers between devices */
     LAM_REGION_KV,     /* [kv layer][K, V][n_pages][kv_page_bytes] */
-    LAM_REGION_SLOTS,  /* [n_slots][slot_bytes] */
+    LAM_REGION_SLOTS,  /* n_slots * slot_bytes, which pieces share as worker/ring.h says */
     LAM_REGION_RESIDENT,
     /* The embedding table as it lies in the file, where one device holds everything else and has
      * room left; else empty: rows come from the host, or from a head that is the same matrix. */
@@ -177,13 +174,12 @@ struct lam_plan_arena {
     struct lam_plan_buffers buffers;
     uint64_t arena_bytes; /* one allocation, a multiple of LAM_PLAN_ARENA_STEP (CPU: of ALIGN) */
     uint64_t context_bytes;
-    uint64_t graphs_bytes;  /* outside of the arena: what captured graphs may take */
-    uint64_t total_bytes;   /* context, graphs and arena: <= cap */
-    uint64_t minimum_bytes; /* the smallest cap with which this device can do its share */
-    uint32_t n_slots;
-    uint64_t slot_bytes;
-    uint32_t
-        n_loads; /* streamed, per pass; load i goes to slot (running number of loads) % n_slots */
+    uint64_t graphs_bytes;      /* outside of the arena: what captured graphs may take */
+    uint64_t total_bytes;       /* context, graphs and arena: <= cap */
+    uint64_t minimum_bytes;     /* the smallest cap with which this device can do its share */
+    uint32_t n_slots;           /* 0: nothing is streamed; else at least 2 */
+    uint64_t slot_bytes;        /* the largest piece, times layer_batch */
+    uint32_t n_streamed;        /* pieces in a pass */
     uint32_t n_layers;          /* whose attention, and so KV, is here */
     uint32_t n_layers_resident; /* of those: all that this device has of it is. CPU: RAM keeps it */
     uint64_t streamed_bytes;    /* over its link in a pass */

@@ -226,34 +226,24 @@ static void lay_out_arenas(
     }
 }
 
-/* Places every piece in its device: residents one after the other, streamed ones in loads. */
-static void place_pieces(const struct lam_plan_settings *settings, struct lam_plan *plan)
+/* Residents lie one after the other; the others are counted. */
+static void place_pieces(struct lam_plan *plan)
 {
-    uint32_t per_load = settings->layer_batch > 0 ? settings->layer_batch : 1;
     uint64_t at[LAM_PLAN_DEVICES_MAX];
-    uint64_t in_slot[LAM_PLAN_DEVICES_MAX] = {0};
-    uint32_t streamed[LAM_PLAN_DEVICES_MAX] = {0};
 
     for (uint32_t d = 0; d < plan->n_devices; d++)
         at[d] = plan->arenas[d].regions[LAM_REGION_RESIDENT].offset;
     for (uint32_t p = 0; p < plan->n_pieces; p++) {
         struct lam_plan_piece *piece = &plan->pieces[p];
         struct lam_plan_arena *arena = &plan->arenas[piece->device];
-        uint32_t d = piece->device;
         if (piece->tier == LAM_TIER_DEVICE) {
-            piece->load = LAM_PLAN_NONE;
-            piece->offset = at[d];
-            at[d] += piece->device_bytes;
+            piece->offset = at[piece->device];
+            at[piece->device] += piece->device_bytes;
             continue;
         }
-        if (streamed[d] % per_load == 0)
-            in_slot[d] = 0;
-        piece->load = streamed[d]++ / per_load;
-        piece->offset = in_slot[d];
-        in_slot[d] += piece->device_bytes;
-        arena->n_loads = piece->load + 1;
+        arena->n_streamed++;
         arena->streamed_bytes += piece->bytes;
-        assert(in_slot[d] <= arena->slot_bytes);
+        assert(piece->device_bytes <= arena->slot_bytes);
     }
 }
 
@@ -350,7 +340,7 @@ bool lam_plan_build(struct lam_problem *problem, const struct lam_choice *choice
     lam_plan_fill_pool(table, choice->pool_budget, plan);
     fill_tiers(problem, &choice->split, resident, plan);
     lay_out_arenas(problem, &choice->split, plan);
-    place_pieces(problem->settings, plan);
+    place_pieces(plan);
     fill_layers(problem->cutting, problem->request->manifest, plan);
     if (!choice->all_resident)
         fill_disk(problem->cutting, table, plan);

@@ -96,10 +96,8 @@ bool lam_plan_build_cpu(const struct lam_plan_request *request,
     plan->fits = true;
     lam_plan_fill_pool(table, budget, plan);
     plan->pool.disk_bytes = disk_bytes;
-    for (uint32_t p = 0; p < plan->n_pieces; p++) {
+    for (uint32_t p = 0; p < plan->n_pieces; p++)
         plan->pieces[p].tier = plan->pool.kept[plan->pieces[p].unit] ? LAM_TIER_RAM : LAM_TIER_DISK;
-        plan->pieces[p].load = LAM_PLAN_NONE;
-    }
     for (uint32_t l = 0; l < plan->n_layers; l++) {
         plan->layers[l].kv_index = l;
         arena->n_layers_resident += plan->pool.kept[l]; /* unit l is layer l */

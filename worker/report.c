@@ -64,16 +64,16 @@ static void log_passes(const struct lam_engine *engine)
 {
     const struct lam_plan *plan = lam_engine_plan(engine);
     const struct lam_plan_arena *arena = &plan->arenas[0];
-    char streamed[24], read[24];
+    char streamed[24], slots[24], read[24];
 
     lam_size_format(arena->streamed_bytes, streamed, sizeof streamed);
+    lam_size_format(arena->n_slots * arena->slot_bytes, slots, sizeof slots);
     lam_size_format(plan->pool.disk_bytes, read, sizeof read);
     if (lam_engine_cap_bytes(engine) > 0)
         lam_info("layers: %" PRIu32 " of %" PRIu32 " resident; %s in %" PRIu32
-                 " loads through %" PRIu32
-                 " slots in a pass, %s from disk; predicted %.3f s, bound by %s",
-            arena->n_layers_resident, plan->n_layers, streamed, arena->n_loads, arena->n_slots,
-            read, plan->pass_seconds, bound_name(plan->bound));
+                 " pieces through %s in a pass, %s from disk; predicted %.3f s, bound by %s",
+            arena->n_layers_resident, plan->n_layers, streamed, arena->n_streamed, slots, read,
+            plan->pass_seconds, bound_name(plan->bound));
 }
 
 static void log_notes(const char *notes)

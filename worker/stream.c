@@ -1,22 +1,22 @@
 /*
  * stream: see stream.h.
  *
- * Streamed pieces are numbered through all passes, e = 0, 1, 2 .., and so are the loads that the
- * plan groups them into; load j goes to slot j % n_slots. For each piece
+ * Streamed pieces are numbered through all passes, e = 0, 1, 2 .., and ring.h says where each one
+ * lies, and which one before, u, has used these bytes last. For each piece
  *
- *     copy queue:     wait until the slot is free   copy   mark A(e)
- *     compute queue:  wait for A(e)   kernels   mark "slot is free" after the last one of a load
+ *     copy queue:     wait for U(u)   copy   mark A(e)
+ *     compute queue:  wait for A(e)   kernels   mark U(e)
  *
  * so that the device orders copies and kernels by itself, and the host only queues. It queues a
- * copy as soon as the unit is in the pool and the kernels before it in the slot are queued: kernels
- * are always queued first, then the host may block. A unit goes back to the loader when the device
- * has read it, never when the copy is queued.
+ * copy as soon as the unit is in the pool and the kernels of u are queued: kernels are always
+ * queued first, then the host may block. A unit goes back to the loader when the device has read
+ * it, never when the copy is queued.
  *
  * At most COPIES_MAX copies are queued that the device has not finished, and before the host blocks
  * for a unit it waits for all of them, and gives back what they read: a loader with a single free
  * place can always bring the next unit.
  *
- * Copies, kernels and waits are timed by marks; a piece's four are read when it is done.
+ * Copies, kernels and waits are timed by marks; a piece's are read when it is done.
  */
 #include "worker/stream.h"
 
@@ -26,18 +26,18 @@
 #include "common/size.h"
 #include "common/trace.h"
 #include "worker/pin.h"
+#include "worker/ring.h"
 
-#define RING 56u /* pieces whose marks are kept: more than can be under way */
+#define MARKED 50u /* pieces whose marks are kept: more than can be under way */
 #define COPIES_MAX 3u
-#define SLOTS_MAX 16u
 
-enum piece_mark { COPY_BEGIN, COPY_END, WAIT_BEGIN, WAIT_END, PIECE_MARKS };
+enum piece_mark { COPY_BEGIN, COPY_END, WAIT_BEGIN, WAIT_END, USED, PIECE_MARKS };
 
-#define MARK_SLOT (RING * PIECE_MARKS) /* of slot 0 */
-#define MARK_PASS_BEGIN (MARK_SLOT + SLOTS_MAX)
+#define MARK_PASS_BEGIN (MARKED * PIECE_MARKS)
 #define MARK_PASS_END (MARK_PASS_BEGIN + 1)
 
 _Static_assert(MARK_PASS_END < LAM_DEVICE_MARKS, "the device has a mark for everything");
+_Static_assert(LAM_RING_PLACES < MARKED, "the piece that a copy waits for has its marks");
 
 /* Pieces in the order in which they are copied: once around, or again and again. */
 struct walk {
@@ -52,17 +52,17 @@ struct stream {
     struct lam_stream_config config;
     const struct lam_plan_arena *arena;
     struct walk walk;
+    struct lam_ring ring; /* of streamed pieces, to the next one to be issued at most */
     struct lam_pin pin;
     bool pinning;
     /* Running numbers; pieces from n_copied to n_issued are under way. */
     uint64_t n_issued;
-    uint64_t n_copied;         /* ... on the device, and their units given back */
-    uint64_t n_computed;       /* whose kernels are queued */
-    uint64_t n_counted;        /* whose marks are read */
-    uint64_t n_loads_computed; /* loads whose slot has its mark */
-    uint32_t n_held;           /* units that the loader cannot have back yet */
-    const unsigned char *unit; /* the one acquired last */
-    uint64_t blocked_ns[RING]; /* for a piece's unit */
+    uint64_t n_copied;           /* ... on the device, and their units given back */
+    uint64_t n_computed;         /* whose kernels are queued */
+    uint64_t n_counted;          /* whose marks are read */
+    uint32_t n_held;             /* units that the loader cannot have back yet */
+    const unsigned char *unit;   /* the one acquired last */
+    uint64_t blocked_ns[MARKED]; /* for a piece's unit */
     uint64_t resident_bytes;
     /* Of the pass under way. */
     struct lam_pass_profile profile;
@@ -79,7 +79,7 @@ static struct stream *self_of(struct lam_weights *weights)
 
 static uint32_t mark_of(uint64_t e, enum piece_mark mark)
 {
-    return (uint32_t)(e % RING) * PIECE_MARKS + mark;
+    return (uint32_t)(e % MARKED) * PIECE_MARKS + mark;
 }
 
 static const struct lam_plan_piece *piece_of(const struct stream *self, uint64_t e)
@@ -87,15 +87,13 @@ static const struct lam_plan_piece *piece_of(const struct stream *self, uint64_t
     return &self->config.plan->pieces[self->walk.order[e % self->walk.n]];
 }
 
-/* The number of the load that a streamed piece belongs to, through all passes. */
-static uint64_t load_of(const struct stream *self, uint64_t e)
+/* Of a streamed piece, up to the next one to be issued. */
+static const struct lam_ring_place *place_of(struct stream *self, uint64_t e)
 {
-    return e / self->walk.n * self->arena->n_loads + piece_of(self, e)->load;
-}
-
-static uint32_t slot_of(const struct stream *self, uint64_t e)
-{
-    return (uint32_t)(load_of(self, e) % self->arena->n_slots);
+    if (e == self->ring.n)
+        lam_ring_add(
+            &self->ring, piece_of(self, e)->device_bytes, piece_of(self, e + 1)->device_bytes);
+    return lam_ring_at(&self->ring, e);
 }
 
 static bool is_first_of_unit(const struct stream *self, uint64_t e)
@@ -108,28 +106,24 @@ static bool is_last_of_unit(const struct stream *self, uint64_t e)
     return (e + 1) % self->walk.n == 0 || piece_of(self, e)->unit != piece_of(self, e + 1)->unit;
 }
 
-static bool is_first_of_load(const struct stream *self, uint64_t e)
-{
-    return e == 0 || load_of(self, e) != load_of(self, e - 1);
-}
-
-static bool is_last_of_load(const struct stream *self, uint64_t e)
-{
-    return load_of(self, e) != load_of(self, e + 1);
-}
-
-static unsigned char *address_of(const struct stream *self, uint64_t e)
+static unsigned char *address_of(struct stream *self, uint64_t e)
 {
     const struct lam_plan_piece *piece = piece_of(self, e);
-    uint64_t offset = piece->offset;
 
-    if (piece->tier != LAM_TIER_DEVICE)
-        offset += self->arena->regions[LAM_REGION_SLOTS].offset +
-                  slot_of(self, e) * self->arena->slot_bytes;
-    return self->config.arena + offset;
+    if (piece->tier == LAM_TIER_DEVICE)
+        return self->config.arena + piece->offset;
+    return self->config.arena + self->arena->regions[LAM_REGION_SLOTS].offset +
+           place_of(self, e)->begin;
 }
 
 /* ---- spans */
+
+/* Which of the streamed pieces of a pass it is; nothing for one that stays. */
+static uint32_t trace_slot(const struct stream *self, uint64_t e)
+{
+    return piece_of(self, e)->tier == LAM_TIER_DEVICE ? LAM_TRACE_NONE
+                                                      : (uint32_t)(e % self->walk.n);
+}
 
 /* When the device reached a mark, on the host's clock, whose reading at the beginning of the pass
  * is known. Copies for this pass may have begun before. */
@@ -166,11 +160,10 @@ static void trace_span(enum lam_trace_track track, const char *name, uint64_t be
 static void trace_copy(const struct stream *self, uint64_t e)
 {
     const struct lam_plan_piece *piece = piece_of(self, e);
-    uint32_t slot = piece->tier == LAM_TIER_DEVICE ? LAM_TRACE_NONE : slot_of(self, e);
 
     if (lam_trace_on())
         trace_span(LAM_TRACE_COPY, "copy", host_ns(self, mark_of(e, COPY_BEGIN)),
-            host_ns(self, mark_of(e, COPY_END)), piece->unit, slot, piece->bytes);
+            host_ns(self, mark_of(e, COPY_END)), piece->unit, trace_slot(self, e), piece->bytes);
 }
 
 /* What the device did for streamed piece e: its copy, the kernels before it, their wait for it. */
@@ -186,7 +179,7 @@ static void trace_piece(struct stream *self, uint64_t e)
     trace_span(
         LAM_TRACE_COMPUTE, "kernels", self->kernels_ns, wait_ns, LAM_TRACE_NONE, LAM_TRACE_NONE, 0);
     trace_span(LAM_TRACE_COMPUTE, "wait for copy", wait_ns, end_ns, piece_of(self, e)->unit,
-        slot_of(self, e), 0);
+        trace_slot(self, e), 0);
     self->kernels_ns = end_ns;
 }
 
@@ -231,8 +224,8 @@ static enum lam_status take_unit(struct stream *self, uint64_t e, struct lam_err
         return status;
     self->unit = base;
     self->n_held++;
-    self->blocked_ns[e % RING] = lam_units_stall_ns(self->config.units) - stall_ns;
-    self->queue_stall_ns += self->blocked_ns[e % RING];
+    self->blocked_ns[e % MARKED] = lam_units_stall_ns(self->config.units) - stall_ns;
+    self->queue_stall_ns += self->blocked_ns[e % MARKED];
     return LAM_OK;
 }
 
@@ -257,7 +250,7 @@ static enum lam_status count_piece(struct stream *self, struct lam_err *err)
     const struct lam_device_ops *device = self->config.device;
     struct lam_kernels *kernels = self->config.kernels;
     uint64_t e = self->n_counted;
-    uint64_t blocked_ns = self->blocked_ns[e % RING];
+    uint64_t blocked_ns = self->blocked_ns[e % MARKED];
     uint64_t wait_ns, disk_ns;
     enum lam_status status;
 
@@ -289,17 +282,17 @@ static enum lam_status issue(struct stream *self, struct lam_err *err)
 
     while (status == LAM_OK && self->n_issued - self->n_copied >= COPIES_MAX)
         status = finish_copy(self, err);
-    if (status == LAM_OK && piece->tier != LAM_TIER_DEVICE && e >= self->n_counted + RING)
+    if (status == LAM_OK && piece->tier != LAM_TIER_DEVICE && e >= self->n_counted + MARKED)
         status = count_piece(self, err);
     if (status != LAM_OK)
         return status;
-    self->blocked_ns[e % RING] = 0;
+    self->blocked_ns[e % MARKED] = 0;
     if (is_first_of_unit(self, e))
         status = take_unit(self, e, err);
     if (status != LAM_OK)
         return status;
-    if (piece->tier != LAM_TIER_DEVICE && is_first_of_load(self, e))
-        device->copy_wait(kernels, MARK_SLOT + slot_of(self, e));
+    if (piece->tier != LAM_TIER_DEVICE && place_of(self, e)->n_before > 0)
+        device->copy_wait(kernels, mark_of(place_of(self, e)->n_before - 1, USED));
     device->mark_copy(kernels, mark_of(e, COPY_BEGIN));
     for (uint32_t s = 0; s < piece->n_spans; s++)
         copy_span(self, to + piece->spans[s].piece_offset, self->unit + piece->spans[s].unit_offset,
@@ -309,16 +302,17 @@ static enum lam_status issue(struct stream *self, struct lam_err *err)
     return LAM_OK;
 }
 
-/* Whether the marks and the slot of the next piece are queued to become free. */
-static bool has_room(const struct stream *self)
+/* Whether the place of the next piece is queued to become free. */
+static bool has_room(struct stream *self)
 {
     uint64_t e = self->n_issued;
 
-    return e < self->n_computed + RING &&
-           load_of(self, e) < self->n_loads_computed + self->arena->n_slots;
+    return e < self->n_computed + LAM_RING_PLACES &&
+           place_of(self, e)->n_before <= self->n_computed;
 }
 
-/* Queues what can be queued without blocking for a unit; patient: it may block for copies. */
+/* Queues what can be queued without blocking for a unit; patient: it may block for copies that the
+ * kernels which are queued wait for. */
 static void issue_ahead(struct stream *self, bool patient)
 {
     const struct lam_device_ops *device = self->config.device;
@@ -329,7 +323,8 @@ static void issue_ahead(struct stream *self, bool patient)
 
         while (self->n_copied < self->n_issued &&
                (device->reached(self->config.kernels, mark_of(self->n_copied, COPY_END)) ||
-                   (patient && self->n_issued - self->n_copied >= COPIES_MAX)))
+                   (patient && self->n_copied < self->n_computed &&
+                       self->n_issued - self->n_copied >= COPIES_MAX)))
             if (finish_copy(self, NULL) != LAM_OK)
                 return; /* the device keeps its error for the next wait */
         if (self->n_issued - self->n_copied >= COPIES_MAX)
@@ -375,7 +370,7 @@ static enum lam_status stream_acquire(struct lam_weights *weights, uint32_t piec
     if (*ret_base)
         return LAM_OK;
     assert(self->walk.order[e % self->walk.n] == piece);
-    if (e >= self->n_counted + RING) /* its marks are still those of an older piece */
+    if (e >= self->n_counted + MARKED) /* its marks are still those of an older piece */
         status = count_piece(self, err);
     if (status != LAM_OK)
         return status;
@@ -397,10 +392,7 @@ static void stream_release(struct lam_weights *weights, uint32_t piece)
     uint64_t e = self->n_computed;
 
     if (self->config.plan->pieces[piece].tier != LAM_TIER_DEVICE) {
-        if (is_last_of_load(self, e)) {
-            self->config.device->mark_compute(self->config.kernels, MARK_SLOT + slot_of(self, e));
-            self->n_loads_computed++;
-        }
+        self->config.device->mark_compute(self->config.kernels, mark_of(e, USED));
         self->n_computed++;
     }
     issue_ahead(self, false);
@@ -415,7 +407,7 @@ static enum lam_status stream_finish(
     enum lam_status status;
 
     device->mark_compute(self->config.kernels, MARK_PASS_END);
-    issue_ahead(self, true); /* every copy that this waits for is one the pass waits for */
+    issue_ahead(self, true);
     gather_ns = lam_units_stall_ns(self->config.units) - self->stall_ns - self->queue_stall_ns;
     status = device->host_wait(self->config.kernels, MARK_PASS_END, err);
     issue_ahead(self, false);
@@ -542,7 +534,7 @@ enum lam_status lam_stream_create(
     self->weights.ops = &stream_ops;
     self->config = *config;
     self->arena = &config->plan->arenas[0];
-    assert(self->arena->n_slots <= SLOTS_MAX);
+    lam_ring_init(&self->ring, self->arena->regions[LAM_REGION_SLOTS].bytes);
     if (self->config.pin_bytes == 0)
         self->config.pin_bytes = LAM_GIB;
     status = lam_pin_start(&self->pin, config->device, config->kernels,

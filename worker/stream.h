@@ -1,6 +1,6 @@
 /*
  * stream (private to worker/): weights in device memory (weights.h). Pieces that the plan keeps on
- * the device are loaded once; the others flow through slots, in the order of a pass, round and
+ * the device are loaded once; the others flow through the ring, in the order of a pass, round and
  * round, so that the next pass finds its first ones there.
  */
 #ifndef LAMINAR_WORKER_STREAM_H

@@ -1,6 +1,6 @@
 /*
  * weights (private to worker/): where a pass finds the bytes of a piece of the plan. Two sources:
- * in the loader's pool (weights_pool.c, CPU), or in device memory, resident or in a slot that
+ * in the loader's pool (weights_pool.c, CPU), or in device memory, resident or in a ring that
  * copies fill ahead of use (stream.h).
  *
  * A pass takes all pieces in the plan's order: acquire, compute, release, then the next one. One

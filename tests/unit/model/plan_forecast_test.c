@@ -1,8 +1,8 @@
 /*
  * plan_forecast: the predicted time against a simulation of what a worker will do with the plan:
- * copies in order on every link, each into the next slot as soon as that is free, computing one
- * piece after the other. This is where the claim is tested that dealt layers keep all links busy,
- * and that ranges do not.
+ * copies in order on every link, each into its place of the ring as soon as that is free, computing
+ * one piece after the other. This is where the claim is tested that dealt layers keep all links
+ * busy, and that ranges do not.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,16 +13,44 @@
 
 #include "common/size.h"
 #include "tests/unit/model/plan_fixture.h"
+#include "worker/ring.h"
 
 #define N_PASSES 6u
-#define SLOTS_MAX 8u
 
 /* One device while time passes. */
 struct lane {
     double link_free;
-    double slot_free[SLOTS_MAX];
-    uint64_t n_loads;
+    struct lam_ring ring;
+    double used[LAM_RING_PLACES]; /* when a piece had been computed on */
 };
+
+/* Of the streamed pieces of a device, the one after p, round and round. */
+static uint32_t next_streamed(const struct lam_plan *plan, uint32_t p)
+{
+    uint32_t device = plan->pieces[p].device;
+
+    do
+        p = (p + 1) % plan->n_pieces;
+    while (plan->pieces[p].device != device || plan->pieces[p].tier == LAM_TIER_DEVICE);
+    return p;
+}
+
+/* Copies a piece; returns when it is there. */
+static double copy(struct lane *lane, const struct lam_plan *plan, uint32_t p, double link_rate)
+{
+    const struct lam_plan_piece *piece = &plan->pieces[p];
+    const struct lam_ring_place *place;
+
+    lam_ring_add(
+        &lane->ring, piece->device_bytes, plan->pieces[next_streamed(plan, p)].device_bytes);
+    place = lam_ring_at(&lane->ring, lane->ring.n - 1);
+    if (place->n_before > 0) {
+        double free = lane->used[(place->n_before - 1) % LAM_RING_PLACES];
+        lane->link_free = free > lane->link_free ? free : lane->link_free;
+    }
+    lane->link_free += (double)piece->bytes / link_rate;
+    return lane->link_free;
+}
 
 /* Seconds of one pass when many follow each other. */
 static double simulate(const struct lam_plan_request *request, const struct lam_plan *plan)
@@ -30,26 +58,22 @@ static double simulate(const struct lam_plan_request *request, const struct lam_
     struct lane lanes[LAM_PLAN_DEVICES_MAX] = {0};
     double now = 0, before = 0;
 
+    for (uint32_t d = 0; d < plan->n_devices; d++)
+        lam_ring_init(&lanes[d].ring, plan->arenas[d].regions[LAM_REGION_SLOTS].bytes);
     for (uint32_t pass = 0; pass < N_PASSES; pass++) {
         before = now;
         for (uint32_t p = 0; p < plan->n_pieces; p++) {
             const struct lam_plan_piece *piece = &plan->pieces[p];
             const struct lam_plan_device *device = &request->devices[piece->device];
-            const struct lam_plan_arena *arena = &plan->arenas[piece->device];
             struct lane *lane = &lanes[piece->device];
-            double compute = (double)piece->bytes / device->memory_rate;
-            double *slot = NULL;
-            if (piece->tier != LAM_TIER_DEVICE) {
-                slot = &lane->slot_free[lane->n_loads++ % arena->n_slots];
-                if (*slot > lane->link_free)
-                    lane->link_free = *slot;
-                lane->link_free += (double)piece->bytes / device->link_rate;
-                if (lane->link_free > now)
-                    now = lane->link_free;
+            bool streamed = piece->tier != LAM_TIER_DEVICE;
+            if (streamed) {
+                double there = copy(lane, plan, p, device->link_rate);
+                now = there > now ? there : now;
             }
-            now += compute;
-            if (slot)
-                *slot = now;
+            now += (double)piece->bytes / device->memory_rate;
+            if (streamed)
+                lane->used[(lane->ring.n - 1) % LAM_RING_PLACES] = now;
         }
     }
     return now - before;
