@@ -116,7 +116,6 @@ static void take_memory(const Laminar__V1__Memory *from, struct lam_client_memor
         .kv_bytes = from->kv_bytes,
         .activations_bytes = from->activations_bytes,
         .workspace_bytes = from->workspace_bytes,
-        .graphs_bytes = from->graphs_bytes,
         .streamed_bytes = from->streamed_bytes,
         .slots = from->slots,
         .layers = from->layers,

@@ -27,7 +27,7 @@ void lam_client_cancel(struct lam_client *client);
 struct lam_client_memory {
     uint64_t cap_bytes, planned_bytes, measured_bytes;
     uint64_t context_bytes, resident_bytes, slots_bytes, kv_bytes;
-    uint64_t activations_bytes, workspace_bytes, graphs_bytes;
+    uint64_t activations_bytes, workspace_bytes;
     uint64_t streamed_bytes;
     int32_t slots, layers, resident_layers;
     char kv_type[9];

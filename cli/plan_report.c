@@ -18,7 +18,6 @@ struct parts {
     uint64_t kv;
     uint64_t activations; /* with logits and tables */
     uint64_t workspace;   /* with what the arena is rounded up by */
-    uint64_t graphs;
     uint64_t total;
     uint64_t cap;
 };
@@ -40,15 +39,14 @@ static struct parts parts_of(const struct lam_plan_report *report, uint32_t d)
         .activations = arena->regions[LAM_REGION_ACTIVATIONS].bytes +
                        arena->regions[LAM_REGION_LOGITS].bytes +
                        arena->regions[LAM_REGION_TABLES].bytes,
-        .graphs = arena->graphs_bytes,
         .total = arena->total_bytes,
         .cap = report->request->devices[d].cap_bytes,
     };
 
     if (is_cpu(report->request))
         parts.cap = report->request->host.ram_bytes;
-    parts.workspace = parts.total - parts.context - parts.resident - parts.slots - parts.kv -
-                      parts.activations - parts.graphs;
+    parts.workspace =
+        parts.total - parts.context - parts.resident - parts.slots - parts.kv - parts.activations;
     return parts;
 }
 
@@ -109,9 +107,9 @@ static void print_devices(const struct lam_plan_report *report)
     const struct lam_plan *plan = report->plan;
     bool small = is_small(report);
 
-    fprintf(out, "%-8s %8s %8s %8s %8s %8s %8s %8s %8s %8s %7s %9s %9s %9s%s\n",
-        small ? "MiB" : "GiB", "cap", "context", "resident", "slots", "KV", "activat.", "workspc.",
-        "graphs", plan->fits ? "free" : "missing", "layers", "resident", "streamed", "GB/pass",
+    fprintf(out, "%-8s %8s %8s %8s %8s %8s %8s %8s %8s %7s %9s %9s %9s%s\n", small ? "MiB" : "GiB",
+        "cap", "context", "resident", "slots", "KV", "activat.", "workspc.",
+        plan->fits ? "free" : "missing", "layers", "resident", "streamed", "GB/pass",
         report->measured.device_bytes > 0 ? " measured" : "");
     for (uint32_t d = 0; d < plan->n_devices; d++) {
         const struct lam_plan_arena *arena = &plan->arenas[d];
@@ -130,7 +128,6 @@ static void print_devices(const struct lam_plan_report *report)
         print_cell(out, small, parts.kv);
         print_cell(out, small, parts.activations);
         print_cell(out, small, parts.workspace);
-        print_cell(out, small, parts.graphs);
         print_cell(out, small,
             used > parts.cap ? used - parts.cap
             : plan->fits     ? parts.cap - used
@@ -249,10 +246,9 @@ static json_t *json_device(const struct lam_plan_report *report, uint32_t d)
         report->request->devices[d].name, "cap_bytes", (json_int_t)parts.cap, "context_bytes",
         (json_int_t)parts.context, "resident_bytes", (json_int_t)parts.resident, "slots_bytes",
         (json_int_t)parts.slots, "kv_bytes", (json_int_t)parts.kv, "activations_bytes",
-        (json_int_t)parts.activations, "workspace_bytes",
-        (json_int_t)(parts.workspace + parts.graphs), "total_bytes", (json_int_t)parts.total,
-        "layers", (json_int_t)arena->n_layers, "layers_resident",
-        (json_int_t)arena->n_layers_resident, "layers_streamed",
+        (json_int_t)parts.activations, "workspace_bytes", (json_int_t)parts.workspace,
+        "total_bytes", (json_int_t)parts.total, "layers", (json_int_t)arena->n_layers,
+        "layers_resident", (json_int_t)arena->n_layers_resident, "layers_streamed",
         (json_int_t)(arena->n_layers - arena->n_layers_resident), "streamed_bytes_per_pass",
         (json_int_t)arena->streamed_bytes, "embedding_bytes",
         (json_int_t)arena->regions[LAM_REGION_EMBEDDING].bytes);

@@ -45,7 +45,6 @@ void lam_usage_print_memory(FILE *out, const struct lam_client_worker *worker)
         print_part(out, "slots", memory->slots_bytes);
         print_part(out, "activations", memory->activations_bytes);
         print_part(out, "workspace", memory->workspace_bytes);
-        print_part(out, "graphs", memory->graphs_bytes);
         fprintf(out, "\n  layers   %d of %d resident", memory->resident_layers, memory->layers);
         if (memory->streamed_bytes > 0)
             fprintf(out, ", %s a pass through %d slots", size(memory->streamed_bytes, text),
@@ -140,7 +139,6 @@ json_t *lam_usage_memory_json(const struct lam_client_worker *worker)
     add_bytes(object, "kv_bytes", memory->kv_bytes);
     add_bytes(object, "activations_bytes", memory->activations_bytes);
     add_bytes(object, "workspace_bytes", memory->workspace_bytes);
-    add_bytes(object, "graphs_bytes", memory->graphs_bytes);
     json_object_set_new(object, "kv_type", json_stringn(memory->kv_type, strlen(memory->kv_type)));
     json_object_set_new(object, "slots", json_integer(memory->slots));
     json_object_set_new(object, "layers", json_integer(memory->layers));

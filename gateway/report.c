@@ -38,7 +38,6 @@ static const struct field memory_bytes[] = {
     {"kv_bytes", offsetof(Laminar__V1__Memory, kv_bytes)},
     {"activations_bytes", offsetof(Laminar__V1__Memory, activations_bytes)},
     {"workspace_bytes", offsetof(Laminar__V1__Memory, workspace_bytes)},
-    {"graphs_bytes", offsetof(Laminar__V1__Memory, graphs_bytes)},
     {"streamed_bytes", offsetof(Laminar__V1__Memory, streamed_bytes)},
 };
 static const struct field memory_counts[] = {

@@ -11,8 +11,7 @@
  *
  * Device memory, everything that the process holds there, never above the cap:
  *
- *     | context | graphs | arena: workspace, activations, logits, tables, KV, slots, residents,
- *                          embedding |
+ *     | context | arena: workspace, activations, logits, tables, KV, slots, residents, embedding |
  *
  * The arena is one allocation. Regions lie in it in this order at multiples of 256 bytes.
  *
@@ -174,8 +173,7 @@ struct lam_plan_arena {
     struct lam_plan_buffers buffers;
     uint64_t arena_bytes; /* one allocation, a multiple of LAM_PLAN_ARENA_STEP (CPU: of ALIGN) */
     uint64_t context_bytes;
-    uint64_t graphs_bytes;      /* outside of the arena: what captured graphs may take */
-    uint64_t total_bytes;       /* context, graphs and arena: <= cap */
+    uint64_t total_bytes;       /* context and arena: <= cap */
     uint64_t minimum_bytes;     /* the smallest cap with which this device can do its share */
     uint32_t n_slots;           /* 0: nothing is streamed; else at least 2 */
     uint64_t slot_bytes;        /* the largest piece, times layer_batch */

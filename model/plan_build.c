@@ -182,8 +182,7 @@ static bool lay_out_arena(const struct lam_problem *problem, uint32_t device, bo
     lam_plan_lay_out(problem->request, problem->settings, has_head, arena->n_layers,
         arena->n_slots * arena->slot_bytes, resident_bytes, embedding_bytes, arena);
     arena->context_bytes = facts->context_bytes;
-    arena->graphs_bytes = lam_plan_graphs_bytes(arena->n_layers);
-    arena->total_bytes = arena->context_bytes + arena->graphs_bytes + arena->arena_bytes;
+    arena->total_bytes = arena->context_bytes + arena->arena_bytes;
     return arena->total_bytes <= facts->cap_bytes;
 }
 

@@ -71,8 +71,6 @@ void lam_plan_lay_out(const struct lam_plan_request *request,
     uint64_t slots_bytes, uint64_t resident_bytes, uint64_t embedding_bytes,
     struct lam_plan_arena *arena);
 
-uint64_t lam_plan_graphs_bytes(uint32_t n_kv_layers);
-
 /* ---- plan_pool */
 
 #define LAM_POOL_STEPS 128u /* of the grid, where splits are tried for each */

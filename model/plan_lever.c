@@ -217,7 +217,7 @@ static size_t add_sum(const struct lam_plan_arena *arena, char *text, size_t tex
 {
     int n =
         snprintf(text, text_bytes, "context %.2f", (double)arena->context_bytes / (double)LAM_GIB);
-    uint64_t other = arena->graphs_bytes + arena->arena_bytes;
+    uint64_t other = arena->arena_bytes;
 
     for (uint32_t r = LAM_REGIONS; r-- > 0 && n > 0 && (size_t)n < text_bytes;) {
         double gib = (double)arena->regions[r].bytes / (double)LAM_GIB;
@@ -256,8 +256,7 @@ static bool fill_least(struct pulling *pull)
         lam_plan_lay_out(request, &pull->settings, b == problem.n_cells, arena->n_layers,
             slots < all ? slots : 0, slots < all ? 0 : all, 0, arena);
         arena->context_bytes = request->devices[problem.active[d]].context_bytes;
-        arena->graphs_bytes = lam_plan_graphs_bytes(arena->n_layers);
-        arena->total_bytes = arena->context_bytes + arena->graphs_bytes + arena->arena_bytes;
+        arena->total_bytes = arena->context_bytes + arena->arena_bytes;
         arena->minimum_bytes = lam_share_minimum(&problem, d, split.at[d], split.at[d + 1]);
     }
     lam_problem_done(&problem);

@@ -101,7 +101,7 @@ static void fixed_of(const struct lam_problem *problem, uint32_t d, uint32_t a, 
     uint32_t n_kv = problem->kv_before[b] - problem->kv_before[a];
     const struct lam_plan_device *device = &problem->request->devices[problem->active[d]];
 
-    *ret_outside = device->context_bytes + lam_plan_graphs_bytes(n_kv);
+    *ret_outside = device->context_bytes;
     *ret_fixed = problem->sizes.base_bytes + n_kv * problem->sizes.kv_layer_bytes;
     if (b == problem->n_cells)
         *ret_fixed += problem->sizes.head_bytes;

@@ -23,11 +23,6 @@
 #define Q8_BLOCK_BYTES 40u
 /* lam_sample_scratch_bytes of one token of the vocabulary. */
 #define SAMPLER_BYTES 12u
-/* About 10 KB per kernel node; graphs for batches of 1, 2, 4, 8 and 16. */
-#define GRAPH_NODE_BYTES (10 * LAM_KIB)
-#define GRAPHS 5u
-#define GRAPH_NODES_LAYER 10u
-#define GRAPH_NODES_ENDS 20u
 /* What the worker holds of a sequence: its rows of a pass, its state, its parameters. */
 #define SEQ_BYTES 128u
 
@@ -198,10 +193,4 @@ void lam_plan_lay_out(const struct lam_plan_request *request,
     }
     arena->arena_bytes = lam_align_up(
         end, request->devices[0].kind == LAM_DEVICE_CPU ? LAM_PLAN_ALIGN : LAM_PLAN_ARENA_STEP);
-}
-
-uint64_t lam_plan_graphs_bytes(uint32_t n_kv_layers)
-{
-    return GRAPHS * GRAPH_NODE_BYTES *
-           ((uint64_t)n_kv_layers * GRAPH_NODES_LAYER + GRAPH_NODES_ENDS);
 }

@@ -202,7 +202,7 @@ static const char *kv_type_name(enum lam_dtype dtype)
     return dtype == LAM_Q8_0 ? "q8_0" : "f16";
 }
 
-/* Its parts from context to graphs add up to what is planned. */
+/* Its parts from context to workspace add up to what is planned. */
 static Laminar__V1__Memory describe_memory(const struct lam_service *service)
 {
     const struct lam_engine *engine = service->config.engine;
@@ -221,10 +221,8 @@ static Laminar__V1__Memory describe_memory(const struct lam_service *service)
     memory.kv_bytes = regions[LAM_REGION_KV].bytes;
     memory.activations_bytes = regions[LAM_REGION_ACTIVATIONS].bytes +
                                regions[LAM_REGION_LOGITS].bytes + regions[LAM_REGION_TABLES].bytes;
-    memory.graphs_bytes = arena->graphs_bytes;
     memory.workspace_bytes = memory.planned_bytes - memory.context_bytes - memory.resident_bytes -
-                             memory.slots_bytes - memory.kv_bytes - memory.activations_bytes -
-                             memory.graphs_bytes;
+                             memory.slots_bytes - memory.kv_bytes - memory.activations_bytes;
     memory.kv_type = (char *)(uintptr_t)kv_type_name(plan->kv_dtype);
     memory.slots = (int32_t)arena->n_slots;
     memory.layers = (int32_t)plan->n_layers;

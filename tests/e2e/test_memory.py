@@ -82,7 +82,7 @@ def test_ps_shows_workers_and_what_they_waited_for(home):
     assert memory["kv_type"] == "f16" and memory["layers"] == memory["layers_resident"] == 30
     assert memory["planned_bytes"] == memory["measured_bytes"] == sum(
         memory[part + "_bytes"] for part in (
-            "context", "resident", "slots", "kv", "activations", "workspace", "graphs"))
+            "context", "resident", "slots", "kv", "activations", "workspace"))
     profile, last = worker["profile"], worker["last_pass"]
     assert profile["wall_seconds"] > last["wall_seconds"] > 0
     waited = profile["disk_wait_seconds"] + profile["link_wait_seconds"]

@@ -154,7 +154,7 @@ def test_table(home, models):
                    "--ram", "24GiB")
     text = done.stdout.decode()
     assert done.returncode == 0 and not done.stderr, done.stderr
-    for word in ("context", "resident", "slots", "KV", "graphs", "free", "GB/pass", "cuda:0",
+    for word in ("context", "resident", "slots", "KV", "free", "GB/pass", "cuda:0",
                  "cuda:1", "pool", "tokens/s", "1 GiB more of VRAM", "1 GiB more of RAM",
                  "assumed"):
         assert word in text, word

@@ -184,7 +184,7 @@ static void check_arena(
         end += arena->regions[r].bytes;
     }
     assert(end <= arena->arena_bytes);
-    assert(arena->total_bytes == arena->context_bytes + arena->graphs_bytes + arena->arena_bytes);
+    assert(arena->total_bytes == arena->context_bytes + arena->arena_bytes);
     assert(arena->total_bytes + pool <= cap);
     assert(!arena->used || arena->minimum_bytes <= cap);
     assert(arena->regions[LAM_REGION_KV].bytes >=

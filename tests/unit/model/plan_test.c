@@ -155,7 +155,7 @@ static void ram_and_device_complete_each_other(void **state)
     uint64_t model = m70.manifest.unit_bytes_total;
 
     (void)state;
-    plan_fixture_gpus(&gpu, 1, 24 * LAM_GIB);
+    plan_fixture_gpus(&gpu, 1, 25 * LAM_GIB);
     request = plan_fixture_request(&m70, &gpu, 1);
     request.host.ram_bytes = 20 * LAM_GIB;
     plan = make(&request);
@@ -180,15 +180,15 @@ static void what_was_not_asked_for_is_given_up_in_order(void **state)
         {6144, 0, true, ""},
         {2048, 0, true, "context 2048 instead of 8192, else it does not fit; --ctx sets it\n"},
         {1400, 0, false, "context 512 instead of 8192, else it does not fit; --ctx sets it\n"},
-        {1350, 0, true,
+        {1310, 0, true,
             "context 512 instead of 8192, else it does not fit; --ctx sets it\n"
             "KV cache in q8_0 instead of f16, else it does not fit; --kv-type sets it\n"},
-        {1300, 0, true,
+        {1250, 0, true,
             "context 1024 instead of 8192, else it does not fit; --ctx sets it\n"
             "KV cache in q8_0 instead of f16, else it does not fit; --kv-type sets it\n"
             "prompts in chunks of 128 instead of 512 rows, else it does not fit; "
             "--prefill-chunk sets it\n"},
-        {1850, 4096, true,
+        {1810, 4096, true,
             "KV cache in q8_0 instead of f16, else it does not fit; --kv-type sets it\n"
             "prompts in chunks of 128 instead of 512 rows, else it does not fit; "
             "--prefill-chunk sets it\n"},
@@ -228,9 +228,9 @@ static void what_was_asked_for_is_never_changed(void **state)
     assert_int_equal(plan.prefill_chunk, 512);
     assert_string_equal(plan.notes, "");
     assert_string_equal(plan.reason.text,
-        "cuda:0: cap 1.37 GiB, minimum 2.44 GiB (context 0.39 + slots 0.49 + KV 1.25 + "
-        "activations 0.14 + workspace 0.12 + other 0.04). Options: --ctx 512 (-1.09), "
-        "--prefill-chunk 128 (-0.12), --kv-type q8_0 (-0.59), --vram 2495MiB (-1.07).");
+        "cuda:0: cap 1.37 GiB, minimum 2.40 GiB (context 0.39 + slots 0.49 + KV 1.25 + "
+        "activations 0.14 + workspace 0.12 + other 0.00). Options: --ctx 512 (-1.09), "
+        "--prefill-chunk 128 (-0.12), --kv-type q8_0 (-0.59), --vram 2454MiB (-1.03).");
     lam_plan_done(&plan);
 }
 
