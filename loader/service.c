@@ -368,6 +368,35 @@ static void get_stats(void *arg, struct lam_rpc_call *call, const void *bytes, s
     reply(call, &response.base);
 }
 
+/* ---- Verify ---- */
+
+static void verify(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+{
+    struct lam_service *service = arg;
+    Laminar__V1__VerifyRequest *request =
+        unpack(service, call, &laminar__v1__verify_request__descriptor, bytes, n_bytes);
+    struct lam_share *share;
+    struct lam_err err = {0};
+
+    if (request == NULL || lam_rpc_call_user(call) != NULL)
+        return;
+    share = find_model(service, request->model, &err);
+    if (share == NULL || lam_verifier_begin(share->verifier, call, &err) != LAM_OK)
+        finish_err(call, &err);
+    else
+        lam_rpc_call_set_user(call, share);
+}
+
+static void verify_done(void *arg, struct lam_rpc_call *call, bool cancelled)
+{
+    struct lam_share *share = lam_rpc_call_user(call);
+
+    (void)arg;
+    (void)cancelled;
+    if (share != NULL)
+        lam_verifier_drop(share->verifier, call);
+}
+
 /* ---- life ---- */
 
 static const struct lam_rpc_method methods[] = {
@@ -381,6 +410,7 @@ static const struct lam_rpc_method methods[] = {
     {.path = "/laminar.v1.Loader/Pin", .on_message = pin},
     {.path = "/laminar.v1.Loader/Unpin", .on_message = unpin},
     {.path = "/laminar.v1.Loader/GetStats", .on_message = get_stats},
+    {.path = "/laminar.v1.Loader/Verify", .on_message = verify, .on_done = verify_done},
 };
 
 enum lam_status lam_service_init(struct lam_service *service, struct lam_err *err)

@@ -128,8 +128,12 @@ enum lam_status lam_share_start(
         status = start_reading(share, base, err);
     if (status != LAM_OK)
         return status;
-    return lam_extents_create(
+    status = lam_extents_create(
         &share->file, share->integrity, base, share->sessions, &share->extents, err);
+    if (status != LAM_OK)
+        return status;
+    return lam_verifier_create(
+        &share->file, share->integrity, share->sessions, &share->verifier, err);
 }
 
 void lam_share_connect(struct lam_share *share, struct lam_handover *handover)
@@ -172,6 +176,7 @@ void lam_share_tick(struct lam_share *share)
 
 void lam_share_close(struct lam_share *share)
 {
+    lam_verifier_destroy(share->verifier);
     lam_extents_destroy(share->extents);
     lam_checker_stop(share->checker);
     lam_reader_destroy(share->reader);

@@ -22,6 +22,7 @@
 #include "loader/pool.h"
 #include "loader/reader.h"
 #include "loader/sessions.h"
+#include "loader/verifier.h"
 
 /* How to read, the same for all models of a loader. Its texts outlive the shares. */
 struct lam_share_options {
@@ -47,6 +48,7 @@ struct lam_share {
     struct lam_reader *reader;
     struct lam_sessions *sessions;
     struct lam_extents *extents;
+    struct lam_verifier *verifier;
     uint32_t lost; /* bitmap of copies that were reported as lost */
 };
 

@@ -4,10 +4,12 @@
  */
 #include "loader/verify.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,7 +17,6 @@
 #include "common/mem.h"
 #include "common/size.h"
 
-#define THREADS 4u
 #define PROGRESS_NS (100 * LAM_NS_PER_MS)
 
 struct walk {
@@ -91,13 +92,18 @@ static enum lam_status read_step(const struct lam_file *file, const struct step 
 
 static void note_difference(struct walk *walk, uint64_t chunk)
 {
+    struct lam_record_chunk place = lam_integrity_chunk(walk->config.integrity, chunk);
     struct lam_verify_result *result = walk->result;
+    bool listed;
 
     pthread_mutex_lock(&walk->lock);
     result->n_different++;
-    if (result->n_places < LAM_VERIFY_PLACES_MAX)
-        result->places[result->n_places++] = lam_integrity_chunk(walk->config.integrity, chunk);
+    listed = result->n_places < LAM_VERIFY_PLACES_MAX;
+    if (listed)
+        result->places[result->n_places++] = place;
     pthread_mutex_unlock(&walk->lock);
+    if (listed && walk->config.on_difference != NULL)
+        walk->config.on_difference(walk->config.arg, &place);
 }
 
 /* Is the chunk right when it is read once more? */
@@ -135,6 +141,14 @@ static enum lam_status check_step(struct walk *walk, const struct step *step, un
     return status;
 }
 
+static enum lam_status end_step(struct walk *walk, uint64_t began_ns, struct lam_err *err)
+{
+    if (walk->config.on_step == NULL ||
+        walk->config.on_step(walk->config.arg, lam_now_ns() - began_ns))
+        return LAM_OK;
+    return lam_fail(err, LAM_CANCELLED, "verifying was given up");
+}
+
 static void *run(void *arg)
 {
     struct walk *walk = arg;
@@ -150,7 +164,11 @@ static void *run(void *arg)
         status = lam_fail(
             &err, LAM_RESOURCE_EXHAUSTED, "no memory to read %.200s with", walk->config.file->path);
     while (status == LAM_OK && take_step(walk, &step)) {
+        uint64_t began_ns = lam_now_ns();
+
         status = check_step(walk, &step, buffer, second, &err);
+        if (status == LAM_OK)
+            status = end_step(walk, began_ns, &err);
         pthread_mutex_lock(&walk->lock);
         walk->done_bytes += step.bytes;
         pthread_mutex_unlock(&walk->lock);
@@ -185,11 +203,11 @@ static void wait_for_end(struct walk *walk)
 
 static enum lam_status walk_all(struct walk *walk, struct lam_err *err)
 {
-    pthread_t threads[THREADS];
+    pthread_t threads[LAM_VERIFY_THREADS_MAX];
     uint32_t n_threads = 0;
     int error = 0;
 
-    while (n_threads < THREADS && error == 0) {
+    while (n_threads < walk->config.n_threads && error == 0) {
         pthread_mutex_lock(&walk->lock);
         error = pthread_create(&threads[n_threads], NULL, run, walk);
         n_threads += error == 0;
@@ -217,11 +235,13 @@ enum lam_status lam_verify(const struct lam_verify_config *config,
     pthread_condattr_t monotonic;
     enum lam_status status;
 
+    assert(config->n_threads > 0 && config->n_threads <= LAM_VERIFY_THREADS_MAX);
     if (result == NULL)
         return lam_fail(
             err, LAM_RESOURCE_EXHAUSTED, "no memory to verify %.200s", config->file->path);
     lam_integrity_count(config->integrity, &counts);
-    walk.n_chunks = counts.chunks;
+    walk.n_chunks = result->n_chunks = counts.chunks;
+    result->n_compared = counts.known;
     for (uint64_t c = 0; c < counts.chunks; c++)
         result->total_bytes += lam_integrity_chunk(config->integrity, c).bytes;
     pthread_mutex_init(&walk.lock, NULL);
@@ -238,4 +258,25 @@ enum lam_status lam_verify(const struct lam_verify_config *config,
     }
     lam_free(result);
     return status;
+}
+
+const char *lam_verify_name_part(const struct lam_manifest *manifest,
+    const struct lam_record_chunk *place, char text[LAM_VERIFY_PART_BYTES])
+{
+    bool in_embedding =
+        manifest->embedding.file_offset <= place->file_offset &&
+        place->file_offset - manifest->embedding.file_offset < manifest->embedding.bytes;
+
+    for (uint32_t u = 0; u < manifest->n_units; u++) {
+        const struct lam_unit *unit = &manifest->units[u];
+
+        if (place->file_offset < unit->file_offset ||
+            !lam_size_range_ok(place->file_offset - unit->file_offset, place->bytes, unit->bytes))
+            continue;
+        snprintf(text, LAM_VERIFY_PART_BYTES, "%s %" PRIu32,
+            unit->kind == LAM_UNIT_LAYER ? "layer" : "head", unit->layer);
+        return text;
+    }
+    snprintf(text, LAM_VERIFY_PART_BYTES, "%s", in_embedding ? "embedding" : "norms");
+    return text;
 }

@@ -150,6 +150,47 @@ def test_verify_records_then_compares_then_finds(home, drive):
     assert verify_json(drive, home)[0] == 1
 
 
+@pytest.fixture
+def loader(home, drive):
+    """Serves drive.model; .target is its address."""
+    target = f"unix:{home}/loader.sock"
+    process = subprocess.Popen(
+        [cli.BIN_DIR / "loader" / "laminar-loader", "--model", drive.model, "--ram", "40MiB",
+         "--listen", target, "--pool-socket", home / "pool.sock"],
+        env=cli.environment(home, HOME=str(drive.home)), stderr=subprocess.DEVNULL)
+    process.target = target
+    give_up = time.monotonic() + 20
+    while not (home / "loader.sock").exists():
+        assert process.poll() is None and time.monotonic() < give_up
+        time.sleep(0.01)
+    yield process
+    process.terminate()
+    assert process.wait(timeout=20) == 0
+
+
+def test_a_loader_verifies_what_it_serves(home, drive, loader):
+    code, first = verify_json(drive, home, "--target", loader.target)
+    # Some it has read already, to keep them.
+    assert code == 0 and first["ok"] and first["chunks"] > 50
+    assert first["compared"] + first["recorded"] == first["chunks"]
+    offset = weights_of(home)["blk.29.ffn_down.weight"]["offset"] + 100
+    drive.set(f"flip {offset} 0")
+    code, second = verify_json(drive, home, "--target", loader.target)
+    assert code == 1 and second["different"] == 1
+    assert second["places"][0]["part"] == "layer 29"
+    drive.set("clear")
+    # The record is the loader's own, which a command without --target uses as well.
+    give_up = time.monotonic() + 10
+    while not os.path.exists(first["record"]):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    code, here = verify_json(drive, home)
+    assert code == 0 and here["compared"] == here["chunks"] and here["record"] == first["record"]
+    other = drive.run(home, "verify", "other.gguf", "--target", loader.target)
+    assert other.returncode == 1 and b"other.gguf" in other.stderr
+    assert drive.run(home, "verify", drive.model, "--renew", "--target", "x").returncode == 2
+
+
 def test_verify_meets_a_dying_drive(home, drive):
     assert verify_json(drive, home)[0] == 0
     drive.set("short")

@@ -255,3 +255,28 @@ enum lam_status pool_worker_extent(struct pool_worker *worker, uint64_t *offsets
         *ret_response = unpack(worker, &laminar__v1__read_extent_response__descriptor);
     return status;
 }
+
+struct lam_rpc_stream *pool_worker_verify(struct pool_worker *worker)
+{
+    Laminar__V1__VerifyRequest request = LAMINAR__V1__VERIFY_REQUEST__INIT;
+    struct lam_rpc_stream *stream = NULL;
+
+    request.model = worker->model;
+    assert(lam_message_pack(&request.base, &worker->sending));
+    assert(lam_rpc_stream_open(
+               worker->channel, "/laminar.v1.Loader/Verify", TIMEOUT_NS, &stream, NULL) == LAM_OK);
+    assert(lam_rpc_stream_send(stream, worker->sending.data, worker->sending.size, NULL) == LAM_OK);
+    assert(lam_rpc_stream_half_close(stream, NULL) == LAM_OK);
+    return stream;
+}
+
+enum lam_status pool_worker_verified(struct pool_worker *worker, struct lam_rpc_stream *stream,
+    Laminar__V1__VerifyResponse **ret_response, struct lam_err *err)
+{
+    bool end = false;
+    enum lam_status status = lam_rpc_stream_recv(stream, &worker->received, &end, err);
+
+    if (status == LAM_OK)
+        *ret_response = end ? NULL : unpack(worker, &laminar__v1__verify_response__descriptor);
+    return status;
+}

@@ -71,4 +71,10 @@ enum lam_status pool_worker_unpin(
 enum lam_status pool_worker_extent(struct pool_worker *worker, uint64_t *offsets, size_t n_offsets,
     uint64_t bytes_each, Laminar__V1__ReadExtentResponse **ret_response, struct lam_err *err);
 
+/* Verify: a stream of its own, to be destroyed by the caller. What comes lives until the next call;
+ * *ret_response is NULL at a good end. */
+struct lam_rpc_stream *pool_worker_verify(struct pool_worker *worker);
+enum lam_status pool_worker_verified(struct pool_worker *worker, struct lam_rpc_stream *stream,
+    Laminar__V1__VerifyResponse **ret_response, struct lam_err *err);
+
 #endif
