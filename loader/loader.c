@@ -75,6 +75,7 @@ static void *populate(void *arg)
 {
     struct lam_loader *loader = arg;
     bool more = true;
+    char small[24];
 
     for (uint32_t r = 1; more; r++) {
         more = false;
@@ -88,6 +89,9 @@ static void *populate(void *arg)
             more = true;
         }
     }
+    if (loader->pool.small_bytes > 0)
+        lam_info("%s of the pool are in pages of 4 KiB: there were no more huge ones",
+            lam_size_format(loader->pool.small_bytes, small, sizeof(small)));
     return NULL;
 }
 

@@ -130,7 +130,7 @@ enum lam_status lam_models_lay_out(struct lam_models *models, const char *ram, s
 }
 
 enum lam_status lam_models_start(
-    struct lam_models *models, const struct lam_pool *pool, struct lam_err *err)
+    struct lam_models *models, struct lam_pool *pool, struct lam_err *err)
 {
     enum lam_status status = LAM_OK;
 

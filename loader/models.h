@@ -52,7 +52,7 @@ LAM_MUST_USE enum lam_status lam_models_lay_out(
 
 /* Populates the first region of each model and starts its threads. */
 LAM_MUST_USE enum lam_status lam_models_start(
-    struct lam_models *models, const struct lam_pool *pool, struct lam_err *err);
+    struct lam_models *models, struct lam_pool *pool, struct lam_err *err);
 
 /* A zeroed struct is allowed. */
 void lam_models_close(struct lam_models *models);

@@ -1,5 +1,9 @@
 /* pool: see the header. MADV_POPULATE_WRITE answers with an error where a plain touch would be a
- * SIGBUS (hugetlb under a container's limit), so populating is also the test of a kind of pages. */
+ * SIGBUS (hugetlb under a container's limit), so populating is also the test of a kind of pages.
+ *
+ * Transparent huge pages for shared memory are off on nearly all machines (shmem_enabled: never),
+ * but that is about page faults: MADV_COLLAPSE is a request of the program's own and gets them.
+ */
 #include "loader/pool.h"
 
 #include <errno.h>
@@ -12,14 +16,19 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/fault.h"
+#include "common/map.h"
 #include "common/size.h"
 
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
 
-#define HUGE_PAGE_BYTES (2 * LAM_MIB)
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
 #define SMALL_PAGE_BYTES 4096u
 
 /* Populated by one call to the kernel: long enough to be worth it, and all threads end together. */
@@ -28,13 +37,48 @@
 /* More do not help: the kernel clears pages at the speed of memory. */
 #define POPULATE_THREADS_MAX 8u
 
+/* A step that takes longer for its huge pages is the last that asks for them: where memory is in
+ * fragments the kernel moves others' pages about for minutes. */
+#define COLLAPSE_NS_MAX LAM_NS_PER_S
+
+#define COLLAPSE_TRIES 3u /* somebody else holds a page for a moment */
+
 /* What the threads of one call share. */
 struct populating {
     const struct lam_pool *pool;
     uint64_t end;
+    atomic_bool collapse;      /* huge pages are asked for */
     atomic_uint_fast64_t next; /* the first byte that nobody has taken */
-    atomic_int error;          /* errno of the first that failed */
+    atomic_uint_fast64_t small_bytes;
+    atomic_int error; /* errno of the first that failed */
 };
+
+static int populate_range(unsigned char *base, uint64_t bytes)
+{
+    int error;
+
+    do {
+        error = madvise(base, bytes, MADV_POPULATE_WRITE) == 0 ? 0 : errno;
+    } while (error == EINTR || error == EAGAIN);
+    return error;
+}
+
+/* Huge pages for the whole ones of the range. False: not for all of it. */
+static bool collapse_range(unsigned char *base, uint64_t bytes)
+{
+    /* Where there is no page at all, there is nothing to collapse. */
+    for (uint64_t at = 0; at < bytes; at += LAM_HUGE_PAGE_BYTES) {
+        if (populate_range(base + at, SMALL_PAGE_BYTES) != 0)
+            return false;
+    }
+    if (lam_fault_hit("collapse"))
+        return false;
+    for (uint32_t tries = 1; madvise(base, bytes, MADV_COLLAPSE) != 0; tries++) {
+        if (errno != EAGAIN || tries == COLLAPSE_TRIES)
+            return false;
+    }
+    return true;
+}
 
 /* Steps, until there is none left or one has failed. */
 static void *populate_steps(void *arg)
@@ -43,18 +87,23 @@ static void *populate_steps(void *arg)
 
     while (atomic_load(&it->error) == 0) {
         uint64_t begin = atomic_fetch_add(&it->next, POPULATE_STEP_BYTES);
+        uint64_t begin_ns = lam_now_ns();
+        uint64_t bytes, whole_bytes;
         int error, none = 0;
 
         if (begin >= it->end)
             break;
-        do {
-            uint64_t bytes = it->end - begin;
-
-            bytes = bytes < POPULATE_STEP_BYTES ? bytes : POPULATE_STEP_BYTES;
-            error = madvise(it->pool->base + begin, bytes, MADV_POPULATE_WRITE) == 0 ? 0 : errno;
-            if (lam_fault_hit("populate"))
-                error = ENOMEM;
-        } while (error == EINTR || error == EAGAIN);
+        bytes = it->end - begin < POPULATE_STEP_BYTES ? it->end - begin : POPULATE_STEP_BYTES;
+        whole_bytes = lam_align_down(bytes, LAM_HUGE_PAGE_BYTES);
+        if (!atomic_load(&it->collapse)) {
+            atomic_fetch_add(&it->small_bytes, bytes);
+        } else if (!collapse_range(it->pool->base + begin, whole_bytes)) {
+            atomic_store(&it->collapse, false);
+            atomic_fetch_add(&it->small_bytes, bytes);
+        } else if (lam_now_ns() - begin_ns > COLLAPSE_NS_MAX) {
+            atomic_store(&it->collapse, false);
+        }
+        error = lam_fault_hit("populate") ? ENOMEM : populate_range(it->pool->base + begin, bytes);
         if (error != 0)
             lam_ignore(atomic_compare_exchange_strong(&it->error, &none, error), "first wins");
     }
@@ -73,17 +122,19 @@ static uint32_t threads_for(uint64_t bytes)
 }
 
 enum lam_status lam_pool_populate(
-    const struct lam_pool *pool, uint64_t offset, uint64_t bytes, struct lam_err *err)
+    struct lam_pool *pool, uint64_t offset, uint64_t bytes, struct lam_err *err)
 {
-    uint64_t begin = lam_align_down(offset, HUGE_PAGE_BYTES);
-    uint64_t end = lam_align_up(offset + bytes, HUGE_PAGE_BYTES);
+    uint64_t begin = lam_align_down(offset, LAM_HUGE_PAGE_BYTES);
+    uint64_t end = lam_align_up(offset + bytes, LAM_HUGE_PAGE_BYTES);
     struct populating it = {.pool = pool, .end = end < pool->bytes ? end : pool->bytes};
     pthread_t threads[POPULATE_THREADS_MAX];
     uint32_t n_threads = 0;
     uint32_t n_wanted = begin < it.end ? threads_for(it.end - begin) : 0;
     char have[24], want[24];
 
+    atomic_init(&it.collapse, strcmp(pool->pages, "thp") == 0);
     atomic_init(&it.next, begin);
+    atomic_init(&it.small_bytes, 0);
     atomic_init(&it.error, 0);
     /* This thread is one of them; without the others it only takes longer. */
     while (n_threads + 1 < n_wanted &&
@@ -92,6 +143,8 @@ enum lam_status lam_pool_populate(
     lam_ignore(populate_steps(&it) == NULL, "as for the other threads");
     for (uint32_t i = 0; i < n_threads; i++)
         pthread_join(threads[i], NULL);
+    if (strcmp(pool->pages, "thp") == 0)
+        pool->small_bytes += atomic_load(&it.small_bytes);
     if (atomic_load(&it.error) == 0)
         return LAM_OK;
     return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
@@ -101,43 +154,26 @@ enum lam_status lam_pool_populate(
         lam_size_format(pool->bytes, want, sizeof(want)), strerror(atomic_load(&it.error)));
 }
 
-/* Are transparent huge pages to be had for shared memory on request? The choice in force is in
- * brackets. */
-static bool thp_allowed(void)
-{
-    char text[256] = "";
-    int fd = open("/sys/kernel/mm/transparent_hugepage/shmem_enabled", O_RDONLY | O_CLOEXEC);
-    ssize_t n;
-
-    if (fd < 0)
-        return false;
-    n = read(fd, text, sizeof(text) - 1);
-    close(fd);
-    return n > 0 && strstr(text, "[never]") == NULL && strstr(text, "[deny]") == NULL;
-}
-
 /* huge: from the machine's reserved huge pages. */
 static enum lam_status try_pages(
     uint64_t bytes, uint64_t first_bytes, bool huge, struct lam_pool *ret_pool, struct lam_err *err)
 {
-    struct lam_pool pool = {.fd = -1, .pages = huge ? "hugetlb" : "4k"};
+    struct lam_pool pool = {.fd = -1, .pages = huge ? "hugetlb" : "thp"};
     unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
     void *base = MAP_FAILED;
     char want[24];
     enum lam_status status;
 
-    pool.bytes = lam_align_up(bytes, huge ? HUGE_PAGE_BYTES : SMALL_PAGE_BYTES);
+    pool.bytes = lam_align_up(bytes, huge ? LAM_HUGE_PAGE_BYTES : SMALL_PAGE_BYTES);
     pool.fd = memfd_create("laminar-pool", flags);
     if (pool.fd >= 0 && ftruncate(pool.fd, (off_t)pool.bytes) == 0)
-        base = mmap(NULL, pool.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, pool.fd, 0);
+        base = lam_map_shared(pool.fd, pool.bytes, PROT_READ | PROT_WRITE);
     if (base == MAP_FAILED) {
         status = lam_fail(err, LAM_RESOURCE_EXHAUSTED, "cannot make a memory pool of %s: %s",
             lam_size_format(pool.bytes, want, sizeof(want)), strerror(errno));
         goto fail;
     }
     pool.base = base;
-    if (!huge && thp_allowed() && madvise(base, pool.bytes, MADV_HUGEPAGE) == 0)
-        pool.pages = "thp";
     /* The weights are on disk already: they have no place in a core file. */
     lam_ignore(madvise(base, pool.bytes, MADV_DONTDUMP), "only larger core files without it");
     if (fcntl(pool.fd, F_ADD_SEALS,
@@ -150,6 +186,10 @@ static enum lam_status try_pages(
     status = lam_pool_populate(&pool, 0, first_bytes, err);
     if (status != LAM_OK)
         goto fail;
+    if (pool.small_bytes > 0) {
+        pool.pages = "4k"; /* and no more is asked for */
+        pool.small_bytes = 0;
+    }
     *ret_pool = pool;
     return LAM_OK;
 
@@ -172,11 +212,11 @@ enum lam_status lam_pool_init(
     status = try_pages(bytes, first_bytes, false, &pool, err);
     if (status != LAM_OK)
         return status;
-    snprintf(pool.note, sizeof(pool.note), "no huge pages are set aside (%.160s)%s", why.text,
+    snprintf(pool.note, sizeof(pool.note), "no huge pages are set aside (%.120s)%s", why.text,
         strcmp(pool.pages, "thp") == 0
-            ? ""
-            : ", and the kernel gives shared memory no transparent ones "
-              "(/sys/kernel/mm/transparent_hugepage/shmem_enabled): pages of 4 KiB");
+            ? ", transparent ones take their place"
+            : ", and the kernel gave no transparent ones: pages of 4 KiB, which cost more "
+              "processor time; Linux 6.1 or newer has them where enough memory is free");
     *ret_pool = pool;
     return LAM_OK;
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/map.h"
 
 #define POOL_RETRY_NS (20 * LAM_NS_PER_MS)
 #define POOL_FDS_MAX 4 /* one is right; room to see, and close, what a wrong peer sends */
@@ -124,7 +125,7 @@ static enum lam_status map_greeted(const char *path, const struct lam_pool_greet
             "the greeting on pool socket \"%s\" is not a loader's: %s (is it another program, or "
             "another version?)",
             path, defect);
-    base = mmap(NULL, greeting->pool_bytes, PROT_READ, MAP_SHARED, fd, 0);
+    base = lam_map_shared(fd, greeting->pool_bytes, PROT_READ);
     if (base == MAP_FAILED)
         return lam_fail_errno(err, errno, "cannot map the loader's pool of %llu bytes",
             (unsigned long long)greeting->pool_bytes);

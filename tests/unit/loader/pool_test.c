@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/fault.h"
+#include "common/map.h"
 #include "loader/pool.h"
 
 #define POOL_BYTES ((uint64_t)5 << 20)
@@ -52,6 +53,71 @@ static void populated_means_in_memory(void **state)
     lam_pool_done(&pool);
 }
 
+/* Is any shared memory of this process mapped by huge pages? */
+static bool has_huge_pages(void)
+{
+    static char text[8192];
+    int fd = open("/proc/self/smaps_rollup", O_RDONLY | O_CLOEXEC);
+    ssize_t n = read(fd, text, sizeof(text) - 1);
+    const char *line;
+
+    assert_true(n > 0);
+    text[n] = '\0';
+    close(fd);
+    line = strstr(text, "ShmemPmdMapped:");
+    assert_non_null(line);
+    return strspn(line + strlen("ShmemPmdMapped:"), " 0") !=
+           strcspn(line + strlen("ShmemPmdMapped:"), "k");
+}
+
+static void pages_are_what_the_pool_says(void **state)
+{
+    struct lam_pool pool;
+
+    (void)state;
+    assert_int_equal(lam_pool_init(POOL_BYTES, POOL_BYTES, &pool, NULL), LAM_OK);
+    assert_int_equal(has_huge_pages(), strcmp(pool.pages, "thp") == 0);
+    lam_pool_done(&pool);
+}
+
+/* They are better pages, not a condition. */
+static void no_huge_page_is_no_failure(void **state)
+{
+    static unsigned char resident[POOL_BYTES / 4096 + 512];
+    struct lam_pool pool;
+    bool had_thp;
+
+    (void)state;
+    assert_int_equal(lam_pool_init(POOL_BYTES, POOL_BYTES, &pool, NULL), LAM_OK);
+    had_thp = strcmp(pool.pages, "thp") == 0;
+    lam_pool_done(&pool);
+    if (!had_thp)
+        skip(); /* reserved ones, or a kernel without either */
+
+    lam_fault_arm("collapse", 1);
+    assert_int_equal(lam_pool_init(POOL_BYTES, POOL_BYTES, &pool, NULL), LAM_OK);
+    assert_true(lam_fault_fired());
+    assert_string_equal(pool.pages, "4k");
+    assert_non_null(strstr(pool.note, "4 KiB"));
+    assert_int_equal(mincore(pool.base, POOL_BYTES, resident), 0);
+    for (uint64_t i = 0; i < POOL_BYTES / 4096; i++)
+        assert_int_equal(resident[i] & 1, 1);
+    lam_pool_done(&pool);
+
+    /* Later, when "thp" has been said: it is told how many bytes go without. */
+    lam_fault_arm("collapse", 2);
+    assert_int_equal(lam_pool_init(POOL_BYTES, LAM_HUGE_PAGE_BYTES, &pool, NULL), LAM_OK);
+    assert_string_equal(pool.pages, "thp");
+    assert_int_equal(pool.small_bytes, 0);
+    assert_int_equal(
+        lam_pool_populate(&pool, LAM_HUGE_PAGE_BYTES, POOL_BYTES - LAM_HUGE_PAGE_BYTES, NULL),
+        LAM_OK);
+    assert_true(lam_fault_fired());
+    assert_int_equal(pool.small_bytes, POOL_BYTES - LAM_HUGE_PAGE_BYTES);
+    lam_fault_arm("collapse", 0);
+    lam_pool_done(&pool);
+}
+
 static void a_machine_without_memory_is_a_status(void **state)
 {
     struct lam_pool pool;
@@ -76,6 +142,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(only_its_own_mapping_can_write),
         cmocka_unit_test(populated_means_in_memory),
+        cmocka_unit_test(pages_are_what_the_pool_says),
+        cmocka_unit_test(no_huge_page_is_no_failure),
         cmocka_unit_test(a_machine_without_memory_is_a_status),
     };
 
