@@ -218,9 +218,10 @@ static enum lam_status measure_in_turn(struct bench *bench, struct lam_err *err)
     return status;
 }
 
-/* begin: from before the first unit was asked for. */
-static enum lam_status measure(struct bench *bench, const struct moment *begin, struct lam_err *err)
+/* The first lap counts from the loader's start: it begins to read before anybody asks. */
+static enum lam_status measure(struct bench *bench, struct lam_err *err)
 {
+    const struct moment begin = {.at_ns = bench->began_ns};
     struct moment end;
     enum lam_status status = walk(bench, err);
 
@@ -228,7 +229,7 @@ static enum lam_status measure(struct bench *bench, const struct moment *begin, 
         status = look(bench, &end, err);
     if (status)
         return status;
-    bench->cold = between(begin, &end, 1);
+    bench->cold = between(&begin, &end, 1);
     if (bench->against_fio && end.stats.pool_used_bytes >= bench->model_bytes)
         return lam_fail(err, LAM_FAILED_PRECONDITION,
             "the pool holds the whole model, so that laps read nothing to compare with fio: give a "
@@ -348,7 +349,8 @@ static void print_text(const struct bench *bench)
     printf("engine     %s, %s, %s buffers, checksums %s\n", bench->end.engine,
         bench->end.direct ? "direct" : "through the page cache",
         bench->end.fixed_buffers ? "registered" : "plain", bench->checksum);
-    printf("start      first unit %.2f s after the process began; first lap %.2f s, %.2f GB/s\n",
+    printf(
+        "start      first unit %.2f s after the process began, first lap after %.2f s: %.2f GB/s\n",
         (double)(bench->first_unit_ns - bench->began_ns) / (double)LAM_NS_PER_S,
         bench->cold.seconds, speed_of(&bench->cold));
     printf("laps       %.3f GB/s, median of %" PRIu32 "\n", f.gbps, bench->n_windows);
@@ -430,7 +432,6 @@ static enum lam_status wait_for_loader(struct bench *bench, struct lam_err *err)
 
 static enum lam_status connect_and_measure(struct bench *bench, struct lam_err *err)
 {
-    struct moment begin;
     enum lam_status status = wait_for_loader(bench, err);
 
     if (!status)
@@ -439,11 +440,9 @@ static enum lam_status connect_and_measure(struct bench *bench, struct lam_err *
     if (status)
         return status;
     lam_progress_hide(bench->progress); /* its thread would cost time of its own */
-    status = look(bench, &begin, err);
+    status = connect_workers(bench, err);
     if (!status)
-        status = connect_workers(bench, err);
-    if (!status)
-        status = measure(bench, &begin, err);
+        status = measure(bench, err);
     lam_stack_on_end(bench->stack, NULL, NULL);
     return status;
 }
