@@ -137,11 +137,12 @@ static enum lam_status take_result(struct lam_service *service, struct lam_worke
         samples[i] = (struct lam_sched_sample){
             result->tokens[i]->seq, result->tokens[i]->epoch, result->tokens[i]->token};
     status = lam_sched_result(service->sched, worker->sched, result->id, samples,
-        (uint32_t)result->n_tokens, served->spec.n_vocab, &actions, err);
+        (uint32_t)result->n_tokens, served->spec.n_vocab, lam_now_ns(), &actions, err);
     if (status != LAM_OK)
         return status;
     note_pass(service, worker, before);
-    worker->step_ns = 0;
+    worker->n_steps--;
+    worker->step_ns = lam_now_ns();
     lam_service_apply(service, actions);
     return LAM_OK;
 }
@@ -225,7 +226,8 @@ static Laminar__V1__SequenceRows **make_rows(
         rows[i].epoch = from->epoch;
         rows[i].position = from->position;
         rows[i].tokens = (int32_t *)(uintptr_t)from->tokens;
-        rows[i].n_tokens = from->n_tokens;
+        rows[i].n_tokens = from->sampled ? 0 : from->n_tokens;
+        rows[i].sampled = from->sampled;
         rows[i].sample = from->sample;
         if (from->position > 0)
             continue;
@@ -258,7 +260,8 @@ void lam_attach_send_step(struct lam_service *service, const struct lam_sched_st
     packed.n_free = step->n_free;
     message.kind_case = LAMINAR__V1__GATEWAY_MESSAGE__KIND_STEP;
     message.step = &packed;
-    worker->step_ns = lam_now_ns();
+    if (worker->n_steps++ == 0)
+        worker->step_ns = lam_now_ns();
     if (packed.rows && lam_message_pack(&message.base, &service->out) &&
         lam_rpc_call_send(worker->user, service->out.data, service->out.size))
         return;
@@ -276,7 +279,7 @@ void lam_attach_tick(struct lam_service *service, uint64_t now_ns)
 
     if (service->step_limit_ns == 0)
         return;
-    while (worker && (worker->step_ns == 0 || now_ns - worker->step_ns < service->step_limit_ns))
+    while (worker && (worker->n_steps == 0 || now_ns - worker->step_ns < service->step_limit_ns))
         worker = worker->next;
     if (!worker)
         return;

@@ -86,7 +86,7 @@ static void flow(struct lam_generation *g, uint64_t now_ns)
         if (g->paused_ns && g->seq)
             lam_sched_pause(g->seq, false);
         g->paused_ns = 0;
-    } else if (g->n_ids == LAM_CREDIT_TOKENS && !g->paused_ns) {
+    } else if (g->n_ids >= LAM_CREDIT_TOKENS && !g->paused_ns) {
         if (g->seq)
             lam_sched_pause(g->seq, true);
         g->paused_ns = now_ns;
@@ -111,7 +111,7 @@ static void take_token(
 
     if (action->last)
         g->seq = NULL;
-    assert(g->n_ids < LAM_CREDIT_TOKENS);
+    assert(g->n_ids < sizeof g->ids / sizeof *g->ids);
     g->ids[g->n_ids++] = action->token;
     g->n_completion++;
     g->started_ns = action->started_ns;

@@ -1,11 +1,20 @@
 /* pass: see pass.h. */
 #include "gateway/pass.h"
 
+#include <assert.h>
+#include <stddef.h>
+
+/* Rows that can be computed: tokens that are known, or the one that is being drawn. That one is
+ * left out when the draw is known to be the last. */
 static uint32_t rows_due(const struct lam_pass_slot *slot)
 {
-    if (!slot->seq || slot->seq->paused)
+    const struct lam_sched_seq *seq = slot->seq;
+
+    if (!seq || seq->paused)
         return 0;
-    return slot->seq->n_tokens - slot->seq->n_done - slot->given;
+    if (seq->n_asked == 0)
+        return seq->n_tokens - seq->n_done - slot->given;
+    return seq->n_tokens + seq->n_asked < seq->n_tokens_max ? 1 - slot->given : 0;
 }
 
 /* One row for everybody, beginning where the last pass stopped. Returns the rows that are left. */
@@ -50,50 +59,77 @@ static void share_prompt_rows(struct lam_sched_worker *worker, uint32_t left)
     }
 }
 
-static void take_rows(struct lam_sched_worker *worker, uint32_t index, uint64_t now_ns)
+static void take_rows(
+    struct lam_sched_worker *worker, struct lam_pass_step *step, uint32_t index, uint64_t now_ns)
 {
     struct lam_pass_slot *slot = &worker->slots[index];
     struct lam_sched_seq *seq = slot->seq;
+    bool drawn = seq->n_asked > 0;
+    bool sample = drawn || seq->n_done + slot->given == seq->n_tokens;
 
-    worker->rows[worker->n_rows++] = (struct lam_sched_rows){
+    step->rows[step->n_rows++] = (struct lam_sched_rows){
         .slot = index,
         .epoch = slot->epoch,
         .position = seq->n_done,
-        .tokens = seq->tokens + seq->n_done,
+        .tokens = drawn ? NULL : seq->tokens + seq->n_done,
         .n_tokens = slot->given,
-        .sample = seq->n_done + slot->given == seq->n_tokens,
+        .sampled = drawn,
+        .sample = sample,
         .sampling = &seq->sampling,
         .n_prompt = seq->n_prompt,
     };
+    step->decodes = step->decodes && slot->given == 1;
     seq->n_done += slot->given;
+    seq->n_asked += sample;
     if (seq->started_ns == 0)
         seq->started_ns = now_ns;
 }
 
-bool lam_pass_plan(struct lam_sched_worker *worker, uint64_t step_id, uint64_t now_ns,
-    struct lam_sched_step *ret_step)
+/* Whether a step may be sent now. Ahead of an answer only behind a step that is known to be short:
+ * a newcomer waits for what has been sent, and behind a long pass there is nothing to gain. */
+static bool may_send(const struct lam_sched_worker *worker, uint64_t ahead_limit_ns)
 {
+    if (worker->n_open == 0)
+        return worker->n_seqs > 0 || worker->n_dirty > 0;
+    return worker->n_open < worker->caps.max_steps && worker->n_seqs > 0 &&
+           worker->steps[0].decodes && worker->pass_ns > 0 && worker->pass_ns <= ahead_limit_ns;
+}
+
+static bool has_rows(const struct lam_sched_worker *worker)
+{
+    for (uint32_t i = 0; i < worker->caps.max_sequences; i++)
+        if (worker->slots[i].given > 0)
+            return true;
+    return false;
+}
+
+bool lam_pass_plan(struct lam_sched_worker *worker, uint64_t step_id, uint64_t ahead_limit_ns,
+    uint64_t now_ns, struct lam_sched_step *ret_step)
+{
+    struct lam_pass_step *step = &worker->steps[worker->n_open];
     uint32_t n_free = 0;
 
+    if (!may_send(worker, ahead_limit_ns))
+        return false;
     share_prompt_rows(worker, share_first_rows(worker));
-    worker->n_rows = 0;
+    if (!has_rows(worker) && (worker->n_dirty == 0 || worker->n_open > 0))
+        return false;
+    *step = (struct lam_pass_step){
+        .id = step_id, .sent_ns = now_ns, .rows = step->rows, .decodes = has_rows(worker)};
     for (uint32_t i = 0; i < worker->caps.max_sequences; i++) {
         if (worker->slots[i].dirty)
             worker->free[n_free++] = i;
         worker->slots[i].dirty = false;
         if (worker->slots[i].given > 0)
-            take_rows(worker, i, now_ns);
+            take_rows(worker, step, i, now_ns);
     }
     worker->n_dirty = 0;
-    if (worker->n_rows == 0 && n_free == 0)
-        return false;
-    worker->busy = true;
-    worker->step_id = step_id;
+    worker->n_open++;
     *ret_step = (struct lam_sched_step){
         .worker_user = worker->user,
-        .id = worker->step_id,
-        .rows = worker->rows,
-        .n_rows = worker->n_rows,
+        .id = step_id,
+        .rows = step->rows,
+        .n_rows = step->n_rows,
         .free = worker->free,
         .n_free = n_free,
     };
@@ -103,44 +139,66 @@ bool lam_pass_plan(struct lam_sched_worker *worker, uint64_t step_id, uint64_t n
 static enum lam_status check_sample(struct lam_sched_worker *worker,
     const struct lam_sched_sample *sample, uint32_t n_vocab, struct lam_err *err)
 {
-    for (uint32_t i = 0; i < worker->n_rows; i++) {
-        const struct lam_sched_rows *rows = &worker->rows[i];
+    const struct lam_pass_step *step = &worker->steps[0];
+
+    for (uint32_t i = 0; i < step->n_rows; i++) {
+        const struct lam_sched_rows *rows = &step->rows[i];
         if (rows->slot != sample->slot || rows->epoch != sample->epoch)
             continue;
         if (!rows->sample || worker->answered[i])
             return lam_fail(err, LAM_INVALID_ARGUMENT,
                 "the answer to step %llu has a token for slot %u that was not asked for",
-                (unsigned long long)worker->step_id, sample->slot);
+                (unsigned long long)step->id, sample->slot);
         if (sample->token < 0 || (uint32_t)sample->token >= n_vocab)
             return lam_fail(err, LAM_INVALID_ARGUMENT,
                 "the answer to step %llu has token %d; the vocabulary is 0..%u",
-                (unsigned long long)worker->step_id, sample->token, n_vocab - 1);
+                (unsigned long long)step->id, sample->token, n_vocab - 1);
         worker->answered[i] = true;
         return LAM_OK;
     }
     return lam_fail(err, LAM_INVALID_ARGUMENT,
         "the answer to step %llu names slot %u, epoch %u, which is not in the step",
-        (unsigned long long)worker->step_id, sample->slot, sample->epoch);
+        (unsigned long long)step->id, sample->slot, sample->epoch);
 }
 
 enum lam_status lam_pass_check(struct lam_sched_worker *worker, uint64_t step_id,
     const struct lam_sched_sample *samples, uint32_t n_samples, uint32_t n_vocab,
     struct lam_err *err)
 {
-    if (!worker->busy || step_id != worker->step_id)
-        return lam_fail(err, LAM_INVALID_ARGUMENT, "an answer to step %llu, but %s is open",
-            (unsigned long long)step_id, worker->busy ? "another step" : "no step");
-    for (uint32_t i = 0; i < worker->n_rows; i++)
+    const struct lam_pass_step *step = &worker->steps[0];
+
+    if (worker->n_open == 0 || step_id != step->id)
+        return lam_fail(err, LAM_INVALID_ARGUMENT, "an answer to step %llu, but %s is next",
+            (unsigned long long)step_id, worker->n_open > 0 ? "another step" : "no step");
+    for (uint32_t i = 0; i < step->n_rows; i++)
         worker->answered[i] = false;
     for (uint32_t i = 0; i < n_samples; i++) {
         enum lam_status status = check_sample(worker, &samples[i], n_vocab, err);
         if (status != LAM_OK)
             return status;
     }
-    for (uint32_t i = 0; i < worker->n_rows; i++)
-        if (worker->rows[i].sample && !worker->answered[i])
+    for (uint32_t i = 0; i < step->n_rows; i++)
+        if (step->rows[i].sample && !worker->answered[i])
             return lam_fail(err, LAM_INVALID_ARGUMENT,
                 "the answer to step %llu has no token for slot %u, which asked for one",
-                (unsigned long long)step_id, worker->rows[i].slot);
+                (unsigned long long)step_id, step->rows[i].slot);
     return LAM_OK;
+}
+
+void lam_pass_close(struct lam_sched_worker *worker, uint64_t now_ns)
+{
+    struct lam_pass_step step = worker->steps[0];
+    uint64_t begin_ns = step.sent_ns > worker->answered_ns ? step.sent_ns : worker->answered_ns;
+
+    assert(worker->n_open > 0);
+    for (uint32_t i = 0; i < step.n_rows; i++)
+        worker->rows_done += step.rows[i].n_tokens;
+    worker->passes += step.n_rows > 0;
+    if (step.decodes)
+        worker->pass_ns = now_ns > begin_ns ? now_ns - begin_ns : 1;
+    worker->answered_ns = now_ns;
+    worker->n_open--;
+    for (uint32_t i = 0; i < worker->n_open; i++)
+        worker->steps[i] = worker->steps[i + 1];
+    worker->steps[worker->n_open] = (struct lam_pass_step){.rows = step.rows};
 }

@@ -17,7 +17,8 @@ struct lam_sched_seq {
     uint32_t n_tokens;
     uint32_t n_tokens_max;
     uint32_t n_done;
-    uint32_t deaths; /* workers lost under it since its last token */
+    uint32_t n_asked; /* samples without an answer; then n_done == n_tokens + n_asked - 1 */
+    uint32_t deaths;  /* workers lost under it since its last token */
     bool paused;
     struct lam_sample_params sampling;
     uint64_t arrival; /* number of the request: its place in the queue */
@@ -33,35 +34,48 @@ struct lam_pass_slot {
     bool dirty;     /* left since the last step: its pages go back with the next one */
 };
 
+/* A step without an answer. */
+struct lam_pass_step {
+    uint64_t id;
+    uint64_t sent_ns;
+    struct lam_sched_rows *rows; /* [caps.max_sequences] */
+    uint32_t n_rows;
+    bool decodes; /* one row of each sequence, and at least one */
+};
+
 struct lam_sched_worker {
     struct lam_sched_worker *next;
     void *user;
     struct lam_sched_caps caps;
     struct lam_pass_slot *slots; /* [caps.max_sequences] */
-    struct lam_sched_rows *rows; /* [caps.max_sequences]: the step without an answer */
     bool *answered;              /* [caps.max_sequences]: of rows, while a result is checked */
     uint32_t *free;              /* [caps.max_sequences] */
-    uint32_t n_rows;
+    struct lam_pass_step steps[LAM_SCHED_STEPS_MAX]; /* [n_open], the oldest first */
+    uint32_t n_open;
+    uint64_t answered_ns; /* when the last answer came */
+    uint64_t pass_ns;     /* that the last step of one row each took; 0: not yet known */
     uint32_t n_dirty;
     uint32_t n_seqs;
     uint32_t pages_free;
     uint32_t cursor; /* slot that is served first in the next pass */
-    bool busy;
-    uint64_t step_id;
     uint64_t passes;
     uint64_t rows_done;
 };
 
 /*
- * Makes the next step of an idle worker. False: there is nothing to compute and nothing to free.
- * The step points into the worker and its sequences.
+ * Makes the worker's next step. False: there is nothing to compute and nothing to free, or it may
+ * not be sent yet. ahead_limit_ns: of lam_sched_config. The step points into the worker and its
+ * sequences.
  */
-bool lam_pass_plan(struct lam_sched_worker *worker, uint64_t step_id, uint64_t now_ns,
-    struct lam_sched_step *ret_step);
+bool lam_pass_plan(struct lam_sched_worker *worker, uint64_t step_id, uint64_t ahead_limit_ns,
+    uint64_t now_ns, struct lam_sched_step *ret_step);
 
-/* Does the answer fit the open step? Errors: as lam_sched_result. Changes only `answered`. */
+/* Does the answer fit the oldest step? Errors: as lam_sched_result. Changes only `answered`. */
 LAM_MUST_USE enum lam_status lam_pass_check(struct lam_sched_worker *worker, uint64_t step_id,
     const struct lam_sched_sample *samples, uint32_t n_samples, uint32_t n_vocab,
     struct lam_err *err);
+
+/* The oldest step is answered: counts its rows and takes it off the list. */
+void lam_pass_close(struct lam_sched_worker *worker, uint64_t now_ns);
 
 #endif

@@ -15,6 +15,7 @@
 #define ROWS_MAX 65536
 #define PAGE_TOKENS_MAX 65536
 #define PAGES_MAX (1 << 24)
+#define STEPS_MAX 1024
 
 struct lam_registry {
     const char *chat_name;
@@ -58,6 +59,7 @@ static enum lam_status check_numbers(const Laminar__V1__Hello *hello, struct lam
         {"max_rows", hello->max_rows, 1, ROWS_MAX},
         {"kv_page_tokens", hello->kv_page_tokens, 1, PAGE_TOKENS_MAX},
         {"kv_pages", hello->kv_pages, 1, PAGES_MAX},
+        {"max_steps", hello->max_steps, 0, STEPS_MAX},
     };
 
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++)
@@ -114,6 +116,15 @@ static void copy_text(char *to, const char *from)
     memcpy(to, from, strlen(from) + 1);
 }
 
+/* It may take more steps than we ever send. */
+static uint32_t max_steps_of(const Laminar__V1__Hello *hello)
+{
+    if (hello->max_steps == 0)
+        return 1;
+    return hello->max_steps < (int32_t)LAM_SCHED_STEPS_MAX ? (uint32_t)hello->max_steps
+                                                           : LAM_SCHED_STEPS_MAX;
+}
+
 static void take_hello(struct lam_worker *worker, const Laminar__V1__Hello *hello)
 {
     copy_text(worker->id, hello->worker_id);
@@ -128,6 +139,7 @@ static void take_hello(struct lam_worker *worker, const Laminar__V1__Hello *hell
         .max_rows = (uint32_t)hello->max_rows,
         .page_tokens = (uint32_t)hello->kv_page_tokens,
         .pages = (uint32_t)hello->kv_pages,
+        .max_steps = max_steps_of(hello),
     };
 }
 

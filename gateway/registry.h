@@ -44,7 +44,8 @@ struct lam_worker {
     struct lam_report report;
     struct lam_buf header;          /* as far as it has come */
     struct lam_sched_worker *sched; /* the service's: set while it takes steps */
-    uint64_t step_ns; /* the service's: when the step without an answer was sent; 0: none */
+    uint32_t n_steps;               /* the service's: steps without an answer */
+    uint64_t step_ns; /* the service's: since when the oldest of them is the worker's turn */
     void *user;
 };
 

@@ -4,7 +4,8 @@
  * A sequence is in the queue (worker == NULL) or in a slot. Its tokens are one array, prompt first,
  * with room for all that it may generate; `n_done` of them have been given to the worker. So a
  * prompt, a replay and a decode step are one case: rows [n_done, n_tokens) are due, and the pass
- * that reaches n_tokens samples.
+ * that reaches n_tokens samples. A step that is sent ahead gives one row more, of the token that
+ * the worker is drawing: only the worker knows it by then.
  *
  * Invariants: pages_free + the pages of the slots' sequences == caps.pages; the queue is sorted by
  * arrival; actions has room for one action of every request, so events never allocate.
@@ -100,6 +101,7 @@ static void slot_enter(struct lam_sched_worker *worker, struct lam_sched_seq *se
     seq->slot = index;
     seq->pages = pages;
     seq->n_done = 0;
+    seq->n_asked = 0;
 }
 
 static void seq_free(struct lam_sched *sched, struct lam_sched_seq *seq)
@@ -179,8 +181,9 @@ static void apply_token(struct lam_sched *sched, struct lam_sched_seq *seq, int3
 {
     struct lam_sched_action *action = action_push(sched, LAM_SCHED_TOKEN, seq);
 
-    assert(seq->n_done == seq->n_tokens && seq->n_tokens < seq->n_tokens_max);
+    assert(seq->n_asked > 0 && seq->n_tokens < seq->n_tokens_max);
     seq->tokens[seq->n_tokens++] = token;
+    seq->n_asked--;
     seq->deaths = 0;
     action->token = token;
     action->last = seq->n_tokens == seq->n_tokens_max;
@@ -195,7 +198,8 @@ static void worker_free(struct lam_sched_worker *worker)
     if (!worker)
         return;
     lam_free(worker->slots);
-    lam_free(worker->rows);
+    for (uint32_t i = 0; i < LAM_SCHED_STEPS_MAX; i++)
+        lam_free(worker->steps[i].rows);
     lam_free(worker->answered);
     lam_free(worker->free);
     lam_free(worker);
@@ -309,17 +313,22 @@ enum lam_status lam_sched_join(struct lam_sched *sched, const struct lam_sched_c
 
     assert(caps->max_sequences >= 1 && caps->max_rows >= 1);
     assert(caps->page_tokens >= 1 && caps->pages >= 1);
+    assert(caps->max_steps >= 1 && caps->max_steps <= LAM_SCHED_STEPS_MAX);
     if (!worker)
         goto fail;
     worker->caps = *caps;
     worker->user = user;
     worker->pages_free = caps->pages;
     worker->slots = lam_calloc(caps->max_sequences, sizeof *worker->slots);
-    worker->rows = lam_calloc(caps->max_sequences, sizeof *worker->rows);
     worker->answered = lam_calloc(caps->max_sequences, sizeof *worker->answered);
     worker->free = lam_calloc(caps->max_sequences, sizeof *worker->free);
-    if (!worker->slots || !worker->rows || !worker->answered || !worker->free)
+    if (!worker->slots || !worker->answered || !worker->free)
         goto fail;
+    for (uint32_t i = 0; i < caps->max_steps; i++) {
+        worker->steps[i].rows = lam_calloc(caps->max_sequences, sizeof *worker->steps[i].rows);
+        if (!worker->steps[i].rows)
+            goto fail;
+    }
     while (*end)
         end = &(*end)->next;
     *end = worker;
@@ -358,24 +367,20 @@ struct lam_sched_actions lam_sched_lose(
 
 enum lam_status lam_sched_result(struct lam_sched *sched, struct lam_sched_worker *worker,
     uint64_t step_id, const struct lam_sched_sample *samples, uint32_t n_samples, uint32_t n_vocab,
-    struct lam_sched_actions *ret_actions, struct lam_err *err)
+    uint64_t now_ns, struct lam_sched_actions *ret_actions, struct lam_err *err)
 {
     enum lam_status status = lam_pass_check(worker, step_id, samples, n_samples, n_vocab, err);
 
     if (status != LAM_OK)
         return status;
     sched->n_actions = 0;
-    worker->busy = false;
-    worker->passes += worker->n_rows > 0;
-    for (uint32_t i = 0; i < worker->n_rows; i++)
-        worker->rows_done += worker->rows[i].n_tokens;
+    lam_pass_close(worker, now_ns);
     for (uint32_t i = 0; i < n_samples; i++) {
         struct lam_pass_slot *slot = &worker->slots[samples[i].slot];
         /* The request may have ended during the pass, and its slot may have a new user. */
         if (slot->seq && slot->epoch == samples[i].epoch)
             apply_token(sched, slot->seq, samples[i].token);
     }
-    worker->n_rows = 0;
     *ret_actions = actions_of(sched);
     return LAM_OK;
 }
@@ -402,9 +407,11 @@ bool lam_sched_next(struct lam_sched *sched, uint64_t now_ns, struct lam_sched_s
 {
     admit(sched);
     for (struct lam_sched_worker *worker = sched->workers; worker; worker = worker->next)
-        if (!worker->busy && (worker->n_seqs > 0 || worker->n_dirty > 0) &&
-            lam_pass_plan(worker, ++sched->steps, now_ns, ret_step))
+        if (lam_pass_plan(
+                worker, sched->steps + 1, sched->config.ahead_limit_ns, now_ns, ret_step)) {
+            sched->steps++;
             return true;
+        }
     return false;
 }
 

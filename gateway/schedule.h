@@ -11,8 +11,13 @@
  *  - A pass holds one row of every sequence on the worker, then prompt rows up to the worker's
  *    max_rows, shared evenly by the sequences that have some. When there are more sequences than
  *    rows they take turns.
- *  - A worker has at most one step without an answer. A slot that a sequence left is named in
- *    `free` of the next step; its next user has another epoch.
+ *  - A worker has at most max_steps steps without an answer. A second one is sent ahead while
+ *    passes are short, so that the worker need not wait for us: a sequence that goes on decoding
+ *    has a row of the token that is being drawn. When the draw turns out to end it, by an end
+ *    token, a stop string or its client, that row is computed for nothing; an end that its length
+ *    brings is known before and costs none.
+ *  - A slot that a sequence left is named in `free` of the next step; its next user has another
+ *    epoch, so an answer that comes late is known as such.
  *  - When a worker is lost, its sequences go back to the queue at their old place and are replayed
  *    elsewhere: prompt and emitted tokens are one longer prompt. Sampling is a function of (seed,
  *    position), so the text goes on as if nothing had happened.
@@ -36,8 +41,11 @@ struct lam_sched_worker;
 struct lam_sched_config {
     uint32_t waiting_max;     /* requests in the queue; one more is refused */
     uint64_t orphan_limit_ns; /* a request waits this long while no worker is attached */
+    uint64_t ahead_limit_ns;  /* a step is sent ahead while passes take at most this; 0: never */
     uint32_t deaths_max;      /* workers lost under a request without a new token until it fails */
 };
+
+#define LAM_SCHED_STEPS_MAX 2u
 
 /* What a worker can hold. Everything is at least 1; pages * page_tokens >= context_tokens. */
 struct lam_sched_caps {
@@ -45,6 +53,7 @@ struct lam_sched_caps {
     uint32_t max_rows;
     uint32_t page_tokens;
     uint32_t pages;
+    uint32_t max_steps; /* without an answer; at most LAM_SCHED_STEPS_MAX */
 };
 
 struct lam_sched_request {
@@ -60,8 +69,9 @@ struct lam_sched_rows {
     uint32_t slot;
     uint32_t epoch;
     uint32_t position;
-    const int32_t *tokens;
+    const int32_t *tokens; /* NULL with `sampled` */
     uint32_t n_tokens;
+    bool sampled; /* one row, of the token that the worker drew last for the slot */
     bool sample;
     const struct lam_sample_params *sampling;
     uint32_t n_prompt;
@@ -135,13 +145,13 @@ struct lam_sched_actions lam_sched_lose(
     struct lam_sched *sched, struct lam_sched_worker *worker, uint64_t now_ns);
 
 /*
- * The answer to the worker's step. Errors: LAM_INVALID_ARGUMENT when it does not answer what was
- * asked (id, slots, epochs, one token for each sampled entry, tokens in 0..n_vocab-1): nothing was
- * applied, and the caller gives the worker up.
+ * The answer to the worker's oldest step. Errors: LAM_INVALID_ARGUMENT when it does not answer what
+ * was asked (id, slots, epochs, one token for each sampled entry, tokens in 0..n_vocab-1): nothing
+ * was applied, and the caller gives the worker up.
  */
 LAM_MUST_USE enum lam_status lam_sched_result(struct lam_sched *sched,
     struct lam_sched_worker *worker, uint64_t step_id, const struct lam_sched_sample *samples,
-    uint32_t n_samples, uint32_t n_vocab, struct lam_sched_actions *ret_actions,
+    uint32_t n_samples, uint32_t n_vocab, uint64_t now_ns, struct lam_sched_actions *ret_actions,
     struct lam_err *err);
 
 /* Time has passed. */

@@ -15,6 +15,9 @@
 #define CALLS_SPARE 4096u
 /* Three workers in a row have died of it: the fourth is not risked. */
 #define DEATHS_MAX 3u
+/* Steps are sent ahead of answers while a pass takes at most this: then the turn from worker to
+ * gateway and back, 0.3 ms, is more than 1 % of it, and nobody waits long behind the second one. */
+#define AHEAD_LIMIT_NS (25 * LAM_NS_PER_MS)
 
 static const struct lam_rpc_method generation_methods[] = {
     {.path = "/laminar.v1.Generation/Generate",
@@ -149,6 +152,7 @@ enum lam_status lam_service_create(
     struct lam_sched_config sched_config = {
         .waiting_max = config->waiting_max,
         .orphan_limit_ns = config->orphan_limit_ns,
+        .ahead_limit_ns = AHEAD_LIMIT_NS,
         .deaths_max = DEATHS_MAX,
     };
     struct lam_service *service;

@@ -36,10 +36,11 @@ struct lam_generation {
     uint64_t seed;
     uint32_t n_prompt;
     uint32_t n_completion;
-    uint64_t arrived_ns;            /* the request */
-    uint64_t started_ns;            /* its first pass */
-    uint64_t first_ns, last_ns;     /* tokens */
-    int32_t ids[LAM_CREDIT_TOKENS]; /* not yet sent */
+    uint64_t arrived_ns;        /* the request */
+    uint64_t started_ns;        /* its first pass */
+    uint64_t first_ns, last_ns; /* tokens */
+    /* Not yet sent; steps that were under way when the sequence paused bring more. */
+    int32_t ids[LAM_CREDIT_TOKENS + LAM_SCHED_STEPS_MAX - 1];
     uint32_t n_ids;
     uint64_t paused_ns; /* since when the client does not read; 0: it does */
 };

@@ -63,11 +63,24 @@ void lam_engine_free(struct lam_engine *engine, uint32_t seq)
     slots_of(engine)[seq] = (struct lam_engine_slot){0};
 }
 
+/* [rows->n_tokens] */
+static const int32_t *tokens_of(const struct lam_engine *engine, const struct lam_engine_rows *rows)
+{
+    return rows->sampled ? &slots_of(engine)[rows->seq].token : rows->tokens;
+}
+
 static enum lam_status check_tokens(
     const struct lam_engine *engine, const struct lam_engine_rows *rows, struct lam_err *err)
 {
     uint32_t n_vocab = engine->model->spec.n_vocab;
 
+    if (rows->sampled &&
+        (rows->position == 0 || rows->n_tokens != 1 || !slots_of(engine)[rows->seq].drawn))
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "sequence %u goes on at position %u with the token that was drawn, but none was",
+            rows->seq, rows->position);
+    if (rows->sampled)
+        return LAM_OK;
     for (uint32_t i = 0; i < rows->n_tokens; i++)
         if (rows->tokens[i] < 0 || (uint32_t)rows->tokens[i] >= n_vocab)
             return lam_fail(err, LAM_INVALID_ARGUMENT,
@@ -188,14 +201,15 @@ static uint32_t fill_pass(struct lam_engine *engine, const struct lam_engine_row
 
     for (uint32_t i = 0; i < n; i++) {
         struct lam_engine_slot *slot = &slots_of(engine)[rows[i].seq];
+        const int32_t *tokens = tokens_of(engine, &rows[i]);
         uint64_t table = lam_engine_buffers(engine)->page_tables + i * table_bytes;
 
         if (rows[i].position == 0) {
             slot->params = rows[i].params;
             slot->n_prompt = rows[i].n_prompt;
         }
-        memcpy(history_of(engine, rows[i].seq) + rows[i].position, rows[i].tokens,
-            rows[i].n_tokens * sizeof *rows[i].tokens);
+        memcpy(history_of(engine, rows[i].seq) + rows[i].position, tokens,
+            rows[i].n_tokens * sizeof *tokens);
         seqs[i] = (struct lam_seq_rows){
             .row_begin = row,
             .n_rows = rows[i].n_tokens,
@@ -205,7 +219,7 @@ static uint32_t fill_pass(struct lam_engine *engine, const struct lam_engine_row
         lam_engine_upload(engine, table, lam_kv_table(&engine->kv, rows[i].seq),
             lam_kv_owned(&engine->kv, rows[i].seq) * sizeof(uint32_t));
         for (uint32_t t = 0; t < rows[i].n_tokens; t++, row++) {
-            ids[row] = rows[i].tokens[t];
+            ids[row] = tokens[t];
             positions[row] = (int32_t)(rows[i].position + t);
         }
     }
@@ -274,12 +288,15 @@ enum lam_status lam_engine_step(struct lam_engine *engine, const struct lam_engi
         return status;
     begin_ns = lam_trace_begin();
     for (uint32_t i = 0; i < n; i++) {
+        struct lam_engine_slot *slot = &slots_of(engine)[rows[i].seq];
         uint32_t n_wanted = lam_engine_wanted(&rows[i]);
 
-        slots_of(engine)[rows[i].seq].n_positions = rows[i].position + rows[i].n_tokens;
+        slot->n_positions = rows[i].position + rows[i].n_tokens;
         results[i].logits = rows[i].logit_rows > 0 ? logits : NULL;
         logits += (uint64_t)n_wanted * n_vocab;
         results[i].token = rows[i].sample ? draw(engine, rows[i].seq, logits - n_vocab) : -1;
+        slot->drawn = rows[i].sample;
+        slot->token = results[i].token;
     }
     lam_trace_end(LAM_TRACE_SAMPLE, "sample", begin_ns, LAM_TRACE_NONE, LAM_TRACE_NONE, 0);
     return LAM_OK;

@@ -60,6 +60,7 @@ struct lam_engine_rows {
     uint32_t position; /* 0 begins the slot anew; else continues exactly */
     const int32_t *tokens;
     uint32_t n_tokens;
+    bool sampled; /* one row, of the token that was drawn last for the slot; tokens is not read */
     bool sample;
     uint32_t logit_rows; /* last rows whose logits the caller wants in `logits`; 0 for none */
     struct lam_sample_params params; /* read with position 0 */
@@ -106,9 +107,10 @@ void lam_engine_free(struct lam_engine *engine, uint32_t seq);
 
 /*
  * One pass. rows: [n]; results: [n], filled for each entry.
- * Errors: LAM_INVALID_ARGUMENT (token out of range, position that does not continue, too many rows:
- * nothing was computed); LAM_RESOURCE_EXHAUSTED (no free KV page: nothing was computed); those of
- * lam_units: the pass broke off and the engine is not usable any more.
+ * Errors: LAM_INVALID_ARGUMENT (token out of range, position that does not continue, no token was
+ * drawn to go on with, too many rows: nothing was computed); LAM_RESOURCE_EXHAUSTED (no free KV
+ * page: nothing was computed); those of lam_units: the pass broke off and the engine is not usable
+ * any more.
  */
 LAM_MUST_USE enum lam_status lam_engine_step(struct lam_engine *engine,
     const struct lam_engine_rows *rows, uint32_t n, struct lam_engine_result *results,

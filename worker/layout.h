@@ -8,6 +8,7 @@
 #ifndef LAMINAR_WORKER_LAYOUT_H
 #define LAMINAR_WORKER_LAYOUT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/status.h"
@@ -19,6 +20,8 @@
 struct lam_engine_slot {
     uint32_t n_positions; /* in the KV cache and the history */
     uint32_t n_prompt;
+    bool drawn;    /* the last rows asked for a token: */
+    int32_t token; /* this one */
     struct lam_sample_params params;
 };
 

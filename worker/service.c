@@ -1,10 +1,10 @@
 /*
  * service: see service.h.
  *
- * One thread talks and computes in turn: a gateway has at most one step without an answer. The lock
- * guards what other threads need in order to wake it: the stream while it waits for a message, and
- * the wishes. A step allocates nothing here: message, arrays and packed answer live in buffers made
- * at start.
+ * One thread talks and computes in turn; the step behind the one that it computes waits in the
+ * stream. The lock guards what other threads need in order to wake it: the stream while it waits
+ * for a message, and the wishes. A step allocates nothing here: message, arrays and packed answer
+ * live in buffers made at start.
  */
 #include "worker/service.h"
 
@@ -30,7 +30,8 @@
 #define SERVICE_REACH_NS (1 * LAM_NS_PER_S) /* for one attempt to reach the gateway */
 #define SERVICE_CHUNK_BYTES LAM_MIB         /* of the header: the protocol's limit */
 #define SERVICE_SEQ_BYTES 1024u             /* of one SequenceRows, unpacked, without its tokens */
-#define SERVICE_ROW_BYTES 16u               /* of one token, packed or unpacked, generously */
+#define SERVICE_STEPS 2       /* without an answer: one computes, one waits in the stream */
+#define SERVICE_ROW_BYTES 16u /* of one token, packed or unpacked, generously */
 
 struct lam_service {
     struct lam_service_config config;
@@ -253,6 +254,7 @@ static enum lam_status send_hello(
     hello.kv_page_tokens = (int32_t)engine->page_tokens;
     hello.kv_pages = (int32_t)engine->kv_pages;
     hello.memory = &memory;
+    hello.max_steps = SERVICE_STEPS;
     message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_HELLO;
     message.hello = &hello;
     return send_message(service, stream, &message, err);

@@ -30,6 +30,10 @@ static enum lam_status check_rows(const Laminar__V1__SequenceRows *rows,
         return lam_fail(err, LAM_INVALID_ARGUMENT,
             "the step brings %zu rows for slot %" PRIu32 "; this worker takes %" PRIu32,
             rows->n_tokens, rows->seq, limits->max_rows);
+    if (rows->sampled && rows->n_tokens > 0)
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "the step brings %zu tokens for slot %" PRIu32 ", which goes on with the one drawn",
+            rows->n_tokens, rows->seq);
     if (rows->position != 0 && rows->epoch != epochs[rows->seq])
         return lam_fail(err, LAM_INVALID_ARGUMENT,
             "slot %" PRIu32 " belongs to epoch %" PRIu32 ", the step goes on with epoch %" PRIu32,
@@ -59,7 +63,8 @@ enum lam_status lam_step_read(const Laminar__V1__Step *step, const struct lam_st
             .seq = rows->seq,
             .position = rows->position,
             .tokens = rows->tokens,
-            .n_tokens = (uint32_t)rows->n_tokens,
+            .n_tokens = rows->sampled ? 1 : (uint32_t)rows->n_tokens,
+            .sampled = rows->sampled,
             .sample = rows->sample,
             .params = params_of(rows->sampling),
             .n_prompt = rows->prompt_tokens,

@@ -187,7 +187,7 @@ def test_cancel_stops_computing(client):
     harness.wait_until(lambda: client.busy() == 0, 2, "the cancelled sequence leaves")
     passes = client.model().workers[0].passes
     time.sleep(0.5)
-    assert client.model().workers[0].passes <= passes + 1
+    assert client.model().workers[0].passes <= passes + 2  # that were under way
 
 
 def test_cancel_while_waiting(client):

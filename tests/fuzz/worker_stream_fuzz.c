@@ -31,7 +31,7 @@ static enum lam_status answer(
         samples[i] = (struct lam_sched_sample){
             result->tokens[i]->seq, result->tokens[i]->epoch, result->tokens[i]->token};
     return lam_sched_result(
-        sched, worker->sched, result->id, samples, (uint32_t)n, TINY_VOCAB, &actions, NULL);
+        sched, worker->sched, result->id, samples, (uint32_t)n, TINY_VOCAB, 1, &actions, NULL);
 }
 
 static enum lam_status take(struct lam_registry *registry, struct lam_sched *sched,
@@ -90,7 +90,7 @@ static void converse(struct lam_registry *registry, struct lam_sched *sched,
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const struct lam_sched_config config = {
-        .waiting_max = 4, .orphan_limit_ns = 1, .deaths_max = 3};
+        .waiting_max = 4, .orphan_limit_ns = 1, .ahead_limit_ns = 1, .deaths_max = 3};
     struct lam_registry *registry = NULL;
     struct lam_sched *sched = NULL;
     struct lam_worker *worker = NULL;

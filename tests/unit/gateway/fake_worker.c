@@ -48,6 +48,7 @@ static bool send_hello(struct fake_worker *worker)
     hello.max_rows = ROWS_MAX;
     hello.kv_page_tokens = 16;
     hello.kv_pages = (int32_t)(FAKE_SLOTS * worker->context / 16);
+    hello.max_steps = 2;
     message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_HELLO;
     message.hello = &hello;
     return send_message(worker, &message);
@@ -74,6 +75,7 @@ static bool send_header(struct fake_worker *worker)
 /* True when the rows are what the protocol allows. */
 static bool take_rows(struct fake_worker *worker, const Laminar__V1__SequenceRows *rows)
 {
+    uint32_t n = rows->sampled ? 1 : (uint32_t)rows->n_tokens;
     struct fake_worker_slot *slot;
 
     if (rows->seq >= FAKE_SLOTS)
@@ -85,11 +87,17 @@ static bool take_rows(struct fake_worker *worker, const Laminar__V1__SequenceRow
         slot->epoch = rows->epoch;
         atomic_fetch_add(&worker->held, 1);
     }
-    if (rows->epoch != slot->epoch || rows->position != slot->n ||
-        slot->n + rows->n_tokens > worker->context)
+    if (rows->epoch != slot->epoch || rows->position != slot->n || slot->n + n > worker->context)
         return false;
-    memcpy(slot->tokens + slot->n, rows->tokens, rows->n_tokens * sizeof *rows->tokens);
-    slot->n += (uint32_t)rows->n_tokens;
+    if (rows->sampled && (!slot->drawn || rows->n_tokens > 0))
+        return false;
+    memcpy(slot->tokens + slot->n, rows->sampled ? &slot->token : rows->tokens,
+        n * sizeof *rows->tokens);
+    slot->n += n;
+    slot->drawn = rows->sample;
+    slot->token = worker->loud ? TINY_LOUD : fake_next_token(slot->tokens, slot->n);
+    if (rows->sampled)
+        atomic_fetch_add(&worker->ahead, 1);
     return true;
 }
 
@@ -118,8 +126,7 @@ static bool answer_step(struct fake_worker *worker, const Laminar__V1__Step *ste
         laminar__v1__sampled_token__init(&tokens[result.n_tokens]);
         tokens[result.n_tokens].seq = rows->seq;
         tokens[result.n_tokens].epoch = rows->epoch;
-        tokens[result.n_tokens++].token =
-            worker->loud ? TINY_LOUD : fake_next_token(slot->tokens, slot->n);
+        tokens[result.n_tokens++].token = slot->token;
     }
     if (step->n_rows > 0)
         atomic_fetch_add(&worker->steps, 1);

@@ -20,6 +20,8 @@
 struct fake_worker_slot {
     uint32_t epoch;
     uint32_t n;
+    bool drawn;
+    int32_t token;
     int32_t tokens[FAKE_CONTEXT_MAX];
 };
 
@@ -36,6 +38,7 @@ struct fake_worker {
     struct fake_worker_slot slots[FAKE_SLOTS];
     atomic_uint steps;  /* with rows */
     atomic_uint shared; /* of those, with rows of several sequences */
+    atomic_uint ahead;  /* rows of a token that the gateway did not know yet */
     atomic_uint held;   /* slots in use */
     atomic_bool broken; /* the gateway broke the protocol */
     struct lam_err end; /* how the stream ended; read it after stop */

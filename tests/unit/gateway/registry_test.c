@@ -147,6 +147,7 @@ static void test_ranges(void **state)
         FIELD(max_rows, 1, 65536),
         FIELD(kv_page_tokens, 4, 65536), /* 16 pages have to hold the context */
         FIELD(kv_pages, 4, 1 << 24),
+        FIELD(max_steps, 0, 1024),
         FIELD(header_bytes, 24, 64 << 20),
         FIELD(file_bytes, 0, 1ll << 50),
 #undef FIELD

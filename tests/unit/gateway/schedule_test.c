@@ -42,7 +42,7 @@ static void test_prompts_share_a_pass(void **state)
 
     (void)state;
     sim_init(&sim, 1);
-    join_caps(&sim, 0, (struct lam_sched_caps){4, 16, 8, 100});
+    join_caps(&sim, 0, (struct lam_sched_caps){4, 16, 8, 100, 1});
     add(&sim, 0, 40, 4);
     add(&sim, 1, 3, 4);
     add(&sim, 2, 40, 4);
@@ -69,7 +69,7 @@ static void test_turns(void **state)
 
     (void)state;
     sim_init(&sim, 1);
-    join_caps(&sim, 0, (struct lam_sched_caps){4, 2, 8, 100});
+    join_caps(&sim, 0, (struct lam_sched_caps){4, 2, 8, 100, 1});
     for (uint32_t i = 0; i < 4; i++)
         add(&sim, i, 1, 40);
     sim_pump(&sim);
@@ -92,7 +92,7 @@ static void test_cancel_frees_at_once(void **state)
 
     (void)state;
     sim_init(&sim, 1);
-    join_caps(&sim, 0, (struct lam_sched_caps){2, 8, 8, 12});
+    join_caps(&sim, 0, (struct lam_sched_caps){2, 8, 8, 12, 1});
     seq = add(&sim, 0, 5, 10);
     sim_pump(&sim);
     lam_sched_cancel(sim.sched, seq);
@@ -109,6 +109,112 @@ static void test_cancel_frees_at_once(void **state)
     lam_sched_destroy(sim.sched);
 }
 
+/* One step is answered in 1 ms, so that its worker is known to be fast; the next one is open. */
+static void warm_up(struct sim *sim)
+{
+    sim_pump(sim); /* the prompts */
+    sim->now_ns += LAM_NS_PER_MS;
+    sim_answer(sim, &sim->workers[0]);
+    sim_pump(sim);
+    assert_int_equal(sim->ahead, 0); /* how long a pass takes is not known yet */
+    sim->now_ns += LAM_NS_PER_MS;
+    sim_answer(sim, &sim->workers[0]);
+}
+
+/* A worker has its next step before it has answered one: with rows of tokens that only it knows. */
+static void test_steps_go_ahead(void **state)
+{
+    static struct sim sim;
+    struct lam_sched_step step;
+
+    (void)state;
+    sim_init(&sim, 1);
+    join_caps(&sim, 0, (struct lam_sched_caps){2, 8, 8, 100, 2});
+    add(&sim, 0, 3, 5);
+    add(&sim, 1, 2, 20);
+    warm_up(&sim);
+    assert_true(lam_sched_next(sim.sched, sim.now_ns, &step));
+    assert_false(step.rows[0].sampled); /* both tokens are known */
+    sim_take_step(&sim, &step);
+    assert_true(lam_sched_next(sim.sched, sim.now_ns, &step));
+    assert_int_equal(step.n_rows, 2);
+    assert_true(step.rows[0].sampled && step.rows[1].sampled);
+    assert_true(step.rows[0].sample && step.rows[1].sample);
+    sim_take_step(&sim, &step);
+    assert_false(lam_sched_next(sim.sched, sim.now_ns, &step)); /* two are enough */
+    sim_answer(&sim, &sim.workers[0]);
+    assert_int_equal(sim.requests[0].n, 3 + 3);
+    /* The first one's last token is being drawn: no row is computed for nothing. */
+    sim_answer(&sim, &sim.workers[0]);
+    sim_pump(&sim);
+    assert_int_equal(sim.requests[0].n, 3 + 4);
+    for (unsigned i = 0; i < 40 && sim.workers[0].n_open > 0; i++) {
+        sim_answer(&sim, &sim.workers[0]);
+        sim_pump(&sim);
+    }
+    assert_int_equal(sim.requests[0].ends + sim.requests[1].ends, 2);
+    assert_int_equal(sim.wasted, 0);
+    assert_int_equal(sim_pages_used(&sim.workers[0]), 0);
+    lam_sched_destroy(sim.sched);
+}
+
+/* Not behind a long pass, nor behind a prompt; nor on a worker that takes one step at a time. */
+static void test_steps_do_not_go_ahead(void **state)
+{
+    static struct sim sim;
+
+    (void)state;
+    for (unsigned what = 0; what < 3; what++) {
+        sim_init(&sim, 1);
+        join_caps(&sim, 0, (struct lam_sched_caps){2, 8, 8, 100, what == 0 ? 1 : 2});
+        add(&sim, 0, 2, 30);
+        warm_up(&sim);
+        if (what == 1)
+            add(&sim, 1, 40, 2);
+        for (unsigned pass = 0; pass < (what == 1 ? 6 : 20); pass++) {
+            sim_pump(&sim);
+            assert_int_equal(sim.workers[0].n_open, what == 2 && pass == 0 ? 2 : 1);
+            while (sim.workers[0].n_open > 0) {
+                sim.now_ns += what == 2 ? SIM_AHEAD_NS + 1 : 1;
+                sim_answer(&sim, &sim.workers[0]);
+            }
+        }
+        lam_sched_destroy(sim.sched);
+    }
+}
+
+/* A draw that ends a request unforeseen wastes the row behind it, nothing else: its slot is freed
+ * and used again by the step after that. */
+static void test_an_unforeseen_end(void **state)
+{
+    static struct sim sim;
+    struct lam_sched_step step;
+
+    (void)state;
+    sim_init(&sim, 1);
+    join_caps(&sim, 0, (struct lam_sched_caps){1, 8, 8, 6, 2});
+    add(&sim, 0, 3, 40);
+    add(&sim, 1, 3, 40); /* waits for the slot */
+    warm_up(&sim);
+    sim_pump(&sim);
+    assert_int_equal(sim.workers[0].n_open, 2);
+    sim.requests[0].stop_at = sim.requests[0].n + 1;
+    sim_answer(&sim, &sim.workers[0]);
+    assert_int_equal(sim.requests[0].ends, 1);
+    sim_pump(&sim);
+    assert_int_equal(sim.workers[0].n_open, 2); /* the newcomer's step waits behind the row */
+    sim_answer(&sim, &sim.workers[0]);
+    assert_int_equal(sim.wasted, 1);
+    sim_answer(&sim, &sim.workers[0]);
+    assert_int_equal(sim.requests[1].n, 3 + 1);
+    lam_sched_cancel(sim.sched, sim.requests[1].seq);
+    sim_end(&sim.requests[1]);
+    assert_true(lam_sched_next(sim.sched, sim.now_ns, &step));
+    assert_int_equal(step.n_rows, 0);
+    assert_int_equal(step.n_free, 1);
+    lam_sched_destroy(sim.sched);
+}
+
 /* Room is reserved for all that a request may generate: the second one waits, and the third behind
  * it. */
 static void test_admission_by_pages(void **state)
@@ -118,7 +224,7 @@ static void test_admission_by_pages(void **state)
 
     (void)state;
     sim_init(&sim, 1);
-    join_caps(&sim, 0, (struct lam_sched_caps){4, 64, 8, 7});
+    join_caps(&sim, 0, (struct lam_sched_caps){4, 64, 8, 7, 1});
     add(&sim, 0, 30, 10); /* 5 pages */
     add(&sim, 1, 17, 3);  /* 3 pages */
     add(&sim, 2, 1, 1);   /* 1 page, but not before its elder */
@@ -141,8 +247,8 @@ static void test_least_loaded_replica(void **state)
 
     (void)state;
     sim_init(&sim, 1);
-    join_caps(&sim, 0, (struct lam_sched_caps){5, 8, 8, 100});
-    join_caps(&sim, 1, (struct lam_sched_caps){5, 8, 8, 100});
+    join_caps(&sim, 0, (struct lam_sched_caps){5, 8, 8, 100, 1});
+    join_caps(&sim, 1, (struct lam_sched_caps){5, 8, 8, 100, 1});
     for (uint32_t i = 0; i < 4; i++)
         add(&sim, i, 1, 5);
     sim_pump(&sim);
@@ -159,7 +265,7 @@ static void test_orphans(void **state)
 
     (void)state;
     sim_init(&sim, 1);
-    join_caps(&sim, 0, (struct lam_sched_caps){2, 8, 8, 100});
+    join_caps(&sim, 0, (struct lam_sched_caps){2, 8, 8, 100, 1});
     add(&sim, 0, 5, 10);
     sim_pump(&sim);
     sim.now_ns = 10 * LAM_NS_PER_S;
@@ -186,7 +292,7 @@ static void test_deadly_request(void **state)
     for (unsigned i = 0; i < 3; i++) {
         assert_int_equal(sim.failed, 0);
         memset(&sim.workers[0], 0, sizeof sim.workers[0]);
-        join_caps(&sim, 0, (struct lam_sched_caps){2, 8, 8, 100});
+        join_caps(&sim, 0, (struct lam_sched_caps){2, 8, 8, 100, 1});
         sim_pump(&sim);
         sim_lose(&sim, &sim.workers[0]);
     }
@@ -204,7 +310,7 @@ static void test_deaths_in_a_row(void **state)
     add(&sim, 0, 5, 10);
     for (unsigned i = 0; i < 6; i++) {
         memset(&sim.workers[0], 0, sizeof sim.workers[0]);
-        join_caps(&sim, 0, (struct lam_sched_caps){2, 64, 8, 100});
+        join_caps(&sim, 0, (struct lam_sched_caps){2, 64, 8, 100, 1});
         sim_pump(&sim);
         sim_answer(&sim, &sim.workers[0]);
         sim_pump(&sim);
@@ -223,13 +329,13 @@ static void test_replays_keep_their_place(void **state)
 
     (void)state;
     sim_init(&sim, 1);
-    join_caps(&sim, 0, (struct lam_sched_caps){2, 64, 8, 100});
+    join_caps(&sim, 0, (struct lam_sched_caps){2, 64, 8, 100, 1});
     for (uint32_t i = 0; i < 4; i++)
         add(&sim, i, 10 + i, 10);
     sim_pump(&sim);
     sim_lose(&sim, &sim.workers[0]);
     memset(&sim.workers[0], 0, sizeof sim.workers[0]);
-    join_caps(&sim, 0, (struct lam_sched_caps){2, 64, 8, 100});
+    join_caps(&sim, 0, (struct lam_sched_caps){2, 64, 8, 100, 1});
     assert_true(lam_sched_next(sim.sched, 1, &step));
     assert_int_equal(step.n_rows, 2);
     assert_int_equal(step.rows[0].n_prompt, 10);
@@ -245,6 +351,7 @@ static void test_bad_answers(void **state)
     struct lam_sched_actions actions;
     struct lam_sched_sample samples[2];
     struct lam_err err = {0};
+    uint64_t step_id;
     const struct {
         uint64_t id_delta;
         uint32_t n;
@@ -261,25 +368,27 @@ static void test_bad_answers(void **state)
 
     (void)state;
     sim_init(&sim, 1);
-    join_caps(&sim, 0, (struct lam_sched_caps){4, 8, 8, 100});
+    join_caps(&sim, 0, (struct lam_sched_caps){4, 8, 8, 100, 1});
     add(&sim, 0, 1, 10);
     add(&sim, 1, 2, 10);
     sim_pump(&sim);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        memcpy(samples, worker->samples, sizeof samples);
+        memcpy(samples, worker->steps[0].samples, sizeof samples);
         samples[1].slot += bad[i].delta.slot;
         samples[1].epoch += bad[i].delta.epoch;
         samples[1].token += bad[i].delta.token;
         assert_int_equal(
-            lam_sched_result(sim.sched, worker->handle, worker->step_id + bad[i].id_delta, samples,
-                bad[i].n, SIM_VOCAB, &actions, &err),
+            lam_sched_result(sim.sched, worker->handle, worker->steps[0].id + bad[i].id_delta,
+                samples, bad[i].n, SIM_VOCAB, 1, &actions, &err),
             LAM_INVALID_ARGUMENT);
         assert_true(strlen(err.text) > 20);
     }
+    memcpy(samples, worker->steps[0].samples, sizeof samples);
+    step_id = worker->steps[0].id;
     sim_answer(&sim, worker);
     assert_int_equal(sim.requests[1].n, 3);
-    assert_int_equal(lam_sched_result(sim.sched, worker->handle, worker->step_id, worker->samples,
-                         2, SIM_VOCAB, &actions, &err),
+    assert_int_equal(lam_sched_result(sim.sched, worker->handle, step_id, samples, 2, SIM_VOCAB, 1,
+                         &actions, &err),
         LAM_INVALID_ARGUMENT); /* no step is open */
     lam_sched_destroy(sim.sched);
 }
@@ -288,8 +397,8 @@ static void test_no_memory(void **state)
 {
     static struct sim sim;
     struct lam_err err = {0};
-    struct lam_sched_config config = {8, 1, 3};
-    struct lam_sched_caps caps = {2, 8, 8, 100};
+    struct lam_sched_config config = {8, 1, 1, 3};
+    struct lam_sched_caps caps = {2, 8, 8, 100, 2};
     int32_t prompt[2] = {1, 2};
     struct lam_sched_request ask = {.prompt = prompt, .n_prompt = 2, .max_tokens = 3};
 
@@ -318,6 +427,9 @@ int main(void)
         cmocka_unit_test(test_prompts_share_a_pass),
         cmocka_unit_test(test_turns),
         cmocka_unit_test(test_cancel_frees_at_once),
+        cmocka_unit_test(test_steps_go_ahead),
+        cmocka_unit_test(test_steps_do_not_go_ahead),
+        cmocka_unit_test(test_an_unforeseen_end),
         cmocka_unit_test(test_admission_by_pages),
         cmocka_unit_test(test_least_loaded_replica),
         cmocka_unit_test(test_orphans),

@@ -41,6 +41,8 @@ static void test_generate(void **state)
     assert_int_equal(reading.completion_tokens, 20);
     assert_true(reading.prefill_seconds > 0.0005 && reading.decode_seconds > 0.01);
     reading_done(&reading);
+    assert_true(atomic_load(&worker.ahead) > 0);
+    assert_int_equal(atomic_load(&worker.steps), 20); /* a known end wastes nothing */
 
     /* Default length: to the end of the context. */
     request._max_tokens_case = LAMINAR__V1__GENERATE_REQUEST___MAX_TOKENS__NOT_SET;

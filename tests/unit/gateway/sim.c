@@ -37,8 +37,10 @@ uint32_t sim_pages_used(const struct sim_worker *worker)
 }
 
 /* What a worker does with one entry of a step; it trusts nothing. */
-static void take_rows(struct sim_worker *worker, const struct lam_sched_rows *rows)
+static void take_rows(
+    struct sim_worker *worker, struct sim_step *step, const struct lam_sched_rows *rows)
 {
+    const int32_t *tokens = rows->tokens;
     struct sim_slot *slot;
 
     assert_in_range(rows->slot, 0, worker->caps.max_sequences - 1);
@@ -52,29 +54,39 @@ static void take_rows(struct sim_worker *worker, const struct lam_sched_rows *ro
     assert_int_equal(rows->epoch, slot->epoch);
     assert_int_equal(rows->position, slot->n);
     assert_true(rows->n_tokens >= 1 && slot->n + rows->n_tokens <= SIM_CONTEXT);
-    memcpy(slot->tokens + slot->n, rows->tokens, rows->n_tokens * sizeof *rows->tokens);
+    if (rows->sampled) {
+        assert_true(slot->drawn && !rows->tokens && rows->n_tokens == 1);
+        tokens = &slot->token;
+    }
+    memcpy(slot->tokens + slot->n, tokens, rows->n_tokens * sizeof *tokens);
     slot->n += rows->n_tokens;
-    if (rows->sample)
-        worker->samples[worker->n_samples++] = (struct lam_sched_sample){
-            rows->slot, rows->epoch, next_token(slot->tokens, slot->n, slot->n_prompt)};
+    slot->drawn = rows->sample;
+    if (!rows->sample)
+        return;
+    slot->token = next_token(slot->tokens, slot->n, slot->n_prompt);
+    step->samples[step->n_samples++] =
+        (struct lam_sched_sample){rows->slot, rows->epoch, slot->token};
 }
 
+/* Steps are taken in their order, so a worker may as well compute them when they come. */
 void sim_take_step(struct sim *sim, const struct lam_sched_step *step)
 {
     struct sim_worker *worker = step->worker_user;
+    struct sim_step *open;
     uint32_t total = 0;
 
     assert_non_null(worker->handle);
-    assert_false(worker->busy);
+    assert_true(worker->n_open < worker->caps.max_steps);
     assert_true(step->n_rows + step->n_free > 0);
-    worker->busy = true;
-    worker->step_id = step->id;
-    worker->n_samples = 0;
+    assert_true(step->n_rows > 0 || worker->n_open == 0);
+    sim->ahead += worker->n_open > 0;
+    open = &worker->steps[worker->n_open++];
+    *open = (struct sim_step){.id = step->id};
     for (uint32_t i = 0; i < step->n_free; i++)
         worker->slots[step->free[i]].n = 0;
     for (uint32_t i = 0; i < step->n_rows; i++) {
         total += step->rows[i].n_tokens;
-        take_rows(worker, &step->rows[i]);
+        take_rows(worker, open, &step->rows[i]);
     }
     sim->shared_passes += step->n_rows > 1;
     assert_true(total <= worker->caps.max_rows);
@@ -127,26 +139,32 @@ void sim_lose(struct sim *sim, struct sim_worker *worker)
     struct lam_sched_worker *handle = worker->handle;
 
     worker->handle = NULL;
-    worker->busy = false;
+    worker->n_open = 0;
     sim_apply(sim, lam_sched_lose(sim->sched, handle, sim->now_ns));
 }
 
 void sim_answer(struct sim *sim, struct sim_worker *worker)
 {
+    struct sim_step step = worker->steps[0];
     struct lam_sched_actions actions = {0};
     struct lam_err err = {0};
 
-    worker->busy = false;
-    assert_int_equal(lam_sched_result(sim->sched, worker->handle, worker->step_id, worker->samples,
-                         worker->n_samples, SIM_VOCAB, &actions, &err),
+    assert_true(worker->n_open > 0);
+    worker->n_open--;
+    memmove(worker->steps, worker->steps + 1, worker->n_open * sizeof step);
+    assert_int_equal(lam_sched_result(sim->sched, worker->handle, step.id, step.samples,
+                         step.n_samples, SIM_VOCAB, sim->now_ns, &actions, &err),
         LAM_OK);
+    sim->wasted += step.n_samples - actions.n;
     sim_apply(sim, actions);
 }
 
 void sim_init(struct sim *sim, uint64_t seed)
 {
-    struct lam_sched_config config = {
-        .waiting_max = 8, .orphan_limit_ns = 3 * LAM_NS_PER_S, .deaths_max = 3};
+    struct lam_sched_config config = {.waiting_max = 8,
+        .orphan_limit_ns = 3 * LAM_NS_PER_S,
+        .ahead_limit_ns = SIM_AHEAD_NS,
+        .deaths_max = 3};
     struct lam_err err = {0};
 
     memset(sim, 0, sizeof *sim);

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/clock.h"
 #include "gateway/schedule.h"
 
 #define SIM_VOCAB 1000u
@@ -16,22 +17,30 @@
 #define SIM_REQUESTS 64u
 #define SIM_WORKERS 3u
 #define SIM_SLOTS_MAX 5u
+#define SIM_AHEAD_NS (200 * LAM_NS_PER_MS)
 
 struct sim_slot {
     uint32_t epoch;
     uint32_t n_prompt;
     uint32_t n;
     int32_t tokens[SIM_CONTEXT];
+    bool drawn; /* the last entry asked for a token: */
+    int32_t token;
+};
+
+/* A step without an answer. */
+struct sim_step {
+    uint64_t id;
+    uint32_t n_samples;
+    struct lam_sched_sample samples[SIM_SLOTS_MAX];
 };
 
 struct sim_worker {
     struct lam_sched_worker *handle; /* NULL: not attached */
     struct lam_sched_caps caps;
     struct sim_slot slots[SIM_SLOTS_MAX];
-    bool busy;
-    uint64_t step_id;
-    uint32_t n_samples;
-    struct lam_sched_sample samples[SIM_SLOTS_MAX];
+    uint32_t n_open;
+    struct sim_step steps[LAM_SCHED_STEPS_MAX]; /* [n_open], the oldest first */
 };
 
 struct sim_request {
@@ -52,10 +61,13 @@ struct sim {
     struct sim_request requests[SIM_REQUESTS];
     uint32_t n_requests;
     unsigned shared_passes; /* with rows of more than one request */
+    unsigned ahead;         /* steps sent before the answer to the one before */
+    unsigned wasted;        /* rows of tokens that had ended their request */
     unsigned failed;
 };
 
-/* An empty world: 8 may wait, an orphan for 3 s, a request survives 2 deaths. */
+/* An empty world: 8 may wait, an orphan for 3 s, a request survives 2 deaths; steps go ahead of
+ * passes of up to SIM_AHEAD_NS. */
 void sim_init(struct sim *sim, uint64_t seed);
 
 /* A random number in [0, below). */

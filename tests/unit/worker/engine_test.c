@@ -383,6 +383,12 @@ static void test_refuses_bad_rows(void **state)
     twice[0] = rows_of(1, text_a, 0, 20);
     twice[1] = rows_of(2, text_b, 0, 20);
     expect_refusal(f, twice, 2, LAM_INVALID_ARGUMENT, "40 rows");
+    rows = rows_of(0, text_a, 5, 1);
+    rows.sampled = true; /* nothing was asked for */
+    expect_refusal(f, &rows, 1, LAM_INVALID_ARGUMENT, "none was");
+    rows = rows_of(0, text_a, 0, 1);
+    rows.sampled = true;
+    expect_refusal(f, &rows, 1, LAM_INVALID_ARGUMENT, "none was");
     /* After all this, sequence 0 goes on where it was. */
     rows = rows_of(0, text_a, 5, 1);
     must_step(f, &rows, 1, &result);

@@ -46,6 +46,7 @@ static void take_hello(
     seen->max_rows = hello->max_rows;
     seen->kv_page_tokens = hello->kv_page_tokens;
     seen->kv_pages = hello->kv_pages;
+    seen->max_steps = hello->max_steps;
     seen->header_bytes = hello->header_bytes;
     lam_buf_clear(&seen->header);
     welcome.want_header = true;
@@ -72,11 +73,12 @@ static void take_chunk(
 
 static void take_result(struct fake_gateway *gateway, const Laminar__V1__StepResult *result)
 {
-    assert(result->n_tokens <= FAKE_TOKENS_MAX);
-    gateway->has_result = true;
-    gateway->result = (struct fake_result){.id = result->id, .n_tokens = result->n_tokens};
+    struct fake_result *to = &gateway->results[gateway->n_results++];
+
+    assert(result->n_tokens <= FAKE_TOKENS_MAX && gateway->n_results <= FAKE_RESULTS_MAX);
+    *to = (struct fake_result){.id = result->id, .n_tokens = result->n_tokens};
     for (size_t i = 0; i < result->n_tokens; i++)
-        gateway->result.tokens[i] = (struct fake_token){
+        to->tokens[i] = (struct fake_token){
             result->tokens[i]->seq, result->tokens[i]->epoch, result->tokens[i]->token};
 }
 
@@ -198,6 +200,7 @@ void fake_gateway_step(struct fake_gateway *gateway, uint64_t id, const struct f
         packed[i].tokens = (int32_t *)(uintptr_t)rows[i].tokens;
         packed[i].n_tokens = rows[i].n_tokens;
         packed[i].sample = rows[i].sample;
+        packed[i].sampled = rows[i].sampled;
         packed[i].sampling = rows[i].position == 0 ? &greedy : NULL;
         list[i] = &packed[i];
     }
@@ -209,7 +212,6 @@ void fake_gateway_step(struct fake_gateway *gateway, uint64_t id, const struct f
     message.kind_case = LAMINAR__V1__GATEWAY_MESSAGE__KIND_STEP;
     message.step = &step;
     pthread_mutex_lock(&gateway->lock);
-    gateway->has_result = false;
     if (gateway->call)
         send_packed(gateway->call, &message);
     pthread_mutex_unlock(&gateway->lock);
@@ -221,12 +223,16 @@ bool fake_gateway_wait_result(struct fake_gateway *gateway, struct fake_result *
     bool has_result;
 
     pthread_mutex_lock(&gateway->lock);
-    while (!gateway->has_result &&
+    while (gateway->n_results == 0 &&
            pthread_cond_timedwait(&gateway->changed, &gateway->lock, &until) == 0)
         ;
-    has_result = gateway->has_result;
-    if (has_result)
-        *ret_result = gateway->result;
+    has_result = gateway->n_results > 0;
+    if (has_result) {
+        *ret_result = gateway->results[0];
+        gateway->n_results--;
+        memmove(
+            gateway->results, gateway->results + 1, gateway->n_results * sizeof *gateway->results);
+    }
     pthread_mutex_unlock(&gateway->lock);
     return has_result;
 }

@@ -20,10 +20,12 @@
 struct fake_gateway_seen {
     char worker_id[32];
     char device[32];
-    int32_t context_tokens, max_sequences, max_rows, kv_page_tokens, kv_pages;
+    int32_t context_tokens, max_sequences, max_rows, kv_page_tokens, kv_pages, max_steps;
     uint64_t header_bytes;
     struct lam_buf header; /* the gateway's */
 };
+
+#define FAKE_RESULTS_MAX 4
 
 struct fake_token {
     uint32_t seq, epoch;
@@ -40,7 +42,8 @@ struct fake_rows {
     uint32_t seq, epoch, position;
     const int32_t *tokens;
     size_t n_tokens;
-    bool sample; /* greedily */
+    bool sampled; /* instead of tokens: the one drawn last */
+    bool sample;  /* greedily */
 };
 
 struct fake_gateway {
@@ -52,8 +55,8 @@ struct fake_gateway {
     /* Under the lock: */
     struct lam_rpc_call *call; /* of the attached worker, referenced */
     uint32_t n_attached;       /* so far */
-    bool has_result;
-    struct fake_result result;
+    uint32_t n_results;        /* that nobody has waited for yet, the oldest first: */
+    struct fake_result results[FAKE_RESULTS_MAX];
     struct fake_gateway_seen seen;
 };
 

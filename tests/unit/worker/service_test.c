@@ -130,6 +130,7 @@ static void test_hello_tells_what_it_can(void **state)
     assert_int_equal(seen.max_rows, 16);
     assert_int_equal(seen.kv_page_tokens, 8);
     assert_int_equal(seen.kv_pages, 4);
+    assert_int_equal(seen.max_steps, 2);
     assert_int_equal(seen.header_bytes, f->tiny.model.header_bytes);
     assert_int_equal(seen.header.size, f->tiny.model.header_bytes);
     assert_memory_equal(seen.header.data, f->tiny.image, seen.header.size);
@@ -156,6 +157,35 @@ static void test_steps_are_answered(void **state)
     assert_true(fake_gateway_wait_result(&f->gateway, &result));
     assert_int_equal(result.id, 12);
     assert_int_equal(result.tokens[0].token, expected_token(f, 7));
+}
+
+/* Two steps without an answer: the second goes on with the token that the first one draws. */
+static void test_a_step_ahead(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_rows first = rows_of(0, 5, 0, 9);
+    struct fake_rows second = {.seq = 0, .epoch = 5, .position = 9, .sampled = true};
+    struct fake_rows third = rows_of(1, 6, 0, 10);
+    struct fake_result results[3];
+    int32_t whole[10];
+
+    second.sample = true;
+    assert_true(fake_gateway_wait_attached(&f->gateway, 1, NULL));
+    fake_gateway_step(&f->gateway, 21, &first, 1, NULL, 0);
+    fake_gateway_step(&f->gateway, 22, &second, 1, NULL, 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_true(fake_gateway_wait_result(&f->gateway, &results[i]));
+        assert_int_equal(results[i].id, 21 + i);
+        assert_int_equal(results[i].n_tokens, 1);
+    }
+    assert_int_equal(results[0].tokens[0].token, expected_token(f, 9));
+    /* The same text as one prompt. */
+    memcpy(whole, text, 9 * sizeof *text);
+    whole[9] = results[0].tokens[0].token;
+    third.tokens = whole;
+    fake_gateway_step(&f->gateway, 23, &third, 1, NULL, 0);
+    assert_true(fake_gateway_wait_result(&f->gateway, &results[2]));
+    assert_int_equal(results[2].tokens[0].token, results[1].tokens[0].token);
 }
 
 /* Sends one bad step: the attachment ends, a new one works. */
@@ -191,8 +221,14 @@ static void test_survives_bad_steps(void **state)
     for (uint32_t i = 0; i < 4; i++)
         rows[i] = rows_of(i % 3, 1, 0, 1);
     expect_reattach(f, 4, rows, 4, "sequences");
+    rows[0] = rows_of(0, 1, 3, 1); /* slot 0 has drawn a token; it cannot bring one as well */
+    rows[0].sampled = true;
+    expect_reattach(f, 5, rows, 1, "drawn and brought");
+    rows[0] = rows_of(1, 1, 0, 0);
+    rows[0].sampled = true;
+    expect_reattach(f, 6, rows, 1, "nothing drawn");
     rows[0] = rows_of(0, 2, 3, 1); /* slot 0 holds 3 positions of epoch 1 */
-    expect_reattach(f, 5, rows, 1, "epoch");
+    expect_reattach(f, 7, rows, 1, "epoch");
 }
 
 /* A gateway that went away and came back begins with free slots. */
@@ -292,6 +328,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_hello_tells_what_it_can, setup, teardown),
         cmocka_unit_test_setup_teardown(test_steps_are_answered, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_step_ahead, setup, teardown),
         cmocka_unit_test_setup_teardown(test_survives_bad_steps, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slots_are_free_after_a_loss, setup, teardown),
         cmocka_unit_test_setup_teardown(test_free_gives_pages_back, setup, teardown),
