@@ -241,13 +241,35 @@ static void check_gpus(struct report *report, struct doctor *doctor)
     }
 }
 
+/* The disk of the model that was given, or of the folder. What was known before stays when this
+ * fails. */
+static void measure_disk(struct report *report, struct doctor *doctor, const char *folder)
+{
+    char io_cache[512];
+    struct lam_speed speed;
+    struct lam_err err = {0};
+    enum lam_status status;
+
+    snprintf(io_cache, sizeof io_cache, "%.500s/io", folder); /* the loader's own */
+    status = doctor->model ? lam_speed_measure(doctor->model, io_cache, &speed, &err)
+                           : lam_measure_disk_of(folder, io_cache, &speed, &err);
+    if (status) {
+        add(report, "disk rate", NOTE, "%s; --model FILE names a file to read", err.text);
+        return;
+    }
+    doctor->facts.disk_rate = speed.rate;
+    add(report, "disk rate", GOOD,
+        "%.2f GB/s by %s, %" PRIu32 " requests of %" PRIu64 " KiB under way, from %s",
+        speed.rate / 1e9, speed.engine, speed.depth, speed.request_bytes / LAM_KIB,
+        doctor->model ? doctor->model : folder);
+}
+
 /* --measure: the machine's own rates, into the facts file. What cannot be measured is told, and
  * what was known of it before stays. */
 static void measure(struct report *report, struct doctor *doctor, const char *home)
 {
     char folder[512] = "/tmp";
     struct lam_err err = {0};
-    enum lam_status status;
 
     if (lam_measure_memory(&doctor->facts.memory_rate, &err))
         add(report, "memory rate", NOTE, "%s", err.text);
@@ -256,17 +278,12 @@ static void measure(struct report *report, struct doctor *doctor, const char *ho
             doctor->facts.memory_rate / 1e9);
     if (home)
         snprintf(folder, sizeof folder, "%s/.cache/laminar", home);
-    /* The folder of the disk's file is that of the facts. */
-    status = lam_facts_write(home, &doctor->facts, &err);
-    if (!status && doctor->model)
-        status = lam_measure_disk(doctor->model, &doctor->facts.disk_rate, &err);
-    else if (!status)
-        status = lam_measure_disk_of(folder, &doctor->facts.disk_rate, &err);
-    if (status)
-        add(report, "disk rate", NOTE, "%s; --model FILE names a file to read", err.text);
-    else
-        add(report, "disk rate", GOOD, "%.2f GB/s, read directly from %s",
-            doctor->facts.disk_rate / 1e9, doctor->model ? doctor->model : folder);
+    /* The folder of the disk's file is that of the facts: it is there when they can be written. */
+    if (lam_facts_write(home, &doctor->facts, &err)) {
+        add(report, "facts", BAD, "%s", err.text);
+        return;
+    }
+    measure_disk(report, doctor, folder);
     if (lam_facts_write(home, &doctor->facts, &err))
         add(report, "facts", BAD, "%s", err.text);
     else

@@ -155,7 +155,8 @@ static enum lam_status describe(struct lam_file *file, struct lam_err *err)
     return LAM_OK;
 }
 
-enum lam_status lam_file_open(const char *path, struct lam_file *ret_file, struct lam_err *err)
+enum lam_status lam_file_open_bytes(
+    const char *path, struct lam_file *ret_file, struct lam_err *err)
 {
     struct lam_file file = {.fd = -1, .direct_fd = -1};
     enum lam_status status;
@@ -164,26 +165,35 @@ enum lam_status lam_file_open(const char *path, struct lam_file *ret_file, struc
     if (file.path == NULL)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the path %s", path);
     status = open_regular(&file, err);
-    if (status != LAM_OK)
-        goto fail;
+    if (status != LAM_OK) {
+        lam_file_close(&file);
+        return status;
+    }
     file.direct_fd = lam_file_open_direct(file.fd, &file.align);
+    *ret_file = file;
+    return LAM_OK;
+}
+
+enum lam_status lam_file_open(const char *path, struct lam_file *ret_file, struct lam_err *err)
+{
+    struct lam_file file;
+    enum lam_status status = lam_file_open_bytes(path, &file, err);
+
+    if (status != LAM_OK)
+        return status;
     status = read_header(&file, err);
-    if (status != LAM_OK)
-        goto fail;
-    status = settle_header(&file, err);
-    if (status != LAM_OK)
-        goto fail;
-    status = describe(&file, err);
-    if (status != LAM_OK)
-        goto fail;
+    if (status == LAM_OK)
+        status = settle_header(&file, err);
+    if (status == LAM_OK)
+        status = describe(&file, err);
+    if (status != LAM_OK) {
+        lam_file_close(&file);
+        return status;
+    }
     /* From here on only scattered rows are read through the page cache. */
     posix_fadvise(file.fd, 0, 0, POSIX_FADV_RANDOM);
     *ret_file = file;
     return LAM_OK;
-
-fail:
-    lam_file_close(&file);
-    return status;
 }
 
 void lam_file_close(struct lam_file *file)

@@ -43,7 +43,12 @@ struct lam_file {
 LAM_MUST_USE enum lam_status lam_file_open(
     const char *path, struct lam_file *ret_file, struct lam_err *err);
 
-/* Only what lam_file_open has filled. */
+/* The same for any file that is not empty: nothing of it is read, and what a header would say stays
+ * empty. */
+LAM_MUST_USE enum lam_status lam_file_open_bytes(
+    const char *path, struct lam_file *ret_file, struct lam_err *err);
+
+/* Only what lam_file_open or lam_file_open_bytes has filled. */
 void lam_file_close(struct lam_file *file);
 
 /* Errors: LAM_DATA_LOSS, with what happened, when the file is no longer what was opened: it was
