@@ -9,7 +9,8 @@
 
 struct window {
     uint64_t first_ns; /* the first token of all */
-    uint64_t begin_ns;
+    uint64_t begun_ns; /* every text has a token */
+    uint64_t begin_ns; /* a token of the first text, and so is the end */
     uint64_t end_ns;
 };
 
@@ -26,9 +27,14 @@ static int compare_reals(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
+/* From token to token of the first text. Those of other texts in the same pass come a moment before
+ * or after it, at both ends alike; an end between them would count the time of a pass and not its
+ * tokens. */
 static struct window find_window(const struct lam_bench_observed *observed)
 {
-    struct window window = {.first_ns = UINT64_MAX, .end_ns = UINT64_MAX};
+    const struct lam_drive_times *text = &observed->times[0];
+    struct window window = {.first_ns = UINT64_MAX, .begin_ns = UINT64_MAX};
+    uint64_t ended_ns = UINT64_MAX;
 
     for (uint32_t i = 0; i < observed->n_texts; i++) {
         const struct lam_drive_times *times = &observed->times[i];
@@ -37,9 +43,13 @@ static struct window find_window(const struct lam_bench_observed *observed)
         first = times->token_ns[0];
         last = times->token_ns[times->n_tokens - 1];
         window.first_ns = first < window.first_ns ? first : window.first_ns;
-        window.begin_ns = first > window.begin_ns ? first : window.begin_ns;
-        window.end_ns = last < window.end_ns ? last : window.end_ns;
+        window.begun_ns = first > window.begun_ns ? first : window.begun_ns;
+        ended_ns = last < ended_ns ? last : ended_ns;
     }
+    for (uint32_t i = text->n_tokens; i-- > 0 && text->token_ns[i] >= window.begun_ns;)
+        window.begin_ns = text->token_ns[i];
+    for (uint32_t i = 0; i < text->n_tokens && text->token_ns[i] <= ended_ns; i++)
+        window.end_ns = text->token_ns[i];
     return window;
 }
 
@@ -128,7 +138,7 @@ enum lam_status lam_bench_figures(const struct lam_bench_observed *observed,
     struct window window = find_window(observed);
     struct lam_bench_figures figures = {
         .first_token_s = seconds(observed->began_ns, window.first_ns),
-        .prompt_s = seconds(observed->asked_ns, window.begin_ns),
+        .prompt_s = seconds(observed->asked_ns, window.begun_ns),
         .window_s = seconds(window.begin_ns, window.end_ns),
     };
     enum lam_status status = measure_passes(&observed->times[0], window, &figures, err);

@@ -2,8 +2,8 @@
  * bench_figures: from when tokens came to what a pass is. A pure function of what was observed.
  *
  * A pass gives one token to every text, so between the first token of the last text to begin and
- * the last token of the first one to end, the gaps between one text's tokens are the passes: that
- * is the window in which all figures of generation are taken.
+ * the last token of the first one to end, the gaps between one text's tokens are the passes: the
+ * first text's tokens there are the window in which all figures of generation are taken.
  */
 #ifndef LAMINAR_CLI_BENCH_FIGURES_H
 #define LAMINAR_CLI_BENCH_FIGURES_H

@@ -56,6 +56,26 @@ static void test_only_the_window_counts(void **state)
     assert_true(near(f.disk_bytes, 1000));
 }
 
+/* The second text has its tokens 5 ms after the first one's in each pass, and ends with it: the
+ * time of the last pass counted once and its second token not, 4 % of a batch of 64. */
+static void test_a_pass_counts_for_all_texts(void **state)
+{
+    static const uint64_t late_ns[] = {
+        1305 * MS, 1405 * MS, 1555 * MS, 1655 * MS, 1755 * MS, 1855 * MS};
+    static const struct lam_drive_times with_late[] = {{one_ns, 7}, {late_ns, 6}};
+    struct lam_bench_observed observed = observe();
+    struct lam_bench_figures f;
+    struct lam_err err = {0};
+
+    (void)state;
+    observed.times = with_late;
+    assert_int_equal(lam_bench_figures(&observed, &f, &err), LAM_OK);
+    assert_true(near(f.prompt_s, 0.305));
+    assert_int_equal(f.n_passes, 3);
+    assert_true(near(f.window_s, 0.35));
+    assert_true(near(f.tokens_per_s, 6 / 0.35));
+}
+
 static void test_floors_without_a_profile_are_the_plan_s(void **state)
 {
     struct lam_bench_observed observed = observe();
@@ -129,6 +149,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_only_the_window_counts),
+        cmocka_unit_test(test_a_pass_counts_for_all_texts),
         cmocka_unit_test(test_floors_without_a_profile_are_the_plan_s),
         cmocka_unit_test(test_a_profile_is_averaged_over_its_own_passes),
         cmocka_unit_test(test_no_window),
