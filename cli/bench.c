@@ -1,6 +1,6 @@
 /*
- * bench: `laminar bench NAME`, measurements of this machine with a real model. Each is a file of
- * its own, bench_NAME.c.
+ * bench: `laminar bench NAME`, measurements of this machine, most of them with a real model. Each
+ * is a file of its own, bench_NAME.c.
  */
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +16,7 @@ struct benchmark {
 static const struct benchmark benchmarks[] = {
     {"generate", "text from a model, by the pass: time, share of the ceilings, memory",
         lam_bench_generate},
+    {"link", "the way to a GPU's memory: how fast, how steady; needs no model", lam_bench_link},
     {"loader", "reading a model through the loader: speed beside fio, CPU time, hits",
         lam_bench_loader},
 };
@@ -24,8 +25,8 @@ static const struct benchmark benchmarks[] = {
 
 static int print_help(FILE *out)
 {
-    fprintf(out, "usage: laminar bench NAME MODEL [flags]\n\n"
-                 "Measures this machine with a model.\n\n");
+    fprintf(out, "usage: laminar bench NAME [MODEL] [flags]\n\n"
+                 "Measures this machine, most of it with a model.\n\n");
     for (size_t i = 0; i < N_BENCHMARKS; i++)
         fprintf(out, "  %-10s %s\n", benchmarks[i].name, benchmarks[i].summary);
     fprintf(out, "\n`laminar bench NAME --help` lists the flags.\n");

@@ -16,6 +16,7 @@
 #include "cli/gpu_watch.h"
 #include "cli/json.h"
 #include "cli/session.h"
+#include "cli/trace_merge.h"
 #include "common/clock.h"
 #include "common/mem.h"
 #include "common/size.h"
@@ -30,6 +31,7 @@ struct bench {
     int64_t n_prompt;
     int64_t n_generate;
     bool json;
+    const char *trace; /* file; NULL: none */
     const struct lam_planning *planning;
     const char *device;          /* "cpu", "cuda:0" */
     struct lam_gpu_watch *watch; /* NULL: no GPU, or nothing to read it with */
@@ -306,6 +308,8 @@ static int execute(
     struct lam_session_config config = {
         .model = bench->model,
         .runtime_dir = env->runtime_dir,
+        .ops = bench->trace != NULL,
+        .record = bench->trace != NULL,
         .options = &bench->stack,
         .plan = plan,
     };
@@ -321,6 +325,8 @@ static int execute(
     status = lam_session_open(&config, &session, &err);
     if (!status)
         status = drive_session(bench, &session, &err);
+    if (!status && bench->trace)
+        status = lam_session_write_trace(&session, bench->trace, &err);
     exit_code = lam_session_close(&session, status ? &err : NULL);
     lam_gpu_watch_stop(bench->watch);
     return exit_code;
@@ -330,11 +336,15 @@ int lam_bench_generate(const struct lam_command_env *env, int argc, char **argv)
 {
     struct bench bench = {.n_prompt = 16, .n_generate = 32, .stack = lam_stack_defaults()};
     struct lam_run_plan plan;
-    struct lam_flag flags[3 + LAM_STACK_FLAGS + 1] = {
+    struct lam_err err = {0};
+    struct lam_flag flags[4 + LAM_STACK_FLAGS + 1] = {
         {"prompt", 0, LAM_FLAG_INT, &bench.n_prompt, "N", "Tokens of each prompt.", 1, 1 << 20,
             NULL, NULL},
         {"gen", 0, LAM_FLAG_INT, &bench.n_generate, "N", "Tokens generated of each text.", 2,
             1 << 20, NULL, NULL},
+        {"trace", 0, LAM_FLAG_TEXT, &bench.trace, "FILE",
+            "What the services do when, from their start to the end; opens in Perfetto.", 0, 0,
+            NULL, NULL},
         {"json", 0, LAM_FLAG_BOOL, &bench.json, NULL, "Print one JSON object.", 0, 0, NULL, NULL},
     };
     const struct lam_flag_program program = {
@@ -347,9 +357,11 @@ int lam_bench_generate(const struct lam_command_env *env, int argc, char **argv)
     };
     int exit_code;
 
-    lam_stack_add_flags(&bench.stack, flags + 3);
+    lam_stack_add_flags(&bench.stack, flags + 4);
     if (!lam_command_begin(&program, argc, argv, &bench.model, 1, &exit_code))
         return exit_code;
+    if (bench.trace && lam_trace_check_path(bench.trace, &err))
+        return lam_command_usage(&err);
     bench.began_ns = lam_now_ns();
     exit_code = lam_stack_plan(&bench.stack, bench.model, env->home, 1, &plan);
     if (exit_code == LAM_EXIT_OK) {

@@ -37,6 +37,7 @@ int lam_command_doctor(const struct lam_command_env *env, int argc, char **argv)
 
 /* The benchmarks: argv[0] is the benchmark's name, as in `laminar bench NAME`. */
 int lam_bench_generate(const struct lam_command_env *env, int argc, char **argv);
+int lam_bench_link(const struct lam_command_env *env, int argc, char **argv);
 int lam_bench_loader(const struct lam_command_env *env, int argc, char **argv);
 
 /*

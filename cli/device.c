@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -22,7 +23,8 @@
 #include "kernels/cuda/open.h"
 
 #define ASK_TIMEOUT_NS (60 * LAM_NS_PER_S) /* the first CUDA program after a boot takes seconds */
-#define MEASURE_BYTES (512 * LAM_MIB)
+#define MEASURE_BYTES LAM_DEVICE_LINK_BYTES
+#define LINK_ROUNDS_MAX 4096u
 #define PIECE_BYTES (64 * LAM_MIB) /* beyond 16 MiB the size of a copy does not matter */
 #define ROUNDS 5u
 #define SLOW_NS (100 * LAM_NS_PER_MS)
@@ -215,6 +217,50 @@ static enum lam_status measure_product(
     return status;
 }
 
+static enum lam_status measure_copy(
+    const struct bench *bench, const char *from, double *ret_rate, struct lam_err *err)
+{
+    const struct lam_device_ops *device = bench->backend->device;
+    enum lam_status status;
+
+    device->mark_copy(bench->kernels, 0);
+    for (uint64_t at = 0; at < MEASURE_BYTES; at += PIECE_BYTES)
+        device->copy_in(bench->kernels, bench->weights + at, from + at, PIECE_BYTES);
+    device->mark_copy(bench->kernels, 1);
+    status = device->host_wait(bench->kernels, 1, err);
+    if (!status)
+        *ret_rate = rate_of(MEASURE_BYTES, device->elapsed_ns(bench->kernels, 0, 1));
+    return status;
+}
+
+static int compare_rates(const void *a, const void *b)
+{
+    double left = *(const double *)a;
+    double right = *(const double *)b;
+
+    return (left > right) - (left < right);
+}
+
+/* Round after round, to see how steady the link is. */
+static enum lam_status measure_link(const struct bench *bench, const char *from, uint64_t link_ns,
+    struct lam_device_link *ret_link, struct lam_err *err)
+{
+    static double rates[LINK_ROUNDS_MAX];
+    uint64_t begin_ns = lam_now_ns();
+    uint32_t n = 0;
+
+    do {
+        enum lam_status status = measure_copy(bench, from, &rates[n], err);
+        if (status)
+            return status;
+        n++;
+    } while (n < LINK_ROUNDS_MAX && lam_now_ns() - begin_ns < link_ns);
+    qsort(rates, n, sizeof *rates, compare_rates);
+    *ret_link = (struct lam_device_link){
+        .n = n, .median = rates[n / 2], .p10 = rates[n / 10], .p90 = rates[n - 1 - n / 10]};
+    return LAM_OK;
+}
+
 /* The best of some rounds, each between two marks of the device's own clock. */
 static enum lam_status measure_rates(
     const struct bench *bench, const char *from, struct lam_gpu_facts *facts, struct lam_err *err)
@@ -225,11 +271,7 @@ static enum lam_status measure_rates(
 
     for (uint32_t round = 0; round < ROUNDS && !status; round++) {
         double link, memory;
-        device->mark_copy(kernels, 0);
-        for (uint64_t at = 0; at < MEASURE_BYTES; at += PIECE_BYTES)
-            device->copy_in(kernels, bench->weights + at, from + at, PIECE_BYTES);
-        device->mark_copy(kernels, 1);
-        status = device->host_wait(kernels, 1, err);
+        status = measure_copy(bench, from, &link, err);
         if (status)
             break;
         device->mark_compute(kernels, 2);
@@ -239,7 +281,6 @@ static enum lam_status measure_rates(
         status = device->host_wait(kernels, 3, err);
         if (status)
             break;
-        link = rate_of(MEASURE_BYTES, device->elapsed_ns(kernels, 0, 1));
         memory = rate_of(PROBES * MEASURE_BYTES, device->elapsed_ns(kernels, 2, 3));
         facts->link_rate = link > facts->link_rate ? link : facts->link_rate;
         facts->memory_rate = memory > facts->memory_rate ? memory : facts->memory_rate;
@@ -250,8 +291,8 @@ static enum lam_status measure_rates(
     return status;
 }
 
-static enum lam_status measure(
-    struct bench *bench, struct lam_gpu_facts *facts, struct lam_err *err)
+static enum lam_status measure(struct bench *bench, const struct lam_device_question *question,
+    struct lam_device_answer *answer, struct lam_err *err)
 {
     const void *from = map_source(err);
     enum lam_status status;
@@ -261,14 +302,17 @@ static enum lam_status measure(
     status = bench->backend->device->pin(bench->kernels, from, MEASURE_BYTES, err);
     if (!status)
         status = take_arena(bench, err);
-    if (!status)
-        status = measure_rates(bench, from, facts, err);
+    if (!status && question->link_ns > 0)
+        status = measure_link(bench, from, question->link_ns, &answer->link, err);
+    if (!status && question->measure)
+        status = measure_rates(bench, from, &answer->facts, err);
     return status;
 }
 
 /* Everything that it takes goes with the child. */
 static enum lam_status ask_one(const struct lam_cuda_backend *backend, uint32_t index,
-    bool with_rates, struct lam_device_answer *answer, struct lam_err *err)
+    const struct lam_device_question *question, struct lam_device_answer *answer,
+    struct lam_err *err)
 {
     const struct lam_kernel_config config = bench_config(index);
     struct bench bench = {.backend = backend};
@@ -288,7 +332,9 @@ static enum lam_status ask_one(const struct lam_cuda_backend *backend, uint32_t 
     snprintf(answer->facts.name, sizeof answer->facts.name, "%s", facts.name);
     read_driver(answer->facts.driver, sizeof answer->facts.driver);
     read_library(backend, answer->facts.library, sizeof answer->facts.library);
-    return with_rates ? measure(&bench, &answer->facts, err) : LAM_OK;
+    if (!question->measure && question->link_ns == 0)
+        return LAM_OK;
+    return measure(&bench, question, answer, err);
 }
 
 static void answer_all(const struct lam_device_question *question, struct reply *reply)
@@ -299,8 +345,7 @@ static void answer_all(const struct lam_device_question *question, struct reply 
     if (lam_cuda_open(question->folder, &backend, &reply->err))
         return;
     while (reply->n < question->n_max && reply->n < LAM_FACTS_GPUS_MAX &&
-           !ask_one(backend, question->first + reply->n, question->measure,
-               &reply->answers[reply->n], &err))
+           !ask_one(backend, question->first + reply->n, question, &reply->answers[reply->n], &err))
         reply->n++;
     /* Behind the last device is none; but a device that cannot be measured is an error. */
     if (err.status && (reply->n == 0 || err.status != LAM_INVALID_ARGUMENT))

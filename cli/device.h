@@ -16,10 +16,20 @@ struct lam_device_question {
     uint32_t first;     /* of the visible devices */
     uint32_t n_max;     /* 1..LAM_FACTS_GPUS_MAX: ends at the last device that there is */
     bool measure;       /* also the rates: some seconds for each device */
+    uint64_t link_ns;   /* not 0: also the link alone, at least once and for about so long */
+};
+
+/* Of rounds of LAM_DEVICE_LINK_BYTES from pinned memory, bytes a second. n: 0 when not asked for */
+#define LAM_DEVICE_LINK_BYTES ((uint64_t)512 << 20)
+
+struct lam_device_link {
+    uint32_t n;
+    double median, p10, p90;
 };
 
 struct lam_device_answer {
     uint32_t index;
+    struct lam_device_link link;
     struct lam_gpu_facts facts; /* rates: 0 unless measured */
     uint64_t free_bytes;        /* without our child */
 };

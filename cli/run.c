@@ -147,26 +147,6 @@ static enum lam_status use_session(
     return generate_once(run, session, chat, err);
 }
 
-/* All that the services have recorded since their start. */
-static enum lam_status write_trace(
-    const struct run *run, const struct lam_session *session, struct lam_err *err)
-{
-    struct lam_trace_page pages[LAM_STACK_OPS] = {0};
-    const char *addresses[LAM_STACK_OPS];
-    enum lam_status status;
-
-    lam_stack_ops(session->stack, addresses);
-    for (size_t i = 0; i < LAM_STACK_OPS; i++)
-        pages[i].address = addresses[i];
-    status = lam_trace_collect(pages, LAM_STACK_OPS, 0, run->trace, err);
-    if (status == LAM_OK) {
-        lam_trace_warn(pages, LAM_STACK_OPS);
-        fprintf(stderr, "laminar: trace in %s: open it at https://ui.perfetto.dev\n", run->trace);
-    }
-    lam_trace_pages_done(pages, LAM_STACK_OPS);
-    return status;
-}
-
 static int execute(
     struct run *run, const struct lam_command_env *env, const struct lam_run_plan *plan)
 {
@@ -185,7 +165,7 @@ static int execute(
     if (!status)
         status = use_session(run, &session, &err);
     if (!status && run->trace)
-        status = write_trace(run, &session, &err);
+        status = lam_session_write_trace(&session, run->trace, &err);
     return lam_session_close(&session, status ? &err : NULL);
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli/launch.h"
+#include "cli/trace_merge.h"
 #include "common/clock.h"
 #include "common/size.h"
 #include "model/tokenizer.h"
@@ -119,6 +120,25 @@ enum lam_status lam_session_open(
 enum lam_status lam_session_refresh(struct lam_session *session, struct lam_err *err)
 {
     return lam_client_get_model(session->client, ANSWER_TIMEOUT_NS, &session->model, err);
+}
+
+enum lam_status lam_session_write_trace(
+    const struct lam_session *session, const char *path, struct lam_err *err)
+{
+    struct lam_trace_page pages[LAM_STACK_OPS] = {0};
+    const char *addresses[LAM_STACK_OPS];
+    enum lam_status status;
+
+    lam_stack_ops(session->stack, addresses);
+    for (size_t i = 0; i < LAM_STACK_OPS; i++)
+        pages[i].address = addresses[i];
+    status = lam_trace_collect(pages, LAM_STACK_OPS, 0, path, err);
+    if (status == LAM_OK) {
+        lam_trace_warn(pages, LAM_STACK_OPS);
+        fprintf(stderr, "laminar: trace in %s: open it at https://ui.perfetto.dev\n", path);
+    }
+    lam_trace_pages_done(pages, LAM_STACK_OPS);
+    return status;
 }
 
 void lam_session_print_plan(const struct lam_session *session, double pass_s)

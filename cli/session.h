@@ -47,6 +47,11 @@ LAM_MUST_USE enum lam_status lam_session_open(
 /* Asks again what the gateway and its worker say. Errors: those of lam_client_get_model. */
 LAM_MUST_USE enum lam_status lam_session_refresh(struct lam_session *session, struct lam_err *err);
 
+/* All that the services of a session with `ops` and `record` did since their start, into a file,
+ * and a word on stderr. Errors: those of lam_trace_collect. */
+LAM_MUST_USE enum lam_status lam_session_write_trace(
+    const struct lam_session *session, const char *path, struct lam_err *err);
+
 /* The plan's table on stderr, with what is measured by now beside it. pass_s: of a pass with one
  * row for each sequence; 0: there was none. After a refresh. */
 void lam_session_print_plan(const struct lam_session *session, double pass_s);

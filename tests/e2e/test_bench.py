@@ -1,4 +1,5 @@
 """`laminar bench`: figures that hang together, and what it says when it cannot measure."""
+import json
 import signal
 import time
 
@@ -67,7 +68,28 @@ def test_what_crosses_the_link_is_what_was_planned(home):
     assert memory["measured_bytes"] <= memory["planned_bytes"] <= memory["cap_bytes"] == cap
 
 
+def test_the_link_is_measured_for_as_long_as_is_said(home):
+    """On the emulated device, whose clock takes a nanosecond for a byte."""
+    library = cli.BIN_DIR / "tests" / "kernels" / "emulated"
+    data = cli.run_json(home, "bench", "link", "--cuda-library", library, "--seconds", "0.1")
+    assert (data["version"], data["device"], data["round_bytes"]) == (1, "cuda:0", 512 << 20)
+    assert data["rounds"] >= 1
+    assert data["p10_rate"] <= data["median_rate"] <= data["p90_rate"]
+    assert data["median_rate"] == pytest.approx(1e9, rel=0.01)
+
+
+def test_a_benchmark_leaves_a_trace(home, tmp_path):
+    path = tmp_path / "t.json"
+    data = cli.run_json(home, "bench", "generate", cli.MODEL, "--batch", 2, "--gen", 6, "--ctx",
+                        128, "--trace", path)
+    spans = json.loads(path.read_text())["traceEvents"]
+    assert sum(span["name"] == "pass" for span in spans) >= data["pass"]["count"] >= 3
+
+
 @pytest.mark.parametrize("line, words", [
+    (["link", "--device", "cpu"], (2, "'cpu' is no GPU")),
+    (["link", "--cuda-library", "/nonexistent"], (1, "/nonexistent")),
+    (["generate", "m.gguf", "--trace", "/nonexistent/t.json"], (2, "/nonexistent/t.json")),
     (["generate", "/nonexistent.gguf"], (1, "/nonexistent.gguf")),
     (["generate", "m.gguf", "--gen", "1"], (2, "--gen")),
     (["generate", "m.gguf", "--prompt", "0"], (2, "--prompt")),
