@@ -8,6 +8,7 @@
 #include <strings.h>
 
 #include "cli/command.h"
+#include "cli/device_flag.h"
 #include "cli/planning.h"
 #include "common/size.h"
 
@@ -66,6 +67,14 @@ static enum lam_status read_gpu(
     return LAM_OK;
 }
 
+static void add_gpu(struct lam_planning *planning, uint32_t index, const struct lam_gpu_facts *gpu)
+{
+    char name[32];
+
+    snprintf(name, sizeof name, "cuda:%" PRIu32, index);
+    lam_planning_add_gpu(planning, name, gpu, gpu->total_bytes);
+}
+
 /* "80GiB*4,24GiB": the memory of each device. */
 static enum lam_status add_gpus(
     struct lam_planning *planning, const char *text, struct lam_err *err)
@@ -73,7 +82,7 @@ static enum lam_status add_gpus(
     while (text) {
         size_t length = strcspn(text, ",");
         struct lam_gpu_facts gpu = {0};
-        char item[48], name[32];
+        char item[48];
         char *star;
         int64_t count = 1;
         if (length >= sizeof item)
@@ -87,30 +96,36 @@ static enum lam_status add_gpus(
             read_gpu(planning, item, &gpu) || gpu.total_bytes == 0 ||
             planning->request.n_devices + count > LAM_PLAN_DEVICES_MAX)
             return bad_gpu(text, length, err);
-        for (; count > 0; count--) {
-            snprintf(name, sizeof name, "cuda:%" PRIu32, planning->request.n_devices);
-            lam_planning_add_gpu(planning, name, &gpu, gpu.total_bytes);
-        }
+        for (; count > 0; count--)
+            add_gpu(planning, planning->request.n_devices, &gpu);
         text = text[length] ? text + length + 1 : NULL;
     }
     return LAM_OK;
 }
 
-/* --gpu, or what stands for it; NULL for the CPU. */
-static enum lam_status choose_gpu(
-    const struct command_line *line, const char **ret_gpu, struct lam_err *err)
+/* --device cuda:0,cuda:1: each as the one that was measured here. */
+static enum lam_status add_measured(
+    struct lam_planning *planning, const struct lam_device_flag *device, struct lam_err *err)
 {
-    const char *device = line->options.device;
-    bool on_cpu = strcmp(device, "cpu") == 0;
-    bool on_gpu = strncmp(device, "cuda:", 5) == 0;
+    struct lam_gpu_facts gpu = {0};
 
-    if (!on_cpu && !on_gpu && strcmp(device, "auto") != 0)
-        return lam_fail(
-            err, LAM_INVALID_ARGUMENT, "--device: '%.40s' is none of auto, cpu and cuda:0", device);
-    if (on_cpu && line->gpu)
-        return lam_fail(err, LAM_INVALID_ARGUMENT, "--gpu goes not with --device cpu; drop one");
-    *ret_gpu = on_gpu && !line->gpu ? "measured" : line->gpu;
-    if (!*ret_gpu && (line->options.vram || line->link))
+    if (read_gpu(planning, "measured", &gpu))
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "--device cuda:%" PRIu32 ": no GPU was measured on this machine; run `laminar doctor "
+            "--measure`, or say with --gpu what it is, for example --gpu 80GiB",
+            device->gpus[0]);
+    for (uint32_t i = 0; i < device->n_gpus; i++)
+        add_gpu(planning, device->gpus[i], &gpu);
+    return LAM_OK;
+}
+
+static enum lam_status check_devices(
+    const struct command_line *line, const struct lam_device_flag *device, struct lam_err *err)
+{
+    if (!device->is_auto && line->gpu)
+        return lam_fail(err, LAM_INVALID_ARGUMENT, "--gpu goes not with --device %.40s; drop one",
+            line->options.device);
+    if (!line->gpu && device->n_gpus == 0 && (line->options.vram || line->link))
         return lam_fail(err, LAM_INVALID_ARGUMENT,
             "--vram and --link are for GPUs; say which with --gpu, for example --gpu \"80GiB*4\"");
     return LAM_OK;
@@ -119,15 +134,17 @@ static enum lam_status choose_gpu(
 /* The devices to plan for: nothing of this machine is asked. */
 static int set_devices(const struct command_line *line, struct lam_planning *planning)
 {
-    const char *gpu = NULL;
+    struct lam_device_flag device;
     struct lam_err err = {0};
 
-    if (choose_gpu(line, &gpu, &err) ||
+    if (lam_device_flag_parse(line->options.device, &device, &err) ||
+        check_devices(line, &device, &err) ||
         (line->link && parse_rate("--link", line->link, &planning->given_link_rate, &err)) ||
         (line->disk && parse_rate("--disk", line->disk, &planning->given_disk_rate, &err)) ||
-        (gpu && add_gpus(planning, gpu, &err)))
+        (line->gpu && add_gpus(planning, line->gpu, &err)) ||
+        (device.n_gpus > 0 && add_measured(planning, &device, &err)))
         return lam_command_usage(&err);
-    if (gpu)
+    if (planning->request.n_devices > 0)
         return lam_planning_set_caps(planning, line->options.vram);
     lam_planning_use_cpu(planning);
     return LAM_EXIT_OK;

@@ -11,6 +11,9 @@
 struct lam_plan_gain {
     double vram_seconds; /* a GiB more on each device that is used */
     double ram_seconds;
+    /* A shorter context, where it was not given and memory is short: 0 for none that helps. */
+    uint32_t n_ctx;
+    double ctx_seconds;
 };
 
 /* What came of it; 0: not measured. */

@@ -23,6 +23,10 @@
 #define CPU_FLOP_RATE 500e9
 #define GPU_CONTEXT_BYTES (512 * LAM_MIB)
 
+/* What a shorter context would gain is told from a tenth of a pass on. */
+#define CTX_GAIN_MIN 0.9
+#define CTX_LEAST 512u
+
 /* Loader and worker without pool and arena, as docs/perf/notebook.md has it: code and libraries of
  * both, the stacks and heaps of gRPC's threads, the model's header and its tables in both. */
 #define CPU_CONTEXT_BASE_BYTES (40 * LAM_MIB)
@@ -218,6 +222,7 @@ void lam_planning_use_cpu(struct lam_planning *planning)
         (struct lam_plan_device){.name = "cpu", .kind = LAM_DEVICE_CPU, .flop_rate = CPU_FLOP_RATE};
     planning->request.host.memory_rate =
         choose_rate(planning, "memory", 0, planning->facts.memory_rate, assumed);
+    planning->request.kv_q8_allowed = true;
 }
 
 void lam_planning_add_gpu(struct lam_planning *planning, const char *name,
@@ -352,6 +357,26 @@ static double seconds_with(const struct lam_plan_request *request)
     return seconds;
 }
 
+/* A context that nobody asked for may cost more than it is worth: weights leave memory for it. The
+ * longest of its halves that gains the most is told. */
+static void find_context(const struct lam_planning *planning, struct lam_plan_gain *gain)
+{
+    const struct lam_plan *plan = &planning->plan;
+    struct lam_plan_request request = planning->request;
+    double best = plan->pass_seconds * CTX_GAIN_MIN;
+
+    if (request.n_ctx > 0 || request.n_devices > 1)
+        return;
+    for (request.n_ctx = plan->n_ctx / 2; request.n_ctx >= CTX_LEAST; request.n_ctx /= 2) {
+        double seconds = seconds_with(&request);
+        if (seconds <= 0 || seconds >= best)
+            continue;
+        gain->n_ctx = request.n_ctx;
+        gain->ctx_seconds = seconds;
+        best = seconds * CTX_GAIN_MIN;
+    }
+}
+
 /* What was chosen stays: only the memory is more. */
 struct lam_plan_gain lam_planning_gain(const struct lam_planning *planning)
 {
@@ -377,6 +402,7 @@ struct lam_plan_gain lam_planning_gain(const struct lam_planning *planning)
     request.devices = devices;
     if (devices[0].kind == LAM_DEVICE_GPU)
         gain.vram_seconds = seconds_with(&request);
+    find_context(planning, &gain);
     return gain;
 }
 

@@ -7,33 +7,20 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/device_flag.h"
 
-/* What --device says. */
-struct choice {
-    bool is_auto;
-    bool is_cpu;
-    uint32_t index; /* of the GPU */
-};
-
-static enum lam_status read_device(const char *text, struct choice *ret_choice, struct lam_err *err)
+/* Of --device: at most one GPU. */
+static enum lam_status read_device(
+    const char *text, struct lam_device_flag *ret_flag, struct lam_err *err)
 {
-    struct choice choice = {
-        .is_auto = strcmp(text, "auto") == 0, .is_cpu = strcmp(text, "cpu") == 0};
-    int64_t index = 0;
+    enum lam_status status = lam_device_flag_parse(text, ret_flag, err);
 
-    if (strncmp(text, "cuda:", 5) == 0 && strchr(text, ','))
+    if (!status && ret_flag->n_gpus > 1)
         return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "--device: '%.40s' names several GPUs; this version computes on one: write cuda:0",
+            "--device: '%.40s' names several GPUs, and a model is computed on one in this version; "
+            "write for example cuda:0 (`laminar plan` plans for several)",
             text);
-    if (!choice.is_auto && !choice.is_cpu &&
-        (strncmp(text, "cuda:", 5) != 0 ||
-            !lam_int_parse(text + 5, 0, LAM_FACTS_GPUS_MAX - 1, &index)))
-        return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "--device: '%.40s' is none of auto, cpu and cuda:0 to cuda:%u", text,
-            LAM_FACTS_GPUS_MAX - 1);
-    choice.index = (uint32_t)index;
-    *ret_choice = choice;
-    return LAM_OK;
+    return status;
 }
 
 /* A list speaks of all devices; anything else of the one that is used. */
@@ -58,8 +45,9 @@ static void add_device(struct lam_planning *planning, const struct lam_device_an
     lam_planning_add_gpu(planning, name, &facts, answer->free_bytes);
 }
 
-/* Keeps the device that computes, and says so when caps name several. */
-static int keep_one(const struct choice *choice, struct lam_run_plan *plan)
+/* Keeps the device that computes. Of several with a cap, --device names it: it is not for us to
+ * plan one thing and run another. */
+static int keep_one(const struct lam_device_flag *choice, struct lam_run_plan *plan)
 {
     struct lam_planning *planning = &plan->planning;
     uint32_t kept = planning->request.n_devices, n_used = 0;
@@ -67,7 +55,7 @@ static int keep_one(const struct choice *choice, struct lam_run_plan *plan)
 
     for (uint32_t d = 0; d < planning->request.n_devices; d++) {
         char name[32];
-        snprintf(name, sizeof name, "cuda:%" PRIu32, choice->index);
+        snprintf(name, sizeof name, "cuda:%" PRIu32, choice->gpus[0]);
         if (planning->devices[d].cap_bytes == 0)
             continue;
         n_used++;
@@ -76,22 +64,24 @@ static int keep_one(const struct choice *choice, struct lam_run_plan *plan)
     }
     if (kept == planning->request.n_devices) {
         lam_fail(&err, LAM_INVALID_ARGUMENT,
-            "--vram gives no memory to cuda:%" PRIu32 ", which --device names", choice->index);
+            "--vram gives no memory to cuda:%" PRIu32 ", which --device names", choice->gpus[0]);
+        return lam_command_usage(&err);
+    }
+    if (n_used > 1 && choice->is_auto) {
+        lam_fail(&err, LAM_INVALID_ARGUMENT,
+            "--vram gives memory to %" PRIu32 " devices, and a model is computed on one in this "
+            "version; choose it, for example --device %s (`laminar plan` plans for all of them)",
+            n_used, planning->devices[kept].name);
         return lam_command_usage(&err);
     }
     planning->devices[0] = planning->devices[kept];
     memmove(planning->product_rates[0], planning->product_rates[kept],
         sizeof planning->product_rates[0]);
     planning->request.n_devices = 1;
-    if (n_used > 1)
-        fprintf(stderr,
-            "laminar: note: --vram is for %" PRIu32
-            " devices, and this version computes on one: %s; `laminar plan` plans for all\n",
-            n_used, planning->devices[0].name);
     return LAM_EXIT_OK;
 }
 
-static int use_gpu(const struct choice *choice, const struct lam_run_plan_config *config,
+static int use_gpu(const struct lam_device_flag *choice, const struct lam_run_plan_config *config,
     const struct lam_device_answer *answers, uint32_t n, struct lam_run_plan *plan)
 {
     int exit_code;
@@ -103,7 +93,7 @@ static int use_gpu(const struct choice *choice, const struct lam_run_plan_config
 }
 
 /* auto without a GPU is the CPU, unless --vram wants a GPU. */
-static int use_cpu(const struct choice *choice, const struct lam_run_plan_config *config,
+static int use_cpu(const struct lam_device_flag *choice, const struct lam_run_plan_config *config,
     const struct lam_err *no_gpu, struct lam_run_plan *plan)
 {
     struct lam_err err = *no_gpu;
@@ -119,12 +109,12 @@ static int use_cpu(const struct choice *choice, const struct lam_run_plan_config
     return LAM_EXIT_OK;
 }
 
-static int use_devices(const struct choice *choice, const struct lam_run_plan_config *config,
-    struct lam_run_plan *plan)
+static int use_devices(const struct lam_device_flag *choice,
+    const struct lam_run_plan_config *config, struct lam_run_plan *plan)
 {
     bool list = is_list(config->options->vram);
     struct lam_device_question question = {.folder = config->cuda_library,
-        .first = list ? 0 : choice->index,
+        .first = list ? 0 : choice->gpus[0],
         .n_max = list ? LAM_FACTS_GPUS_MAX : 1};
     struct lam_device_answer answers[LAM_FACTS_GPUS_MAX];
     struct lam_err err = {0};
@@ -139,7 +129,7 @@ int lam_run_plan_make(const struct lam_run_plan_config *config, struct lam_run_p
 {
     struct lam_planning *planning = &ret_plan->planning;
     struct lam_err err = {0};
-    struct choice choice = {0};
+    struct lam_device_flag choice = {0};
     int exit_code;
 
     memset(ret_plan, 0, sizeof *ret_plan);

@@ -174,6 +174,56 @@ static void pull_forms(struct pulling *pull)
         add_lever(pull, saves, fits, "--layer-batch auto");
 }
 
+/* "--ctx 512 --kv-type q8_0": what differs, with a space before each but the first. */
+static void describe_change(const struct lam_plan_settings *before,
+    const struct lam_plan_settings *after, char *text, size_t text_bytes)
+{
+    char parts[5][32] = {"", "", "", "", ""};
+
+    if (after->n_ctx != before->n_ctx)
+        snprintf(parts[0], sizeof parts[0], " --ctx %" PRIu32, after->n_ctx);
+    if (after->n_seqs != before->n_seqs)
+        snprintf(parts[1], sizeof parts[1], " --batch %" PRIu32, after->n_seqs);
+    if (after->prefill_chunk != before->prefill_chunk)
+        snprintf(parts[2], sizeof parts[2], " --prefill-chunk %" PRIu32, after->prefill_chunk);
+    if (after->kv_dtype != before->kv_dtype)
+        snprintf(parts[3], sizeof parts[3], " --kv-type %s",
+            after->kv_dtype == LAM_Q8_0 ? "q8_0" : "f16");
+    if (after->layer_batch != before->layer_batch)
+        snprintf(parts[4], sizeof parts[4], " --layer-batch auto");
+    snprintf(text, text_bytes, "%s%s%s%s%s", parts[0], parts[1], parts[2], parts[3], parts[4]);
+    if (text[0])
+        memmove(text, text + 1, strlen(text));
+}
+
+/* Where none is enough by itself, all settings together: as much of the context as then fits. */
+static void pull_together(struct pulling *pull)
+{
+    const struct lam_spec *spec = pull->request->spec;
+    struct lam_plan_settings tried = pull->settings;
+    char flags[sizeof pull->plan->levers[0].flag];
+    uint64_t saves = 0;
+    bool fits = false;
+
+    for (uint32_t i = 0; i < pull->plan->n_levers; i++)
+        if (pull->plan->levers[i].fits)
+            return;
+    if (tried.prefill_chunk > LAM_PLAN_CHUNK_LEAST)
+        tried.prefill_chunk = LAM_PLAN_CHUNK_LEAST;
+    tried.kv_dtype = LAM_F16;
+    if (pull->request->kv_q8_allowed && spec->head_dim % 32 == 0)
+        tried.kv_dtype = LAM_Q8_0;
+    tried.layer_batch = 0;
+    for (; tried.n_seqs > 0; tried.n_seqs /= 2)
+        for (tried.n_ctx = pull->settings.n_ctx; tried.n_ctx >= CTX_STEP_LEAST; tried.n_ctx /= 2) {
+            if (!pull_settings(pull, &tried, &saves, &fits) || !fits)
+                continue;
+            describe_change(&pull->settings, &tried, flags, sizeof flags);
+            add_lever(pull, saves, true, "%s", flags);
+            return;
+        }
+}
+
 static uint64_t mib_up(uint64_t bytes)
 {
     return (bytes + LAM_MIB - 1) / LAM_MIB;
@@ -210,26 +260,60 @@ static void pull_vram(struct pulling *pull)
 }
 
 static const char *region_names[LAM_REGIONS] = {
-    "workspace", "activations", "logits", "tables", "KV", "slots", "weights"};
+    "workspace", "activations", "logits", "tables", "KV", "slots", "weights", "embedding"};
 
-/* "context 0.45 + KV 1.25 + ..." in GiB. */
-static size_t add_sum(const struct lam_plan_arena *arena, char *text, size_t text_bytes)
+/* The unit of the terms of a sum: that which lam_size_format takes for the sum. */
+struct scale {
+    double bytes;
+    int decimals;
+};
+
+static struct scale scale_of(uint64_t sum)
 {
-    int n =
-        snprintf(text, text_bytes, "context %.2f", (double)arena->context_bytes / (double)LAM_GIB);
+    if (sum >= LAM_GIB)
+        return (struct scale){(double)LAM_GIB, 2};
+    return (struct scale){(double)LAM_MIB, 1};
+}
+
+/* "context 0.45 + KV 1.25 + ..."; what would read as nothing is a part of "other". */
+static void add_sum(
+    const struct lam_plan_arena *arena, struct scale scale, char *text, size_t text_bytes)
+{
+    int n = snprintf(text, text_bytes, "context %.*f", scale.decimals,
+        (double)arena->context_bytes / scale.bytes);
     uint64_t other = arena->arena_bytes;
+    double least = scale.decimals == 2 ? 0.005 : 0.05;
 
     for (uint32_t r = LAM_REGIONS; r-- > 0 && n > 0 && (size_t)n < text_bytes;) {
-        double gib = (double)arena->regions[r].bytes / (double)LAM_GIB;
-        if (gib < 0.005)
+        double value = (double)arena->regions[r].bytes / scale.bytes;
+        if (value < least)
             continue;
         other -= arena->regions[r].bytes;
-        n += snprintf(text + n, text_bytes - (size_t)n, " + %s %.2f", region_names[r], gib);
+        n += snprintf(
+            text + n, text_bytes - (size_t)n, " + %s %.*f", region_names[r], scale.decimals, value);
     }
     if (n > 0 && (size_t)n < text_bytes)
-        n += snprintf(
-            text + n, text_bytes - (size_t)n, " + other %.2f", (double)other / (double)LAM_GIB);
-    return n > 0 && (size_t)n < text_bytes ? (size_t)n : text_bytes - 1;
+        snprintf(text + n, text_bytes - (size_t)n, " + other %.*f", scale.decimals,
+            (double)other / scale.bytes);
+}
+
+/* "--ctx 512 (-1.09), --kv-type q8_0 (-0.59)": as many as there is room for. */
+static void add_options(
+    const struct lam_plan *plan, struct scale scale, char *text, size_t text_bytes)
+{
+    size_t used = 0;
+
+    text[0] = '\0';
+    for (uint32_t i = 0; i < plan->n_levers; i++) {
+        int n = snprintf(text + used, text_bytes - used, "%s%s (-%.*f)", i ? ", " : "",
+            plan->levers[i].flag, scale.decimals,
+            (double)plan->levers[i].saves_bytes / scale.bytes);
+        if (n < 0 || (size_t)n >= text_bytes - used) {
+            text[used] = '\0'; /* whole levers only */
+            return;
+        }
+        used += (size_t)n;
+    }
 }
 
 /* The least arenas of the nearest split. False: no memory. */
@@ -283,37 +367,32 @@ static void give_reason(struct pulling *pull)
     const struct lam_plan_request *request = pull->request;
     const struct lam_plan_arena *arena = &plan->arenas[pull->need.device];
     uint64_t slot = pull->model->pool.slot_bytes;
-    char sum[200], options[300] = "";
-    size_t used = 0;
+    bool ram = pull->need.ram_missing && pull->need.bytes <= pull->need.cap;
+    uint64_t cap = request->devices[pull->need.device].cap_bytes;
+    uint64_t least = arena->minimum_bytes;
+    char sum[200], options[300], caps[24], leasts[24];
+    struct scale scale;
 
-    add_sum(arena, sum, sizeof sum);
-    for (uint32_t i = 0; i < plan->n_levers && used < sizeof options; i++) {
-        int n = snprintf(options + used, sizeof options - used, "%s%s (-%.2f)", i ? ", " : "",
-            plan->levers[i].flag, (double)plan->levers[i].saves_bytes / (double)LAM_GIB);
-        if (n < 0 || (size_t)n >= sizeof options - used) {
-            options[used] = '\0'; /* whole levers only */
-            break;
-        }
-        used += (size_t)n;
+    if (ram || is_cpu(request)) {
+        cap = request->host.ram_bytes;
+        least = ram ? slot : pull->need.bytes;
     }
-    if (pull->need.ram_missing && pull->need.bytes <= pull->need.cap)
+    scale = scale_of(least);
+    lam_size_format(cap, caps, sizeof caps);
+    lam_size_format(least, leasts, sizeof leasts);
+    add_sum(arena, scale, sum, sizeof sum);
+    add_options(plan, scale, options, sizeof options);
+    if (ram)
         lam_fail(&plan->reason, LAM_RESOURCE_EXHAUSTED,
-            "RAM: cap %.2f GiB, minimum %.2f GiB for the largest unit to pass through. Options: "
-            "%s.",
-            (double)request->host.ram_bytes / (double)LAM_GIB, (double)slot / (double)LAM_GIB,
-            options);
+            "RAM: cap %s, minimum %s for the largest unit to pass through. Options: %s.", caps,
+            leasts, options);
     else if (is_cpu(request))
         lam_fail(&plan->reason, LAM_RESOURCE_EXHAUSTED,
-            "%s: --ram %.2f GiB, minimum %.2f GiB (%s + pool %.2f). Options: %s.",
-            request->devices[0].name, (double)pull->need.cap / (double)LAM_GIB,
-            (double)pull->need.bytes / (double)LAM_GIB, sum, (double)slot / (double)LAM_GIB,
-            options);
+            "%s: --ram %s, minimum %s (%s + pool %.*f). Options: %s.", request->devices[0].name,
+            caps, leasts, sum, scale.decimals, (double)slot / scale.bytes, options);
     else
-        lam_fail(&plan->reason, LAM_RESOURCE_EXHAUSTED,
-            "%s: cap %.2f GiB, minimum %.2f GiB (%s). Options: %s.",
-            request->devices[pull->need.device].name,
-            (double)request->devices[pull->need.device].cap_bytes / (double)LAM_GIB,
-            (double)arena->minimum_bytes / (double)LAM_GIB, sum, options);
+        lam_fail(&plan->reason, LAM_RESOURCE_EXHAUSTED, "%s: cap %s, minimum %s (%s). Options: %s.",
+            request->devices[pull->need.device].name, caps, leasts, sum, options);
 }
 
 bool lam_plan_explain(const struct lam_plan_model *model, const struct lam_plan_request *request,
@@ -334,6 +413,8 @@ bool lam_plan_explain(const struct lam_plan_model *model, const struct lam_plan_
         add_lever(&pull, model->pool.slot_bytes - request->host.ram_bytes,
             pull.need.bytes <= pull.need.cap, "--ram %" PRIu64 "MiB",
             mib_up(model->pool.slot_bytes));
+    if (!plan->fits)
+        pull_together(&pull);
     if (pull.no_memory)
         return false;
     if (plan->fits)

@@ -12,8 +12,8 @@
 
 static const char *region_name(uint32_t region)
 {
-    static const char *const names[LAM_REGIONS] = {
-        "workspace", "activations", "logits", "tables", "KV", "slots", "resident weights"};
+    static const char *const names[LAM_REGIONS] = {"workspace", "activations", "logits", "tables",
+        "KV", "slots", "resident weights", "embedding"};
 
     return names[region];
 }

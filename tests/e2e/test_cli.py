@@ -177,7 +177,7 @@ def assert_refused(done, code, *words):
     (("run", cli.MODEL, "-p", "x", "--min-p", "1.5"), "--min-p"),
     (("run", cli.MODEL, "-p", "x", "--seed", "-5"), "--seed"),
     (("run", cli.MODEL, "-p", "x", "--device", "gpu"), "--device"),
-    (("serve", cli.MODEL, "--device", "cuda:0,1"), "computes on one"),
+    (("serve", cli.MODEL, "--device", "cuda:0,1"), "computed on one"),
     (("logits", cli.MODEL, "--ids", "1", "--device", "cpu", "--vram", "3"), "--vram"),
     (("run", cli.MODEL, "-p", "x", "--nosuchflag"), "--nosuchflag"),
     (("run", cli.MODEL, "-p", "x", "-n", "1", "-n", "2"), "--max-tokens"),

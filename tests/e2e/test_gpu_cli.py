@@ -11,7 +11,7 @@ LIBRARY = ("--cuda-library", str(cli.BIN_DIR / "tests" / "kernels" / "emulated")
 SMALL = ("--ctx", "256", "--prefill-chunk", "64")
 PROMPT = ("--raw", "-p", "Once upon a time", "-n", "8")
 # Is everything resident? With the last, parts of layers go through slots.
-CAPS = {"400MiB": True, "170MiB": False, "128MiB": False}
+CAPS = {"400MiB": True, "150MiB": False, "128MiB": False}
 MIB = 1 << 20
 
 
@@ -118,9 +118,16 @@ def test_what_does_not_fit_names_levers_that_do(home):
     run(home, "--vram", f"{enough}MiB")
 
 
-def test_one_device_of_a_list_is_used_and_named(home):
-    text = run(home, "--vram", "400MiB,300MiB").stderr.decode()
-    assert "is for 2 devices, and this version computes on one: cuda:0" in text
+def test_one_device_of_several_is_the_users_choice(home):
+    """Nothing is planned for several and then run on one."""
+    several = "and a model is computed on one in this version"
+    for spec in ("400MiB,300MiB", "400MiB,...", "0=400MiB,1=300MiB"):
+        text = run(home, "--vram", spec, code=2).stderr.decode()
+        assert f"--vram gives memory to 2 devices, {several}" in text and "--device cuda:0" in text
+    text = run(home, "--device", "cuda:0,cuda:1", code=2).stderr.decode()
+    assert f"'cuda:0,cuda:1' names several GPUs, {several}" in text
+    for spec in ("400MiB,off", "0=400MiB", "400MiB"):
+        run(home, "--vram", spec)
     data = json.loads(run(home, "--vram", "400MiB,300MiB", "--device", "cuda:1", "--profile",
                           "--json").stdout)
     assert data["memory"]["cap_bytes"] == 300 * MIB

@@ -1,6 +1,7 @@
 """`laminar plan`: models that nobody has here, as headers in sparse files; machines likewise."""
 import json
 import os
+import re
 import struct
 import time
 
@@ -138,6 +139,7 @@ def test_what_does_not_fit_says_what_would(home, models, arguments):
     assert data["fits"] is False and data["predicted"] is None and data["levers"]
     text = cli.run(home, "plan", models["70b"], *arguments)
     assert text.returncode == 3 and b"minimum" in text.stderr and b"Options: --" in text.stderr
+    assert "0.00 GiB" not in text.stderr.decode()
     enough = [line.split("  saves")[0].strip() for line in text.stdout.decode().splitlines()
               if line.endswith(": enough")]
     assert enough
@@ -168,6 +170,25 @@ def test_cpu_counts_everything_under_ram(home, models):
     assert data["predicted"]["bound"] == "disk"
 
 
+def test_a_context_that_nobody_asked_for_is_weighed(home):
+    """It is kept while it fits, and told what it costs."""
+    done = cli.run(home, "plan", cli.MODEL, "--ram", "300MiB")
+    text = done.stdout.decode()
+    assert done.returncode == 0 and "context 8192" in text
+    n_ctx, seconds = re.search(r"--ctx (\d+), which was not given: ([\d.]+) s", text).groups()
+    shorter = plan(home, cli.MODEL, "--ram", "300MiB", "--ctx", n_ctx)
+    assert shorter["predicted"]["pass_seconds"] == pytest.approx(float(seconds), abs=0.0001)
+    text = cli.run(home, "plan", cli.MODEL, "--ram", "300MiB", "--ctx", "8192").stdout.decode()
+    assert "not given" not in text
+
+
+def test_a_cache_of_a_cpu_may_be_packed(home):
+    plain = plan(home, cli.MODEL, "--ram", "400MiB", "--ctx", "8192")["devices"][0]
+    packed = plan(home, cli.MODEL, "--ram", "400MiB", "--ctx", "8192", "--kv-type",
+                  "q8_0")["devices"][0]
+    assert packed["kv_bytes"] * 64 == plain["kv_bytes"] * 34
+
+
 def test_unused_devices_get_one_note(home, models):
     done = cli.run(home, "plan", models["8b"], "--gpu", "24GiB*4", "--vram", "3,3",
                    "--ram", "16GiB")
@@ -192,10 +213,14 @@ def test_unused_devices_get_one_note(home, models):
     (("--layer-batch", "0"), "--layer-batch: '0'"),
     (("--layer-batch", "99"), "--layer-batch 99 is more than the 32 layers"),
     (("--ctx", "200000"), "--ctx 200000 is more than the 131072 tokens"),
-    (("--kv-type", "q8_0"), "--kv-type: 'cpu' cannot do Q8_0"),
+    (("--device", "gpu"), "--device: 'gpu' is none of auto, cpu and cuda:0 to cuda:15"),
+    (("--device", "cuda:0,cuda:16"), "--device: 'cuda:16' is none of auto"),
+    (("--device", "cuda:0", "--gpu", "80GiB"), "--gpu goes not with --device cuda:0; drop one"),
+    (("--device", "cuda:0,cuda:1"), "no GPU was measured on this machine; run `laminar doctor"),
 ])
 def test_bad_usage(home, models, arguments, text):
-    done = cli.run(home, "plan", models["8b"], *arguments)
+    done = cli.run(home, "plan", models["8b"], *arguments,
+                   env=cli.environment(home, HOME=str(home)))
     assert done.returncode == 2 and done.stdout == b""
     assert text in done.stderr.decode() and done.stderr.count(b"\n") == 1, done.stderr
 

@@ -234,6 +234,53 @@ static void what_was_asked_for_is_never_changed(void **state)
     lam_plan_done(&plan);
 }
 
+/* Once a cap of some KiB read "0.00 GiB". */
+static void small_numbers_are_told_in_small_units(void **state)
+{
+    struct lam_plan_device cpu = plan_fixture_cpu();
+    struct lam_plan_request request = plan_fixture_request(&m8, &cpu, 1);
+    struct lam_plan plan;
+
+    (void)state;
+    request.n_ctx = 512;
+    request.prefill_chunk = 128;
+    request.host.ram_bytes = 5 * LAM_KIB;
+    plan = make(&request);
+    assert_false(plan.fits);
+    assert_string_equal(plan.reason.text,
+        "cpu: --ram 5.0 KiB, minimum 323.7 MiB (context 100.0 + KV 64.0 + tables 1.5 + logits 0.5 "
+        "+ activations 23.1 + workspace 2.2 + other 0.0 + pool 132.5). Options: --ctx 256 (-32.0), "
+        "--ram 324MiB (-323.7).");
+    lam_plan_done(&plan);
+}
+
+/* No lever is enough alone and the card has no more memory: all of them together. */
+static void levers_are_pulled_together(void **state)
+{
+    struct lam_plan_device gpu;
+    struct lam_plan_request request;
+    struct lam_plan plan;
+
+    (void)state;
+    plan_fixture_gpus(&gpu, 1, 1180 * LAM_MIB);
+    gpu.total_bytes = gpu.cap_bytes;
+    request = plan_fixture_request(&m70, &gpu, 1);
+    plan = make(&request);
+    assert_false(plan.fits);
+    for (uint32_t l = 0; l + 1 < plan.n_levers; l++)
+        assert_false(plan.levers[l].fits);
+    assert_true(plan.levers[plan.n_levers - 1].fits);
+    assert_string_equal(
+        plan.levers[plan.n_levers - 1].flag, "--ctx 512 --prefill-chunk 128 --kv-type q8_0");
+    lam_plan_done(&plan);
+    request.n_ctx = 512;
+    request.prefill_chunk = 128;
+    request.kv_dtype = LAM_Q8_0;
+    plan = make(&request);
+    plan_check(&request, &plan);
+    lam_plan_done(&plan);
+}
+
 static void ram_that_holds_no_unit_is_named(void **state)
 {
     struct lam_plan_device gpu;
@@ -246,7 +293,7 @@ static void ram_that_holds_no_unit_is_named(void **state)
     request.host.ram_bytes = 300 * LAM_MIB;
     plan = make(&request);
     assert_false(plan.fits);
-    assert_non_null(strstr(plan.reason.text, "RAM: cap 0.29 GiB, minimum 0.51 GiB"));
+    assert_non_null(strstr(plan.reason.text, "RAM: cap 300.0 MiB, minimum 518."));
     assert_non_null(strstr(plan.reason.text, "--ram 519MiB"));
     lam_plan_done(&plan);
     request.host.ram_bytes = 519 * LAM_MIB;
@@ -277,7 +324,7 @@ static void a_cpu_has_one_memory(void **state)
     request.host.ram_bytes = 300 * LAM_MIB;
     plan = make(&request);
     assert_false(plan.fits);
-    assert_non_null(strstr(plan.reason.text, "cpu: --ram 0.29 GiB, minimum "));
+    assert_non_null(strstr(plan.reason.text, "cpu: --ram 300.0 MiB, minimum 7"));
     lam_plan_done(&plan);
 }
 
@@ -429,6 +476,8 @@ int main(void)
         cmocka_unit_test(ram_and_device_complete_each_other),
         cmocka_unit_test(what_was_not_asked_for_is_given_up_in_order),
         cmocka_unit_test(what_was_asked_for_is_never_changed),
+        cmocka_unit_test(small_numbers_are_told_in_small_units),
+        cmocka_unit_test(levers_are_pulled_together),
         cmocka_unit_test(ram_that_holds_no_unit_is_named),
         cmocka_unit_test(a_cpu_has_one_memory),
         cmocka_unit_test(throughput_takes_memory_for_sequences),
