@@ -1,10 +1,10 @@
 /*
  * service: see service.h.
  *
- * One thread talks and computes in turn; the step behind the one that it computes waits in the
- * stream. The lock guards what other threads need in order to wake it: the stream while it waits
- * for a message, and the wishes. A step allocates nothing here: message, arrays and packed answer
- * live in buffers made at start.
+ * One thread receives and computes in turn; the step behind the one that it computes waits in the
+ * stream, and answers leave by a thread of their own (outbox.h). The lock guards what other threads
+ * need in order to wake it: the stream while it waits for a message, and the wishes. A step
+ * allocates nothing here: message, arrays and packed answer live in buffers made at start.
  */
 #include "worker/service.h"
 
@@ -23,6 +23,7 @@
 #include "rpc/client.h"
 #include "rpc/message.h"
 #include "worker/held.h"
+#include "worker/outbox.h"
 #include "worker/step.h"
 
 #define SERVICE_BACKOFF_MIN_NS (200 * LAM_NS_PER_MS)
@@ -39,7 +40,8 @@ struct lam_service {
     uint64_t message_bytes_max; /* of the gateway's messages */
     struct lam_arena arena;
     struct lam_buf received;
-    struct lam_buf sending;
+    struct lam_buf sending; /* before the first step */
+    struct lam_outbox *outbox;
     uint32_t *epochs;                  /* [max_seqs]: of the slot's user */
     struct lam_engine_rows *rows;      /* [max_seqs] */
     struct lam_engine_result *results; /* [max_seqs] */
@@ -84,7 +86,8 @@ enum lam_status lam_service_create(
     service->token_refs = lam_calloc(engine->max_seqs, sizeof *service->token_refs);
     made = service->epochs && service->rows && service->results && service->tokens &&
            service->token_refs &&
-           lam_arena_init(&service->arena, 2 * service->message_bytes_max, NULL) == LAM_OK;
+           lam_arena_init(&service->arena, 2 * service->message_bytes_max, NULL) == LAM_OK &&
+           lam_outbox_create(SERVICE_CHUNK_BYTES, &service->outbox, NULL) == LAM_OK;
     if (!made) {
         lam_service_destroy(service);
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the service");
@@ -99,6 +102,7 @@ void lam_service_destroy(struct lam_service *service)
         return;
     pthread_cond_destroy(&service->woken);
     pthread_mutex_destroy(&service->lock);
+    lam_outbox_destroy(service->outbox);
     lam_arena_done(&service->arena);
     lam_buf_done(&service->received);
     lam_buf_done(&service->sending);
@@ -282,8 +286,8 @@ static enum lam_status send_header(
     return status;
 }
 
-static enum lam_status send_result(struct lam_service *service, struct lam_rpc_stream *stream,
-    const Laminar__V1__Step *step, struct lam_err *err)
+static enum lam_status send_result(
+    struct lam_service *service, const Laminar__V1__Step *step, struct lam_err *err)
 {
     const struct lam_pass_profile *pass = lam_engine_profile(service->config.engine);
     Laminar__V1__StepResult result = LAMINAR__V1__STEP_RESULT__INIT;
@@ -323,12 +327,12 @@ static enum lam_status send_result(struct lam_service *service, struct lam_rpc_s
     result.measured_bytes = service->held.bytes;
     message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_STEP_RESULT;
     message.step_result = &result;
-    return send_message(service, stream, &message, err);
+    return lam_outbox_put(service->outbox, &message.base, err);
 }
 
 /* A refused step costs the attachment; a pass that broke off costs the worker. */
-static enum lam_status run_step(struct lam_service *service, struct lam_rpc_stream *stream,
-    const Laminar__V1__Step *step, struct lam_err *err)
+static enum lam_status run_step(
+    struct lam_service *service, const Laminar__V1__Step *step, struct lam_err *err)
 {
     enum lam_status status =
         lam_step_read(step, &service->limits, service->epochs, service->rows, err);
@@ -343,7 +347,7 @@ static enum lam_status run_step(struct lam_service *service, struct lam_rpc_stre
         return status;
     for (size_t i = 0; i < step->n_rows; i++)
         service->epochs[step->rows[i]->seq] = step->rows[i]->epoch;
-    return send_result(service, stream, step, err);
+    return send_result(service, step, err);
 }
 
 /* Ending the stream at once could overtake the last result: the gateway ends it when it has read
@@ -388,6 +392,7 @@ static enum lam_status converse(
     lam_info("attached to the gateway at %s", service->config.gateway);
     tell_attached(service, true);
     service->told_of_loss = false;
+    lam_outbox_open(service->outbox, stream);
     while (status == LAM_OK) {
         status = receive(service, stream, &message, err);
         if (status != LAM_OK)
@@ -396,8 +401,9 @@ static enum lam_status converse(
             status =
                 lam_fail(err, LAM_INVALID_ARGUMENT, "the gateway sent something else than a step");
         else
-            status = run_step(service, stream, message->step, err);
+            status = run_step(service, message->step, err);
     }
+    lam_outbox_close(service->outbox);
     tell_attached(service, false);
     return status;
 }
