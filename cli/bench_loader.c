@@ -372,7 +372,7 @@ static enum lam_status measure_model(struct bench *bench, struct lam_err *err)
     struct lam_model_file file = {0};
     struct lam_manifest manifest = {0};
     struct lam_spec spec;
-    enum lam_status status = lam_model_file_open(bench->model, &file, err);
+    enum lam_status status = lam_model_file_open(bench->model, NULL, &file, err);
 
     if (!status)
         status = lam_spec_read(file.gguf, &spec, err);

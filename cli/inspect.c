@@ -48,7 +48,7 @@ static void count_tensors(struct inspection *in)
 static enum lam_status inspect(struct inspection *in, struct lam_err *err)
 {
     enum lam_chat_template chat = LAM_CHAT_NONE;
-    enum lam_status status = lam_model_file_open(in->path, &in->file, err);
+    enum lam_status status = lam_model_file_open(in->path, NULL, &in->file, err);
 
     if (status)
         return status;

@@ -8,22 +8,20 @@
 #include <stdint.h>
 
 #include "common/status.h"
+#include "loader/file.h"
 #include "model/gguf.h"
 
 struct lam_model_file {
-    void *header; /* [header_bytes] what gguf points into */
+    struct lam_file file;
+    const void *header; /* [header_bytes] what gguf points into; of all shards together */
     uint64_t header_bytes;
-    uint64_t file_bytes;
-    struct lam_gguf *gguf;
+    uint64_t file_bytes; /* the same */
+    const struct lam_gguf *gguf;
 };
 
-/*
- * Reads as much of the file as its header needs. Errors: those of open(2) with the path named,
- * LAM_INVALID_ARGUMENT for what is no regular file, those of lam_gguf_parse. The error begins with
- * the path.
- */
-LAM_MUST_USE enum lam_status lam_model_file_open(
-    const char *path, struct lam_model_file *ret_file, struct lam_err *err);
+/* As lam_file_open_header (loader/file.h). */
+LAM_MUST_USE enum lam_status lam_model_file_open(const char *path,
+    const struct lam_file_dirs *shard_dirs, struct lam_model_file *ret_file, struct lam_err *err);
 
 void lam_model_file_close(struct lam_model_file *file); /* a zeroed struct is allowed */
 

@@ -275,7 +275,7 @@ int lam_planning_set_caps(struct lam_planning *planning, const char *vram)
 int lam_planning_open_model(struct lam_planning *planning, const char *path)
 {
     struct lam_err err = {0};
-    enum lam_status status = lam_model_file_open(path, &planning->file, &err);
+    enum lam_status status = lam_model_file_open(path, NULL, &planning->file, &err);
 
     if (status)
         return lam_command_fail(&err);

@@ -79,7 +79,7 @@ static void print_token(const struct tokenization *t, int32_t id)
 
 static enum lam_status tokenize(struct tokenization *t, struct lam_err *err)
 {
-    enum lam_status status = lam_model_file_open(t->operands[0], &t->file, err);
+    enum lam_status status = lam_model_file_open(t->operands[0], NULL, &t->file, err);
 
     if (!status)
         status = lam_tokenizer_create(t->file.gguf, &t->tokenizer, err);

@@ -95,7 +95,7 @@ static enum lam_status verify_here(const struct options *options, struct progres
 {
     struct lam_integrity *integrity = NULL;
     struct lam_file file;
-    enum lam_status status = lam_file_open(options->path, &file, err);
+    enum lam_status status = lam_file_open(options->path, NULL, &file, err);
 
     if (status != LAM_OK)
         return status;

@@ -20,7 +20,9 @@ struct lam_drive {
     struct lam_reader *reader;
     uint32_t index;
     dev_t device;
-    uint32_t copies;    /* bitmap of those that lie on it */
+    uint32_t *copies;   /* [n_parts] bitmap of those that lie on it */
+    uint32_t part;      /* the largest one that does, */
+    uint32_t source;    /* and which source that is */
     bool fixed_buffers; /* lock */
     void *state;        /* the engine's own */
 };
@@ -45,8 +47,10 @@ struct lam_reader {
     struct lam_jobs_config jobs_config;
     const struct lam_engine *engine;
     uint32_t n_copies;
-    int fds[LAM_JOBS_COPIES_MAX]; /* to read from: direct or buffered */
-    bool direct[LAM_JOBS_COPIES_MAX];
+    uint32_t n_sources; /* n_copies of each part */
+    int *fds;           /* [n_sources] to read from: direct or buffered */
+    bool *direct;       /* [n_sources] */
+    const char **paths; /* [n_parts] */
     uint32_t n_drives;
     struct lam_drive drives[LAM_JOBS_DRIVES_MAX];
     uint32_t n_started;

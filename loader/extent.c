@@ -5,7 +5,6 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <string.h>
-#include <sys/uio.h>
 
 #include "common/buf.h"
 #include "common/log.h"
@@ -78,13 +77,12 @@ static enum lam_status read_range(
 
 static void read_missing(struct lam_extents *extents, const struct request *request)
 {
-    int fd = extents->file->fd;
     struct lam_err err = {0};
     enum lam_status status = lam_file_check(extents->file, &err);
 
     /* Start all reads of the disk before waiting for the first. */
     for (size_t i = 0; i < request->n_missing && request->n_missing > 1; i++)
-        posix_fadvise(fd, (off_t)request->offsets[request->missing[i]], (off_t)request->bytes_each,
+        lam_file_advise(extents->file, request->offsets[request->missing[i]], request->bytes_each,
             POSIX_FADV_WILLNEED);
     for (size_t i = 0; i < request->n_missing && status == LAM_OK; i++) {
         size_t r = request->missing[i];
@@ -153,15 +151,13 @@ static enum lam_status check_ranges(const struct lam_file *file, const uint64_t 
 static bool read_now(
     struct lam_extents *extents, uint64_t offset, uint64_t bytes, unsigned char *out)
 {
-    struct iovec part = {.iov_base = out, .iov_len = bytes};
     uint64_t pool_offset;
 
     if (lam_sessions_find_kept(extents->sessions, offset, bytes, &pool_offset)) {
         memcpy(out, extents->pool_base + pool_offset, bytes);
         return true;
     }
-    return extents->integrity == NULL &&
-           preadv2(extents->file->fd, &part, 1, (off_t)offset, RWF_NOWAIT) == (ssize_t)bytes;
+    return extents->integrity == NULL && lam_file_read_cached(extents->file, offset, out, bytes);
 }
 
 static struct request *create_request(

@@ -1,213 +1,191 @@
-/* file: see the header. The header of a GGUF file has no length field: it is read in growing pieces
- * until the parser is content. */
+/* file: see the header. Opening is in file_open.c; here is what is asked of an open one. */
 #include "loader/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "common/fault.h"
-#include "common/mem.h"
 #include "common/size.h"
 
-#define HEADER_FIRST_BYTES (4 * LAM_MIB)
-#define ALIGN_MAX 65536u
+/* ---- ranges ---- */
 
-enum lam_status lam_file_read(
-    const struct lam_file *file, uint64_t offset, void *out, uint64_t n_bytes, struct lam_err *err)
+/* What one part, or none, holds of a range from its first byte on. */
+struct stretch {
+    const struct lam_part *part; /* NULL: none; memory has it, or it is between parts */
+    const unsigned char *memory; /* part NULL: the bytes; NULL: zeros */
+    uint64_t file_offset;        /* of the part */
+    uint64_t bytes;
+};
+
+static uint64_t least(uint64_t a, uint64_t b)
 {
-    unsigned char *to = out;
+    return a < b ? a : b;
+}
 
+/* n_bytes > 0. Behind the last part's end there is more of it, to be missed by a read. */
+static struct stretch stretch_at(const struct lam_file *file, uint64_t offset, uint64_t n_bytes)
+{
+    struct stretch it = {.bytes = n_bytes};
+    const struct lam_span *span;
+    uint64_t end;
+    uint32_t p;
+
+    if (offset < file->spans[0].begin) { /* the header of a split model */
+        bool inside = offset < file->header_bytes;
+
+        end = inside ? file->header_bytes : file->spans[0].begin;
+        it.memory = inside ? file->header + offset : NULL;
+        it.bytes = least(n_bytes, end - offset);
+        return it;
+    }
+    p = lam_shards_find(file->spans, file->n_parts, offset);
+    span = &file->spans[p];
+    end = span->begin + span->bytes;
+    if (p + 1 < file->n_parts && offset >= end) {
+        it.bytes = least(n_bytes, span[1].begin - offset);
+        return it;
+    }
+    it.part = &file->parts[p];
+    it.file_offset = span->file_offset + (offset - span->begin);
+    if (p + 1 < file->n_parts)
+        it.bytes = least(n_bytes, end - offset);
+    return it;
+}
+
+static void copy_memory(const struct stretch *it, unsigned char *out)
+{
+    if (it->memory != NULL)
+        memcpy(out, it->memory, it->bytes);
+    else
+        memset(out, 0, it->bytes);
+}
+
+/* ---- reading ---- */
+
+static enum lam_status read_part(const struct lam_part *part, uint64_t offset, unsigned char *out,
+    uint64_t n_bytes, struct lam_err *err)
+{
     while (n_bytes > 0) {
-        ssize_t n = lam_fault_hit("pread") ? -1 : pread(file->fd, to, n_bytes, (off_t)offset);
+        ssize_t n = lam_fault_hit("pread") ? -1 : pread(part->fd, out, n_bytes, (off_t)offset);
 
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
             return lam_fail(err, LAM_UNAVAILABLE, "cannot read %s at byte %" PRIu64 ": %s",
-                file->path, offset, strerror(errno));
+                part->path, offset, strerror(errno));
         if (n == 0)
             return lam_fail(err, LAM_DATA_LOSS,
                 "%s ends at byte %" PRIu64 ", it was longer when it was opened: restore the file",
-                file->path, offset);
-        to += n;
+                part->path, offset);
+        out += n;
         offset += (uint64_t)n;
         n_bytes -= (uint64_t)n;
     }
     return LAM_OK;
 }
 
-static enum lam_status open_regular(struct lam_file *file, struct lam_err *err)
+enum lam_status lam_file_read(
+    const struct lam_file *file, uint64_t offset, void *out, uint64_t n_bytes, struct lam_err *err)
 {
-    file->fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (file->fd < 0)
-        return lam_fail_errno(err, errno, "cannot open the model file %s", file->path);
-    if (fstat(file->fd, &file->identity) != 0)
-        return lam_fail_errno(err, errno, "cannot look at the model file %s", file->path);
-    if (S_ISDIR(file->identity.st_mode))
-        return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "%s is a directory: give the path of a .gguf file in it", file->path);
-    if (!S_ISREG(file->identity.st_mode))
-        return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "%s is not a regular file: give the path of a .gguf file", file->path);
-    if (file->identity.st_size == 0)
-        return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "%s is empty: the download or copy may have failed, fetch it again", file->path);
-    file->bytes = (uint64_t)file->identity.st_size;
-    return LAM_OK;
-}
+    enum lam_status status = LAM_OK;
+    unsigned char *to = out;
 
-int lam_file_open_direct(int fd, uint64_t *ret_align)
-{
-    char self[64];
-    struct statx info;
-    int direct_fd;
+    while (n_bytes > 0 && status == LAM_OK) {
+        struct stretch it = stretch_at(file, offset, n_bytes);
 
-    /* By this name it is the same inode, whatever happens to the path. */
-    snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
-    direct_fd = open(self, O_RDONLY | O_CLOEXEC | O_DIRECT);
-    *ret_align = LAM_FILE_ALIGN_DEFAULT;
-    if (direct_fd < 0 || statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) != 0 ||
-        (info.stx_mask & STATX_DIOALIGN) == 0)
-        return direct_fd;
-    if (info.stx_dio_offset_align == 0 || info.stx_dio_offset_align > ALIGN_MAX ||
-        info.stx_dio_mem_align > ALIGN_MAX) {
-        close(direct_fd);
-        return -1;
+        if (it.part != NULL)
+            status = read_part(it.part, it.file_offset, to, it.bytes, err);
+        else
+            copy_memory(&it, to);
+        to += it.bytes;
+        offset += it.bytes;
+        n_bytes -= it.bytes;
     }
-    while (*ret_align < info.stx_dio_offset_align || *ret_align < info.stx_dio_mem_align)
-        *ret_align *= 2;
-    return direct_fd;
+    return status;
 }
 
-/* Reads more and more of the file until the parser has seen the whole header. */
-static enum lam_status read_header(struct lam_file *file, struct lam_err *err)
+bool lam_file_read_cached(const struct lam_file *file, uint64_t offset, void *out, uint64_t n_bytes)
 {
+    unsigned char *to = out;
+    bool whole = true;
+
+    while (n_bytes > 0 && whole) {
+        struct stretch it = stretch_at(file, offset, n_bytes);
+        struct iovec part = {.iov_base = to, .iov_len = it.bytes};
+
+        if (it.part != NULL)
+            whole = preadv2(it.part->fd, &part, 1, (off_t)it.file_offset, RWF_NOWAIT) ==
+                    (ssize_t)it.bytes;
+        else
+            copy_memory(&it, to);
+        to += it.bytes;
+        offset += it.bytes;
+        n_bytes -= it.bytes;
+    }
+    return whole;
+}
+
+/* As much as direct reads bring of it; a last piece of less than align is beyond the part's end or
+ * not there. */
+static uint64_t read_direct(
+    const struct lam_file *file, const struct stretch *it, unsigned char *out)
+{
+    uint64_t want = lam_align_up(it->bytes, file->align);
     uint64_t have = 0;
-    uint64_t want = HEADER_FIRST_BYTES;
-    enum lam_status status;
 
-    for (;;) {
-        unsigned char *grown;
+    while (it->part->direct_fd >= 0 && have < it->bytes) {
+        ssize_t n =
+            pread(it->part->direct_fd, out + have, want - have, (off_t)(it->file_offset + have));
 
-        want = want < file->bytes ? want : file->bytes;
-        grown = lam_realloc(file->header, want, 1);
-        if (grown == NULL)
-            return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
-                "no memory for %" PRIu64 " bytes of the header of %s", want, file->path);
-        file->header = grown;
-        status = lam_file_read(file, have, file->header + have, want - have, err);
-        if (status != LAM_OK)
-            return status;
-        have = want;
-        status = lam_gguf_parse(file->header, have, file->bytes, &file->gguf, err);
-        if (status == LAM_OK)
+        if (n <= 0 && !(n < 0 && errno == EINTR))
             break;
-        if (status != LAM_OUT_OF_RANGE || have == file->bytes || have >= LAM_GGUF_HEADER_BYTES_MAX)
-            return lam_err_wrap(err, status, "%s", file->path);
-        want = 2 * have;
+        have += n < 0 ? 0 : (uint64_t)n;
+        if (have < it->bytes)
+            have = lam_align_down(have, file->align);
     }
-    file->header_bytes = lam_gguf_header_bytes(file->gguf);
-    if (lam_gguf_n_tensors(file->gguf) > 0)
-        file->header_bytes = file->bytes;
-    for (uint64_t i = 0; i < lam_gguf_n_tensors(file->gguf); i++) {
-        uint64_t offset = lam_gguf_tensor(file->gguf, i)->offset;
+    return least(have, it->bytes);
+}
 
-        file->header_bytes = offset < file->header_bytes ? offset : file->header_bytes;
+enum lam_status lam_file_read_uncached(
+    const struct lam_file *file, uint64_t offset, void *out, uint64_t n_bytes, struct lam_err *err)
+{
+    enum lam_status status = LAM_OK;
+    unsigned char *to = out;
+
+    while (n_bytes > 0 && status == LAM_OK) {
+        struct stretch it = stretch_at(file, offset, n_bytes);
+        uint64_t have = it.part != NULL ? read_direct(file, &it, to) : 0;
+
+        if (it.part == NULL) {
+            copy_memory(&it, to);
+        } else if (have < it.bytes) { /* an error is met again and named */
+            posix_fadvise(it.part->fd, (off_t)it.file_offset, (off_t)it.bytes, POSIX_FADV_DONTNEED);
+            status = read_part(it.part, it.file_offset + have, to + have, it.bytes - have, err);
+        }
+        to += it.bytes;
+        offset += it.bytes;
+        n_bytes -= it.bytes;
     }
-    return LAM_OK;
+    return status;
 }
 
-/* The padding before the first tensor may lie behind what the parser needed: parse again over the
- * final bytes, since the result points into them. */
-static enum lam_status settle_header(struct lam_file *file, struct lam_err *err)
+void lam_file_advise(const struct lam_file *file, uint64_t offset, uint64_t n_bytes, int advice)
 {
-    unsigned char *exact = lam_realloc(file->header, file->header_bytes, 1);
-    enum lam_status status;
+    while (n_bytes > 0) {
+        struct stretch it = stretch_at(file, offset, n_bytes);
 
-    lam_gguf_destroy(file->gguf);
-    file->gguf = NULL;
-    if (exact == NULL)
-        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the header of %s", file->path);
-    file->header = exact;
-    status = lam_file_read(file, 0, file->header, file->header_bytes, err);
-    if (status != LAM_OK)
-        return status;
-    status = lam_gguf_parse(file->header, file->header_bytes, file->bytes, &file->gguf, err);
-    if (status != LAM_OK)
-        return lam_err_wrap(err, status, "%s", file->path);
-    file->digest = XXH3_64bits(file->header, file->header_bytes);
-    return LAM_OK;
-}
-
-static enum lam_status describe(struct lam_file *file, struct lam_err *err)
-{
-    enum lam_status status = lam_spec_read(file->gguf, &file->spec, err);
-
-    if (status == LAM_OK)
-        status = lam_manifest_build(file->gguf, &file->spec, &file->manifest, err);
-    if (status != LAM_OK)
-        return lam_err_wrap(err, status, "%s", file->path);
-    return LAM_OK;
-}
-
-enum lam_status lam_file_open_bytes(
-    const char *path, struct lam_file *ret_file, struct lam_err *err)
-{
-    struct lam_file file = {.fd = -1, .direct_fd = -1};
-    enum lam_status status;
-
-    file.path = lam_strdup(path);
-    if (file.path == NULL)
-        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the path %s", path);
-    status = open_regular(&file, err);
-    if (status != LAM_OK) {
-        lam_file_close(&file);
-        return status;
+        if (it.part != NULL)
+            posix_fadvise(it.part->fd, (off_t)it.file_offset, (off_t)it.bytes, advice);
+        offset += it.bytes;
+        n_bytes -= it.bytes;
     }
-    file.direct_fd = lam_file_open_direct(file.fd, &file.align);
-    *ret_file = file;
-    return LAM_OK;
 }
 
-enum lam_status lam_file_open(const char *path, struct lam_file *ret_file, struct lam_err *err)
-{
-    struct lam_file file;
-    enum lam_status status = lam_file_open_bytes(path, &file, err);
-
-    if (status != LAM_OK)
-        return status;
-    status = read_header(&file, err);
-    if (status == LAM_OK)
-        status = settle_header(&file, err);
-    if (status == LAM_OK)
-        status = describe(&file, err);
-    if (status != LAM_OK) {
-        lam_file_close(&file);
-        return status;
-    }
-    /* From here on only scattered rows are read through the page cache. */
-    posix_fadvise(file.fd, 0, 0, POSIX_FADV_RANDOM);
-    *ret_file = file;
-    return LAM_OK;
-}
-
-void lam_file_close(struct lam_file *file)
-{
-    lam_manifest_done(&file->manifest);
-    lam_gguf_destroy(file->gguf);
-    lam_free(file->header);
-    lam_free(file->path);
-    if (file->direct_fd >= 0)
-        close(file->direct_fd);
-    if (file->fd >= 0)
-        close(file->fd);
-    *file = (struct lam_file){.fd = -1, .direct_fd = -1};
-}
+/* ---- change ---- */
 
 static bool same_time(struct timespec a, struct timespec b)
 {
@@ -227,7 +205,7 @@ static const char *find_change(const struct stat *was, const struct stat *now)
     return NULL;
 }
 
-enum lam_status lam_file_check(const struct lam_file *file, struct lam_err *err)
+static enum lam_status check_part(const struct lam_part *part, struct lam_err *err)
 {
     const char *change = NULL;
     struct stat now;
@@ -235,20 +213,29 @@ enum lam_status lam_file_check(const struct lam_file *file, struct lam_err *err)
 
     /* By name first: a rename changes the inode too, and this says more. Other errors than these
      * are those of a directory that cannot be reached now; the file is open all the same. */
-    if (stat(file->path, &now) != 0)
+    if (stat(part->path, &now) != 0)
         error = errno;
     if (error == ENOENT || error == ENOTDIR)
         change = "it was removed or renamed";
     else if (error == 0 &&
-             (now.st_ino != file->identity.st_ino || now.st_dev != file->identity.st_dev))
+             (now.st_ino != part->identity.st_ino || now.st_dev != part->identity.st_dev))
         change = "another file has its name now";
-    if (fstat(file->fd, &now) != 0)
-        return lam_fail_errno(err, errno, "cannot look at the model file %s", file->path);
+    if (fstat(part->fd, &now) != 0)
+        return lam_fail_errno(err, errno, "cannot look at the model file %s", part->path);
     if (change == NULL)
-        change = find_change(&file->identity, &now);
+        change = find_change(&part->identity, &now);
     if (change == NULL)
         return LAM_OK;
     return lam_fail(err, LAM_DATA_LOSS,
         "%s was changed while it was in use: %s; restart the loader to use what is there now",
-        file->path, change);
+        part->path, change);
+}
+
+enum lam_status lam_file_check(const struct lam_file *file, struct lam_err *err)
+{
+    enum lam_status status = LAM_OK;
+
+    for (uint32_t p = 0; p < file->n_parts && status == LAM_OK; p++)
+        status = check_part(&file->parts[p], err);
+    return status;
 }

@@ -187,13 +187,29 @@ static enum lam_status write_record_file(
 
 /* ---- life ---- */
 
+/* What stat says of all parts, in one number. */
+static uint64_t sum_of_parts(const struct lam_file *file)
+{
+    XXH64_hash_t sum = file->bytes;
+
+    for (uint32_t p = 0; p < file->n_parts; p++) {
+        const struct stat *info = &file->parts[p].identity;
+        uint64_t words[] = {info->st_dev, info->st_ino, (uint64_t)info->st_size,
+            (uint64_t)info->st_mtim.tv_sec, (uint64_t)info->st_mtim.tv_nsec,
+            (uint64_t)info->st_ctim.tv_sec, (uint64_t)info->st_ctim.tv_nsec};
+
+        sum = XXH3_64bits_withSeed(words, sizeof(words), sum);
+    }
+    return sum;
+}
+
 static struct lam_record_identity identity_of(const struct lam_file *file)
 {
-    const struct stat *info = &file->identity;
+    const struct stat *info = &file->parts[0].identity;
 
     return (struct lam_record_identity){.device = info->st_dev,
         .inode = info->st_ino,
-        .bytes = file->bytes,
+        .bytes = file->n_parts == 1 ? file->bytes : sum_of_parts(file),
         .mtime_s = info->st_mtim.tv_sec,
         .mtime_ns = info->st_mtim.tv_nsec,
         .ctime_s = info->st_ctim.tv_sec,
@@ -218,8 +234,8 @@ static enum lam_status name_files(
         lam_buf_clear(&path);
     } else if (fits) {
         fits = lam_buf_printf(&path, "/%" PRIx64 "-%" PRIx64 ".sums",
-                   (uint64_t)integrity->file->identity.st_dev,
-                   (uint64_t)integrity->file->identity.st_ino) &&
+                   (uint64_t)integrity->file->parts[0].identity.st_dev,
+                   (uint64_t)integrity->file->parts[0].identity.st_ino) &&
                lam_buf_printf(&tmp_path, "%s.%d.tmp", path.data, (int)getpid());
     }
     if (fits) {
@@ -353,8 +369,7 @@ static enum lam_status read_chunk(
         if (status == LAM_OK)
             return LAM_OK;
         /* Not from the page cache again. */
-        posix_fadvise(
-            integrity->file->fd, (off_t)where.file_offset, (off_t)where.bytes, POSIX_FADV_DONTNEED);
+        lam_file_advise(integrity->file, where.file_offset, where.bytes, POSIX_FADV_DONTNEED);
     }
     return status;
 }

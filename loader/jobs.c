@@ -12,12 +12,13 @@ void lam_jobs_init(struct lam_jobs *jobs, const struct lam_jobs_config *config)
 {
     assert(config->n_drives > 0 && config->n_drives <= LAM_JOBS_DRIVES_MAX);
     assert(config->n_copies > 0 && config->n_copies <= LAM_JOBS_COPIES_MAX);
+    assert(config->n_parts > 0);
     memset(jobs, 0, sizeof(*jobs));
     jobs->config = *config;
     for (uint32_t d = 0; d < config->n_drives; d++) {
         const struct lam_jobs_drive *drive = &config->drives[d];
 
-        assert(drive->depth > 0 && drive->depth <= LAM_JOBS_DEPTH_MAX && drive->copies != 0);
+        assert(drive->depth > 0 && drive->depth <= LAM_JOBS_DEPTH_MAX);
         assert(drive->request_bytes > 0 && drive->request_bytes % config->align == 0);
         for (uint32_t i = 0; i < LAM_JOBS_DEPTH_MAX; i++)
             jobs->ios[d][i] = (struct lam_io){.index = i, .drive = d};
@@ -34,7 +35,7 @@ void lam_jobs_add(struct lam_jobs *jobs, const struct lam_load *load)
         j++;
     assert(j < LAM_JOBS_MAX && load->window.bytes > load->have_bytes);
     assert(load->window.file_offset % jobs->config.align == 0);
-    assert(load->window.file_offset < jobs->config.file_bytes);
+    assert(load->window.file_offset >= jobs->config.spans[0].begin);
     jobs->jobs[j] = (struct lam_job){.used = true,
         .load = *load,
         .order = jobs->n_added++,
@@ -142,6 +143,24 @@ static uint32_t region_of(const struct lam_jobs *jobs, uint64_t pool_offset)
     return r;
 }
 
+static uint32_t part_of(const struct lam_jobs *jobs, uint64_t file_offset)
+{
+    return lam_shards_find(jobs->config.spans, jobs->config.n_parts, file_offset);
+}
+
+/* What may be read at once from there: up to a multiple of `whole` in the part's own file, and up
+ * to the next part. */
+static uint64_t room_at(const struct lam_jobs *jobs, uint64_t file_offset, uint64_t whole)
+{
+    uint32_t p = part_of(jobs, file_offset);
+    const struct lam_span *span = &jobs->config.spans[p];
+    uint64_t room = whole - (file_offset - span->begin + span->file_offset) % whole;
+
+    if (p + 1 < jobs->config.n_parts && span[1].begin - file_offset < room)
+        room = span[1].begin - file_offset;
+    return room;
+}
+
 /* Cuts the next piece off the job. */
 static void cut(struct lam_jobs *jobs, uint32_t j, uint64_t whole, struct lam_piece *piece)
 {
@@ -156,29 +175,14 @@ static void cut(struct lam_jobs *jobs, uint32_t j, uint64_t whole, struct lam_pi
         .pool_offset = job->load.pool_offset + begin};
     region = &jobs->config.regions[region_of(jobs, piece->pool_offset)];
     room = region->pool_offset + region->bytes - piece->pool_offset;
-    if (room > whole - piece->file_offset % whole)
-        room = whole - piece->file_offset % whole;
+    if (room > room_at(jobs, piece->file_offset, whole))
+        room = room_at(jobs, piece->file_offset, whole);
     piece->bytes = end - begin < room ? end - begin : room;
     if (begin >= job->load.late_begin && begin < job->load.late_end)
         job->late_at = begin + piece->bytes;
     else
         job->at = begin + piece->bytes;
     job->outstanding++;
-}
-
-/* The oldest job with something to read, or LAM_JOBS_MAX. */
-static uint32_t oldest_job(const struct lam_jobs *jobs)
-{
-    uint32_t best = LAM_JOBS_MAX;
-
-    for (uint32_t j = 0; j < LAM_JOBS_MAX; j++) {
-        const struct lam_job *job = &jobs->jobs[j];
-
-        if (job->used && job->status == LAM_OK && has_part(job) &&
-            (best == LAM_JOBS_MAX || job->order < jobs->jobs[best].order))
-            best = j;
-    }
-    return best;
 }
 
 /* ---- requests ---- */
@@ -197,16 +201,42 @@ static uint32_t live_copies(const struct lam_jobs *jobs)
     return ((1u << jobs->config.n_copies) - 1) & ~jobs->lost;
 }
 
+/* Copies on the drive of what is there. */
+static uint32_t copies_at(const struct lam_jobs *jobs, uint32_t drive, uint64_t file_offset)
+{
+    return jobs->config.drives[drive].copies[part_of(jobs, file_offset)] & live_copies(jobs);
+}
+
+/* The oldest job whose next piece the drive has, or LAM_JOBS_MAX. */
+static uint32_t oldest_job(const struct lam_jobs *jobs, uint32_t drive)
+{
+    uint32_t best = LAM_JOBS_MAX;
+
+    for (uint32_t j = 0; j < LAM_JOBS_MAX; j++) {
+        const struct lam_job *job = &jobs->jobs[j];
+        uint64_t begin, end;
+
+        if (job->used && job->status == LAM_OK &&
+            (best == LAM_JOBS_MAX || job->order < jobs->jobs[best].order) &&
+            next_part(job, &begin, &end) &&
+            copies_at(jobs, drive, job->load.window.file_offset + begin) != 0)
+            best = j;
+    }
+    return best;
+}
+
 static uint32_t n_copies_left(const struct lam_jobs *jobs)
 {
     return (uint32_t)__builtin_popcount(live_copies(jobs));
 }
 
-/* Takes a piece that has to be asked for again, if there is one for these copies. */
-static bool take_again(struct lam_jobs *jobs, uint32_t copies, struct lam_piece *ret_piece)
+/* Takes a piece that has to be asked for again, if there is one for this drive. */
+static bool take_again(struct lam_jobs *jobs, uint32_t drive, struct lam_piece *ret_piece)
 {
     for (uint32_t i = 0; i < jobs->n_again; i++) {
-        if ((copies & ~jobs->again[i].failed) == 0)
+        const struct lam_piece *piece = &jobs->again[i];
+
+        if ((copies_at(jobs, drive, piece->file_offset) & ~piece->failed) == 0)
             continue;
         *ret_piece = jobs->again[i];
         jobs->again[i] = jobs->again[--jobs->n_again];
@@ -218,16 +248,16 @@ static bool take_again(struct lam_jobs *jobs, uint32_t copies, struct lam_piece 
 struct lam_io *lam_jobs_next(struct lam_jobs *jobs, uint32_t drive, uint64_t now_ns)
 {
     const struct lam_jobs_drive *it = &jobs->config.drives[drive];
-    uint32_t copies = it->copies & live_copies(jobs);
     struct lam_io *io = jobs->ios[drive];
+    uint32_t part;
 
-    if (jobs->under_way[drive] == it->depth || copies == 0)
+    if (jobs->under_way[drive] == it->depth)
         return NULL;
     while (io->used)
         io++;
     io->last = false;
-    if (!take_again(jobs, copies, &io->piece)) {
-        uint32_t j = oldest_job(jobs);
+    if (!take_again(jobs, drive, &io->piece)) {
+        uint32_t j = oldest_job(jobs, drive);
 
         if (j == LAM_JOBS_MAX)
             return NULL;
@@ -237,7 +267,12 @@ struct lam_io *lam_jobs_next(struct lam_jobs *jobs, uint32_t drive, uint64_t now
         io->last = !has_part(&jobs->jobs[j]);
     }
     io->used = true;
-    io->copy = (uint32_t)__builtin_ctz(copies & ~io->piece.failed);
+    part = part_of(jobs, io->piece.file_offset);
+    io->copy =
+        (uint32_t)__builtin_ctz(copies_at(jobs, drive, io->piece.file_offset) & ~io->piece.failed);
+    io->source = part * jobs->config.n_copies + io->copy;
+    io->file_offset = io->piece.file_offset - jobs->config.spans[part].begin +
+                      jobs->config.spans[part].file_offset;
     io->region = region_of(jobs, io->piece.pool_offset);
     io->started_ns = now_ns;
     jobs->under_way[drive]++;
@@ -246,10 +281,11 @@ struct lam_io *lam_jobs_next(struct lam_jobs *jobs, uint32_t drive, uint64_t now
 
 /* ---- answers ---- */
 
-/* Bytes of the piece that lie within the file: the window's end is rounded up beyond it. */
-static uint64_t bytes_in_file(const struct lam_jobs *jobs, const struct lam_piece *piece)
+uint64_t lam_jobs_bytes_there(const struct lam_jobs *jobs, const struct lam_piece *piece)
 {
-    uint64_t left = jobs->config.file_bytes - piece->file_offset;
+    const struct lam_span *span = &jobs->config.spans[part_of(jobs, piece->file_offset)];
+    uint64_t at = piece->file_offset - span->begin;
+    uint64_t left = at < span->bytes ? span->bytes - at : 0;
 
     return left < piece->bytes ? left : piece->bytes;
 }
@@ -274,7 +310,7 @@ static bool take_bytes(struct lam_jobs *jobs, struct lam_io *io, uint64_t n_byte
 
     jobs->reads++;
     jobs->bytes_read += n_bytes;
-    if (n_bytes >= bytes_in_file(jobs, piece)) {
+    if (n_bytes >= lam_jobs_bytes_there(jobs, piece)) {
         jobs->failures[io->copy] = 0;
         return true;
     }
@@ -284,7 +320,7 @@ static bool take_bytes(struct lam_jobs *jobs, struct lam_io *io, uint64_t n_byte
         if (job->status == LAM_OK)
             job->status = lam_fail(&job->err, LAM_DATA_LOSS,
                 "%s ends at byte %" PRIu64 ", it was longer when it was opened: restore the file",
-                jobs->config.path, piece->file_offset + n_bytes);
+                jobs->config.paths[part_of(jobs, piece->file_offset)], io->file_offset + n_bytes);
         return true;
     }
     piece->file_offset += whole;
@@ -312,7 +348,8 @@ static bool take_error(struct lam_jobs *jobs, struct lam_io *io, int native_errn
     if (job->status == LAM_OK)
         job->status = lam_fail(&job->err, LAM_UNAVAILABLE,
             "cannot read %s at byte %" PRIu64 " (%s): check the drive and its cable or mount",
-            jobs->config.path, piece->file_offset, strerror(native_errno));
+            jobs->config.paths[part_of(jobs, piece->file_offset)], io->file_offset,
+            strerror(native_errno));
     return true;
 }
 
@@ -351,7 +388,7 @@ bool lam_jobs_expire(struct lam_jobs *jobs, uint64_t start_ns, struct lam_load_e
             job->status = lam_fail(&job->err, LAM_DEADLINE_EXCEEDED,
                 "the drive has not answered a read of %s at byte %" PRIu64
                 " in time: check the drive or mount",
-                jobs->config.path, io->piece.file_offset);
+                jobs->config.paths[part_of(jobs, io->piece.file_offset)], io->file_offset);
             fill_end(job, ret_end);
             ret_end->expired = true;
             return true;

@@ -5,11 +5,12 @@
  *
  * A job is the aligned window of a unit. Its requests are aligned, end at multiples of the drive's
  * request_bytes in the file, and never cross the edge of a region of the pool (a region is one
- * fixed buffer). The file may lie in several copies; a drive holds one or more of them. Whoever has
- * room takes the next request of the oldest job, so faster drives read more, and all end together.
- * Answers:
+ * fixed buffer). The model may lie in several parts (model/shards.h), and each part in several
+ * copies; a drive holds any of them. Whoever has room takes the next request of the oldest job that
+ * it has a copy of, so faster drives read more, and all end together. No request crosses the edge
+ * of a part. Answers:
  *
- *     all bytes, or up to the end of the file   done with this part
+ *     all bytes, or up to the end of the part   done with this piece
  *     fewer                                     the rest is asked for, from its last aligned byte
  *     EINTR, EAGAIN                             asked again, a bounded number of times
  *     EIO and its kind, nothing                 asked again, of another copy if there is one; three
@@ -31,6 +32,7 @@
 #include "common/status.h"
 #include "loader/policy.h"
 #include "loader/slots.h"
+#include "model/shards.h"
 
 #define LAM_JOBS_MAX LAM_SLOTS_LOADS_MAX
 #define LAM_JOBS_DEPTH_MAX 128u
@@ -53,10 +55,10 @@ struct lam_load {
 /* A part of a job, from its cut until its bytes are there. */
 struct lam_piece {
     uint32_t job;
-    uint32_t tries;    /* failures so far */
-    uint32_t refusals; /* EINTR, EAGAIN */
-    uint32_t failed;   /* bitmap of copies that failed for it, in this round over the copies */
-    uint64_t file_offset;
+    uint32_t tries;       /* failures so far */
+    uint32_t refusals;    /* EINTR, EAGAIN */
+    uint32_t failed;      /* bitmap of copies that failed for it, in this round over the copies */
+    uint64_t file_offset; /* of the model's bytes */
     uint64_t bytes;
     uint64_t pool_offset;
 };
@@ -67,6 +69,8 @@ struct lam_io {
     uint32_t index; /* among those of its drive */
     uint32_t drive;
     uint32_t copy;
+    uint32_t source;      /* what to read: part * n_copies + copy */
+    uint64_t file_offset; /* in that file */
     uint32_t region;
     uint64_t started_ns;
     bool last; /* of its job, of what may be read: nothing more to ask for after it */
@@ -89,12 +93,13 @@ struct lam_job {
 struct lam_jobs_drive {
     uint64_t request_bytes; /* a multiple of align */
     uint32_t depth;         /* requests under way, at most LAM_JOBS_DEPTH_MAX */
-    uint32_t copies;        /* bitmap of those that lie on it */
+    const uint32_t *copies; /* [n_parts] bitmap of those of the part that lie on it */
 };
 
 struct lam_jobs_config {
-    const char *path; /* for texts */
-    uint64_t file_bytes;
+    const struct lam_span *spans; /* [n_parts] */
+    const char *const *paths;     /* [n_parts] for texts */
+    uint32_t n_parts;
     uint64_t align;
     const struct lam_region *regions;
     uint32_t n_regions;
@@ -154,6 +159,9 @@ bool lam_jobs_answer(
 
 /* A job that waits for an answer to a request from before start_ns: it has failed. False: none. */
 bool lam_jobs_expire(struct lam_jobs *jobs, uint64_t start_ns, struct lam_load_end *ret_end);
+
+/* Of the piece, up to the end of its part: what is behind that comes from no drive. */
+uint64_t lam_jobs_bytes_there(const struct lam_jobs *jobs, const struct lam_piece *piece);
 
 /* Is nothing under way on any drive? */
 bool lam_jobs_are_idle(const struct lam_jobs *jobs);

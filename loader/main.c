@@ -22,6 +22,7 @@
 struct options {
     struct lam_flag_list models;
     struct lam_flag_list mirrors;
+    struct lam_flag_list shard_dirs;
     const char *listen;
     const char *pool_socket;
     const char *ops;
@@ -39,13 +40,16 @@ struct options {
 };
 
 #define MIRRORS_MAX (LAM_JOBS_COPIES_MAX - 1)
+#define SHARD_DIRS_MAX 64u
 
 static const char *models[LAM_LOADER_MODELS_MAX];
 static const char *mirrors[MIRRORS_MAX];
+static const char *shard_dirs[SHARD_DIRS_MAX];
 
 /* The defaults; written by lam_flag_parse, read-only afterwards. */
 static struct options given = {.models = {.items = models, .max = LAM_LOADER_MODELS_MAX},
     .mirrors = {.items = mirrors, .max = MIRRORS_MAX},
+    .shard_dirs = {.items = shard_dirs, .max = SHARD_DIRS_MAX},
     .listen = "unix:/run/laminar/loader.sock",
     .pool_socket = "/run/laminar/pool.sock",
     .ram = "auto",
@@ -59,8 +63,15 @@ static const struct lam_flag flags[] = {
         .kind = LAM_FLAG_LIST,
         .target = &given.models,
         .value = "PATH",
-        .help = "A model: a GGUF file. It is read in place, never changed or copied. Several "
-                "models divide the memory by their size."},
+        .help = "A model: a GGUF file, or the first of its shards (NAME-00001-of-00003.gguf). It "
+                "is read in place, never changed or copied. Several models divide the memory by "
+                "their size."},
+    {.name = "shards",
+        .kind = LAM_FLAG_LIST,
+        .target = &given.shard_dirs,
+        .value = "DIR",
+        .help = "A directory with shards of a model that are not beside the first, say on another "
+                "drive. May be given several times."},
     {.name = "mirror",
         .kind = LAM_FLAG_LIST,
         .target = &given.mirrors,
@@ -251,6 +262,7 @@ int main(int argc, char **argv)
             .engine = engine_of(given.engine),
             .mirrors = given.mirrors.items,
             .n_mirrors = given.mirrors.n,
+            .shard_dirs = {.items = given.shard_dirs.items, .n = given.shard_dirs.n},
             .io_cache = given.io_cache != NULL ? given.io_cache
                                                : default_cache("io", io_cache, sizeof(io_cache)),
             .read_deadline_ns = (uint64_t)given.read_deadline_s * LAM_NS_PER_S},

@@ -1,8 +1,8 @@
 /*
- * mirror: another copy of a model file, in a directory on another drive (--mirror DIR). Reads are
- * spread over all copies.
+ * mirror: another copy of a model, in a directory on another drive (--mirror DIR): of its file, or
+ * of each of its shards. Reads are spread over all copies.
  *
- * A copy is believed when it has the size and the header of the file; its weights are compared, as
+ * A copy is believed when it has the size and the header of its file; its weights are compared, as
  * all are, by the checksums of integrity.h. Like the file it is pinned when it is opened, and a
  * change of it is noticed. Immutable after open, so any thread may read the fields.
  */
@@ -16,16 +16,15 @@
 #include "loader/file.h"
 
 struct lam_mirror {
-    char *path;
-    int fd;        /* through the page cache */
-    int direct_fd; /* or -1 */
-    struct stat identity;
+    const char *path; /* of the first part's copy: for texts */
+    uint32_t n_parts; /* as the file has them */
+    struct lam_part *parts;
 };
 
 /*
- * Opens the file of the same name in `dir`. Errors, each with the path: LAM_NOT_FOUND and those of
- * opening; LAM_INVALID_ARGUMENT when it is no copy, lies where its file lies, or is on a drive that
- * needs a larger alignment. Close with lam_mirror_close.
+ * Opens the files of the same names in `dir`. Errors, each with the path: LAM_NOT_FOUND and those
+ * of opening; LAM_INVALID_ARGUMENT when one is no copy, lies where its file lies, or is on a drive
+ * that needs a larger alignment. Close with lam_mirror_close.
  */
 LAM_MUST_USE enum lam_status lam_mirror_open(const struct lam_file *file, const char *dir,
     struct lam_mirror *ret_mirror, struct lam_err *err);

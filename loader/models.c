@@ -33,8 +33,8 @@ static uint32_t find_file(const struct lam_models *models, const struct lam_file
     uint32_t i = 0;
 
     while (i < models->n_shares &&
-           (models->shares[i].file.identity.st_dev != file->identity.st_dev ||
-               models->shares[i].file.identity.st_ino != file->identity.st_ino))
+           (models->shares[i].file.parts[0].identity.st_dev != file->parts[0].identity.st_dev ||
+               models->shares[i].file.parts[0].identity.st_ino != file->parts[0].identity.st_ino))
         i++;
     return i;
 }

@@ -81,6 +81,23 @@ static bool lost_a_mirror(struct lam_reader *reader)
     return lost;
 }
 
+/* What was not read directly has left copies in the page cache. */
+static void drop_cached(const struct lam_reader *reader, const struct lam_window *window)
+{
+    const struct lam_file *file = reader->config.file;
+
+    for (uint32_t s = 0; s < reader->n_sources; s++) {
+        const struct lam_span *span = &file->spans[s / reader->n_copies];
+        uint64_t begin = window->file_offset > span->begin ? window->file_offset : span->begin;
+        uint64_t end = window->file_offset + window->bytes;
+
+        end = end < span->begin + span->bytes ? end : span->begin + span->bytes;
+        if (!reader->direct[s] && begin < end)
+            posix_fadvise(reader->fds[s], (off_t)(begin - span->begin + span->file_offset),
+                (off_t)(end - begin), POSIX_FADV_DONTNEED);
+    }
+}
+
 /* Bytes of a file that has changed meanwhile must not be computed on, however well they were
  * read. */
 static void report(struct lam_reader *reader, struct lam_load_end *end)
@@ -90,11 +107,7 @@ static void report(struct lam_reader *reader, struct lam_load_end *end)
         .window = end->window,
         .pool_offset = end->pool_offset};
 
-    for (uint32_t c = 0; c < reader->n_copies; c++) {
-        if (!reader->direct[c])
-            posix_fadvise(reader->fds[c], (off_t)end->window.file_offset, (off_t)end->window.bytes,
-                POSIX_FADV_DONTNEED);
-    }
+    drop_cached(reader, &end->window);
     if (end->status != LAM_CANCELLED && end->status != LAM_DEADLINE_EXCEEDED &&
         lost_a_mirror(reader) && end->open) {
         lam_reader_load(reader, &again); /* from the copies that are left */
@@ -116,6 +129,15 @@ bool lam_engine_tell(struct lam_drive *drive, struct lam_engine_work *work)
     return work->n_issued > 0 || work->n_ends > 0;
 }
 
+/* What lies behind the end of a part comes from no drive: zeros, and not what was there before. */
+static void fill_up(struct lam_reader *reader, const struct lam_piece *piece)
+{
+    uint64_t there = lam_jobs_bytes_there(&reader->jobs, piece);
+
+    if (there < piece->bytes)
+        memset(reader->config.pool_base + piece->pool_offset + there, 0, piece->bytes - there);
+}
+
 void lam_engine_answer(
     struct lam_drive *drive, const struct lam_engine_answer *answers, uint32_t n_answers)
 {
@@ -131,11 +153,14 @@ void lam_engine_answer(
         while (at < n_answers && n_ends < sizeof(ends) / sizeof(*ends)) {
             struct lam_io *io = answers[at].io;
 
+            fill_up(reader, &io->piece);
             lam_meter_end(&reader->meter, io->started_ns, now_ns);
             n_ends += lam_jobs_answer(&reader->jobs, io, answers[at++].result, &ends[n_ends]);
         }
-        /* What failed here may be for another drive; and the first one watches for idleness. */
-        if (reader->n_drives > 1 && (reader->jobs.n_again > 0 || lam_jobs_are_idle(&reader->jobs)))
+        /* What failed here, or goes on in another part, may be for another drive; and the first
+         * one watches for idleness. */
+        if (reader->n_drives > 1 && (reader->jobs.n_again > 0 || reader->jobs.config.n_parts > 1 ||
+                                        lam_jobs_are_idle(&reader->jobs)))
             wake_all(reader);
         reader->idle_calls = 0;
         pthread_mutex_unlock(&reader->lock);
@@ -153,38 +178,72 @@ static void add_note(struct lam_reader *reader, const char *text)
     snprintf(reader->note + used, sizeof(reader->note) - used, "%s%s", used > 0 ? "; " : "", text);
 }
 
-/* Direct reads, if one works: some file systems take O_DIRECT at open and fail at a read. */
-static void add_copy(struct lam_reader *reader, dev_t device, int fd, int direct_fd)
+static struct lam_drive *find_drive(struct lam_reader *reader, dev_t device)
 {
-    uint32_t c = reader->n_copies++;
     uint32_t d = 0;
-    ssize_t n = -1;
 
-    if (direct_fd >= 0)
-        n = pread(direct_fd, reader->config.pool_base, reader->config.file->align, 0);
-    reader->direct[c] = n > 0;
-    reader->fds[c] = reader->direct[c] ? direct_fd : fd;
-    if (!reader->direct[c])
-        add_note(reader, "the file system refuses direct reads: reading through the page cache");
     while (d < reader->n_drives && reader->drives[d].device != device)
         d++;
+    if (d == LAM_JOBS_DRIVES_MAX)
+        return &reader->drives[d - 1]; /* they share a ring then */
     if (d == reader->n_drives)
         reader->drives[reader->n_drives++] =
             (struct lam_drive){.reader = reader, .index = d, .device = device};
-    reader->drives[d].copies |= 1u << c;
+    return &reader->drives[d];
 }
 
-static void add_copies(struct lam_reader *reader)
+/* Direct reads, if one works: some file systems take O_DIRECT at open and fail at a read. */
+static bool add_source(
+    struct lam_reader *reader, uint32_t p, uint32_t c, const struct lam_part *part)
+{
+    const struct lam_span *spans = reader->config.file->spans;
+    struct lam_drive *drive = find_drive(reader, part->identity.st_dev);
+    uint32_t s = p * reader->n_copies + c;
+    ssize_t n = -1;
+
+    if (drive->copies == NULL)
+        drive->copies = lam_calloc(reader->config.file->n_parts, sizeof(*drive->copies));
+    if (drive->copies == NULL)
+        return false;
+    if (drive->copies[drive->part] == 0 || spans[p].bytes > spans[drive->part].bytes) {
+        drive->part = p;
+        drive->source = s;
+    }
+    drive->copies[p] |= 1u << c;
+    if (part->direct_fd >= 0)
+        n = pread(part->direct_fd, reader->config.pool_base, reader->config.file->align,
+            (off_t)spans[p].file_offset);
+    reader->direct[s] = n >= 0 && part->direct_fd >= 0;
+    reader->fds[s] = reader->direct[s] ? part->direct_fd : part->fd;
+    return true;
+}
+
+/* False: no memory. */
+static bool add_sources(struct lam_reader *reader)
 {
     const struct lam_file *file = reader->config.file;
+    bool direct = true;
 
     assert(reader->config.n_mirrors < LAM_JOBS_COPIES_MAX);
-    add_copy(reader, file->identity.st_dev, file->fd, file->direct_fd);
-    for (uint32_t m = 0; m < reader->config.n_mirrors; m++) {
-        const struct lam_mirror *mirror = &reader->config.mirrors[m];
-
-        add_copy(reader, mirror->identity.st_dev, mirror->fd, mirror->direct_fd);
+    reader->n_copies = 1 + reader->config.n_mirrors;
+    reader->n_sources = reader->n_copies * file->n_parts;
+    reader->fds = lam_calloc(reader->n_sources, sizeof(*reader->fds));
+    reader->direct = lam_calloc(reader->n_sources, sizeof(*reader->direct));
+    reader->paths = lam_calloc(file->n_parts, sizeof(*reader->paths));
+    if (reader->fds == NULL || reader->direct == NULL || reader->paths == NULL)
+        return false;
+    for (uint32_t p = 0; p < file->n_parts; p++) {
+        reader->paths[p] = file->parts[p].path;
+        for (uint32_t c = 0; c < reader->n_copies; c++) {
+            if (!add_source(reader, p, c,
+                    c == 0 ? &file->parts[p] : &reader->config.mirrors[c - 1].parts[p]))
+                return false;
+            direct = direct && reader->direct[p * reader->n_copies + c];
+        }
     }
+    if (!direct)
+        add_note(reader, "the file system refuses direct reads: reading through the page cache");
+    return true;
 }
 
 /* ---- start ---- */
@@ -198,8 +257,9 @@ static bool recall(struct lam_reader *reader, const struct lam_drive *drive,
     enum lam_status status;
 
     *ret_way = lam_probe_candidates[0];
-    if (dir == NULL || reader->config.request_bytes > 0 || reader->config.depth > 0 ||
-        lam_probe_key(reader->fds[__builtin_ctz(drive->copies)], key, &why) != LAM_OK)
+    if (dir == NULL || reader->config.file->spans[drive->part].bytes == 0 ||
+        reader->config.request_bytes > 0 || reader->config.depth > 0 ||
+        lam_probe_key(reader->fds[drive->source], key, &why) != LAM_OK)
         return false;
     status = lam_probe_load(dir, key, ret_way, &why);
     if (status != LAM_OK && status != LAM_NOT_FOUND)
@@ -285,12 +345,24 @@ static enum lam_status choose_engine(struct lam_reader *reader, struct lam_err *
     return start_engine(reader, &lam_engine_pread, err);
 }
 
+static void free_reader(struct lam_reader *reader)
+{
+    for (uint32_t d = 0; d < reader->n_drives; d++)
+        lam_free(reader->drives[d].copies);
+    lam_free(reader->fds);
+    lam_free(reader->direct);
+    lam_free(reader->paths);
+    lam_meter_done(&reader->meter);
+    pthread_mutex_destroy(&reader->lock);
+    lam_free(reader);
+}
+
 enum lam_status lam_reader_create(
     const struct lam_reader_config *config, struct lam_reader **ret_reader, struct lam_err *err)
 {
     struct lam_reader *reader = lam_calloc(1, sizeof(*reader));
-    struct lam_jobs_config jobs = {.path = config->file->path,
-        .file_bytes = config->file->bytes,
+    struct lam_jobs_config jobs = {.spans = config->file->spans,
+        .n_parts = config->file->n_parts,
         .align = config->file->align,
         .regions = config->regions,
         .n_regions = config->n_regions};
@@ -304,7 +376,11 @@ enum lam_status lam_reader_create(
     reader->n_regions = 1;
     pthread_mutex_init(&reader->lock, NULL);
     lam_meter_init(&reader->meter);
-    add_copies(reader);
+    if (!add_sources(reader)) {
+        free_reader(reader);
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the reader");
+    }
+    jobs.paths = reader->paths;
     jobs.n_copies = reader->n_copies;
     jobs.n_drives = reader->n_drives;
     for (uint32_t d = 0; d < reader->n_drives; d++)
@@ -315,9 +391,7 @@ enum lam_status lam_reader_create(
     lam_jobs_init(&reader->jobs, &jobs);
     status = choose_engine(reader, err);
     if (status != LAM_OK) {
-        lam_meter_done(&reader->meter);
-        pthread_mutex_destroy(&reader->lock);
-        lam_free(reader);
+        free_reader(reader);
         return status;
     }
     *ret_reader = reader;
@@ -329,9 +403,7 @@ void lam_reader_destroy(struct lam_reader *reader)
     if (reader == NULL)
         return;
     stop_drives(reader);
-    lam_meter_done(&reader->meter);
-    pthread_mutex_destroy(&reader->lock);
-    lam_free(reader);
+    free_reader(reader);
 }
 
 /* ---- from other threads ---- */
@@ -399,8 +471,8 @@ void lam_reader_info(struct lam_reader *reader, struct lam_reader_info *ret_info
         .n_drives = reader->n_drives,
         .n_copies = reader->n_copies};
 
-    for (uint32_t c = 0; c < reader->n_copies; c++)
-        info.direct = info.direct && reader->direct[c];
+    for (uint32_t i = 0; i < reader->n_sources; i++)
+        info.direct = info.direct && reader->direct[i];
     memcpy(info.note, reader->note, sizeof(info.note));
     pthread_mutex_lock(&reader->lock);
     for (uint32_t d = 0; d < reader->n_drives; d++) {

@@ -47,9 +47,9 @@ static void read_one(struct lam_drive *drive, struct lam_io *io)
     const struct lam_piece *piece = &io->piece;
 
     answer.result = lam_fault_hit("read") ? -EIO
-                                          : pread(reader->fds[io->copy],
+                                          : pread(reader->fds[io->source],
                                                 reader->config.pool_base + piece->pool_offset,
-                                                piece->bytes, (off_t)piece->file_offset);
+                                                piece->bytes, (off_t)io->file_offset);
     if (answer.result == -1)
         answer.result = -errno;
     lam_engine_answer(drive, &answer, 1);

@@ -104,7 +104,7 @@ static enum lam_status open_ring(struct lam_drive *drive, struct lam_err *err)
     if (result < 0)
         return lam_fail_errno(err, -result, "io_uring_setup");
     state->has_ring = true;
-    state->fixed_files = io_uring_register_files(&state->ring, reader->fds, reader->n_copies) == 0;
+    state->fixed_files = io_uring_register_files(&state->ring, reader->fds, reader->n_sources) == 0;
     fixed = io_uring_register_buffers_sparse(&state->ring, reader->config.n_regions) == 0;
     fixed = fixed && register_region(drive, 0);
     state->n_regions = 1;
@@ -122,14 +122,14 @@ static void prepare(struct lam_drive *drive, const struct lam_io *io)
     const struct lam_piece *piece = &io->piece;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&state->ring);
     unsigned char *to = drive->reader->config.pool_base + piece->pool_offset;
-    int fd = state->fixed_files ? (int)io->copy : drive->reader->fds[io->copy];
+    int fd = state->fixed_files ? (int)io->source : drive->reader->fds[io->source];
 
     assert(sqe != NULL); /* the ring has an entry for each request */
     if (state->fixed[io->region])
         io_uring_prep_read_fixed(
-            sqe, fd, to, (unsigned)piece->bytes, piece->file_offset, (int)io->region);
+            sqe, fd, to, (unsigned)piece->bytes, io->file_offset, (int)io->region);
     else
-        io_uring_prep_read(sqe, fd, to, (unsigned)piece->bytes, piece->file_offset);
+        io_uring_prep_read(sqe, fd, to, (unsigned)piece->bytes, io->file_offset);
     if (state->fixed_files)
         sqe->flags |= IOSQE_FIXED_FILE;
     io_uring_sqe_set_data64(sqe, io->index);
@@ -200,16 +200,18 @@ static enum lam_status probe(struct lam_drive *drive, struct lam_err *err)
     struct uring_state *state = drive->state;
     const struct lam_reader_config *config = &drive->reader->config;
     uint64_t align = config->file->align;
-    struct lam_io io = {.copy = (uint32_t)__builtin_ctz(drive->copies), .piece = {.bytes = align}};
+    const struct lam_span *span = &config->file->spans[drive->part];
+    struct lam_io io = {
+        .source = drive->source, .file_offset = span->file_offset, .piece = {.bytes = align}};
     unsigned char *want = lam_calloc(1, align);
-    uint64_t n_bytes = config->file->bytes < align ? config->file->bytes : align;
+    uint64_t n_bytes = span->bytes < align ? span->bytes : align;
     enum lam_status status;
     uint32_t n = 0;
     int64_t result;
 
     if (want == NULL)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the probe");
-    status = lam_file_read(config->file, 0, want, n_bytes, err);
+    status = lam_file_read(config->file, span->begin, want, n_bytes, err);
     if (status != LAM_OK)
         goto done;
     memset(config->pool_base, 0xa5, align);
@@ -234,13 +236,14 @@ done:
     return status;
 }
 
-/* The next stretch of the file, as a unit would be read, into the first region. */
+/* The next stretch of a part, as a unit would be read, into the first region. *at: in the part. */
 static void add_stretch(const struct lam_drive *drive, struct lam_jobs *trial, uint64_t *at)
 {
     const struct lam_file *file = drive->reader->config.file;
-    struct lam_load load = {
-        .window = {.file_offset = *at, .bytes = drive->reader->config.regions[0].bytes}};
-    uint64_t left = file->bytes - *at;
+    const struct lam_span *span = &file->spans[drive->part];
+    struct lam_load load = {.window = {.file_offset = span->begin + *at,
+                                .bytes = drive->reader->config.regions[0].bytes}};
+    uint64_t left = span->bytes - *at;
 
     if (load.window.bytes > left)
         load.window.bytes = (left + file->align - 1) / file->align * file->align;

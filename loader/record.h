@@ -31,7 +31,7 @@
 struct lam_record_identity {
     uint64_t device;
     uint64_t inode;
-    uint64_t bytes;
+    uint64_t bytes; /* of a model in several files: a hash of what stat says of each */
     int64_t mtime_s, mtime_ns;
     int64_t ctime_s, ctime_ns;
     uint64_t digest; /* XXH3 of the model's header */

@@ -17,7 +17,7 @@ enum lam_status lam_share_open(struct lam_share *share, const char *path,
         return lam_fail(err, LAM_INVALID_ARGUMENT,
             "%zu mirrors are more than the %zu that one model may have: give fewer --mirror",
             options->n_mirrors, n_mirrors_max);
-    status = lam_file_open(path, &share->file, err);
+    status = lam_file_open(path, &options->shard_dirs, &share->file, err);
     share->options = *options;
     share->file_open = status == LAM_OK;
     while (status == LAM_OK && share->n_mirrors < options->n_mirrors) {

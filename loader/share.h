@@ -31,6 +31,7 @@ struct lam_share_options {
     enum lam_reader_choice engine;
     const char *const *mirrors; /* [n_mirrors] directories, each with a copy of the file */
     size_t n_mirrors;
+    struct lam_file_dirs shard_dirs;
     const char *io_cache;      /* directory of what is known about drives; NULL: nobody is asked */
     uint64_t read_deadline_ns; /* for one request to a drive; 0: LAM_READER_DEADLINE_NS */
 };

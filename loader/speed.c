@@ -176,7 +176,8 @@ enum lam_status lam_speed_measure(
             "a file of %" PRIu64 " MiB is too small to measure a disk with; give one of at least "
             "%" PRIu64 " MiB",
             walk.file.bytes / LAM_MIB, LAM_SPEED_FILE_BYTES_MIN / LAM_MIB);
-    lam_ignore(fsync(walk.file.fd), "what cannot be written makes reading slower, not wrong");
+    lam_ignore(
+        fsync(walk.file.parts[0].fd), "what cannot be written makes reading slower, not wrong");
     if (status == LAM_OK)
         status = lam_pool_init(POOL_BYTES, POOL_BYTES, &walk.pool, err);
     if (status == LAM_OK)

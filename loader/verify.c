@@ -6,12 +6,10 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/mem.h"
@@ -63,31 +61,15 @@ static bool take_step(struct walk *walk, struct step *ret_step)
     return more;
 }
 
-/* Around the step, directly where that works, else past the page cache; *ret_at is where the step's
- * first byte is in buffer. */
+/* Around the step, past the page cache; *ret_at is where the step's first byte is in buffer. */
 static enum lam_status read_step(const struct lam_file *file, const struct step *step,
     unsigned char *buffer, const unsigned char **ret_at, struct lam_err *err)
 {
     uint64_t begin = lam_align_down(step->file_offset, file->align);
-    uint64_t need = step->file_offset + step->bytes - begin;
-    uint64_t want = lam_align_up(need, file->align);
-    uint64_t have = 0;
 
     *ret_at = buffer + (step->file_offset - begin);
-    while (file->direct_fd >= 0 && have < need) {
-        ssize_t n = pread(file->direct_fd, buffer + have, want - have, (off_t)(begin + have));
-
-        if (n <= 0 && !(n < 0 && errno == EINTR))
-            break;
-        have += n < 0 ? 0 : (uint64_t)n;
-        if (have < need)
-            have = lam_align_down(have, file->align);
-    }
-    if (have >= need)
-        return LAM_OK;
-    /* No direct reads, or an error that lam_file_read will meet and name. */
-    posix_fadvise(file->fd, (off_t)begin, (off_t)want, POSIX_FADV_DONTNEED);
-    return lam_file_read(file, begin + have, buffer + have, need - have, err);
+    return lam_file_read_uncached(
+        file, begin, buffer, step->file_offset + step->bytes - begin, err);
 }
 
 static void note_difference(struct walk *walk, uint64_t chunk)

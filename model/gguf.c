@@ -522,8 +522,10 @@ static enum lam_status parse(struct cursor *cursor, struct lam_gguf *gguf)
         status = check_count(cursor, n_keys, KEYS_MAX, KEY_RECORD_BYTES_MIN, "keys");
     if (!status)
         status = check_count(cursor, n_tensors, TENSORS_MAX, TENSOR_RECORD_BYTES_MIN, "tensors");
+    gguf->keys_begin = cursor->at;
     if (!status)
         status = parse_keys(cursor, gguf, n_keys);
+    gguf->keys_end = cursor->at;
     if (!status)
         status = read_alignment(gguf, cursor->err);
     if (!status)

@@ -52,6 +52,7 @@ struct gguf_name {
 };
 
 struct lam_gguf {
+    uint64_t keys_begin, keys_end; /* of the header; behind them the table of tensors */
     uint64_t table_end;
     uint64_t alignment;
     uint64_t n_keys;

@@ -111,7 +111,6 @@ static bool str_is(struct lam_str str, const char *text)
 static enum lam_status read_architecture(struct reader *reader, struct lam_spec *spec)
 {
     struct lam_str text = {0};
-    uint64_t n_splits = 0;
     enum lam_status status = lam_gguf_str(reader->gguf, "general.architecture", &text, reader->err);
 
     if (status == LAM_NOT_FOUND)
@@ -128,9 +127,6 @@ static enum lam_status read_architecture(struct reader *reader, struct lam_spec 
         return lam_fail(reader->err, LAM_UNIMPLEMENTED,
             "general.type is '%.*s'; this build runs files of type 'model'",
             text.size < 32 ? (int)text.size : 32, text.data);
-    if (lam_gguf_u64(reader->gguf, "split.count", &n_splits, NULL) == LAM_OK && n_splits > 1)
-        return lam_fail(reader->err, LAM_UNIMPLEMENTED,
-            "the model is split into %" PRIu64 " files; merge them into one", n_splits);
     return LAM_OK;
 }
 

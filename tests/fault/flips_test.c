@@ -88,7 +88,7 @@ static void open_path(struct path *path)
     memset(path, 0, sizeof(*path));
     pthread_mutex_init(&path->lock, NULL);
     pthread_cond_init(&path->changed, NULL);
-    assert_int_equal(lam_file_open(faulty_path, &path->file, NULL), LAM_OK);
+    assert_int_equal(lam_file_open(faulty_path, NULL, &path->file, NULL), LAM_OK);
     assert_int_equal(lam_policy_layout(manifest->units, manifest->n_units, path->file.align,
                          (uint64_t)1 << 30, LAM_KEPT_LANES_WANTED, &path->layout, NULL),
         LAM_OK);

@@ -36,7 +36,7 @@ static void expect_refused(const char *path, enum lam_status status, const char 
     struct lam_file file;
     struct lam_err err = {0};
 
-    assert_int_equal(lam_file_open(path, &file, &err), status);
+    assert_int_equal(lam_file_open(path, NULL, &file, &err), status);
     if (strstr(err.text, word) == NULL || strstr(err.text, path) == NULL)
         fail_msg("\"%s\" does not say \"%s\" of %s", err.text, word, path);
 }
@@ -80,7 +80,7 @@ static void a_truncated_model_is_refused(void **state)
         struct lam_file file;
         struct lam_err err = {0};
 
-        if (lam_file_open(neighbour(model.bytes, n), &file, &err) == LAM_OK)
+        if (lam_file_open(neighbour(model.bytes, n), NULL, &file, &err) == LAM_OK)
             fail_msg("a file cut to %llu bytes was opened", (unsigned long long)n);
         assert_true(strlen(err.text) > 0);
     }
@@ -92,7 +92,7 @@ static void the_header_ends_where_tensors_begin(void **state)
     struct lam_err err = {0};
 
     (void)state;
-    assert_int_equal(lam_file_open(model.path, &file, &err), LAM_OK);
+    assert_int_equal(lam_file_open(model.path, NULL, &file, &err), LAM_OK);
     assert_int_equal(file.bytes, model.n_bytes);
     assert_int_equal(file.header_bytes, lam_gguf_tensor(file.gguf, 0)->offset);
     assert_memory_equal(file.header, model.bytes, file.header_bytes);
@@ -110,7 +110,7 @@ static void a_change_is_noticed_and_a_new_name_is_not(void **state)
     unsigned char byte;
 
     (void)state;
-    assert_int_equal(lam_file_open(model.path, &file, &err), LAM_OK);
+    assert_int_equal(lam_file_open(model.path, NULL, &file, &err), LAM_OK);
     assert_int_equal(lam_file_check(&file, &err), LAM_OK);
     assert_int_equal(lam_file_read(&file, model.n_bytes - 1, &byte, 1, &err), LAM_OK);
     assert_int_equal(byte, model.bytes[model.n_bytes - 1]);
@@ -137,7 +137,7 @@ static void no_memory_is_a_status(void **state)
         struct lam_err err = {0};
 
         lam_fault_arm("alloc", ++n);
-        if (lam_file_open(model.path, &file, &err) == LAM_OK)
+        if (lam_file_open(model.path, NULL, &file, &err) == LAM_OK)
             lam_file_close(&file);
         fired = lam_fault_fired();
     } while (fired);

@@ -30,7 +30,7 @@ static int set_up(void **state)
     (void)state;
     model_file_make(&model, 96);
     snprintf(cache, sizeof(cache), "%s/a/b", model.dir);
-    return lam_file_open(model.path, &file, NULL) == LAM_OK ? 0 : -1;
+    return lam_file_open(model.path, NULL, &file, NULL) == LAM_OK ? 0 : -1;
 }
 
 static void empty_cache(void)
@@ -222,12 +222,12 @@ static void a_written_file_starts_anew(void **state)
     check_all(integrity);
     assert_int_equal(lam_integrity_save(integrity, NULL), LAM_OK);
     lam_integrity_close(integrity);
-    file.identity.st_mtim.tv_nsec ^= 1;
+    file.parts[0].identity.st_mtim.tv_nsec ^= 1;
     integrity = open_it(cache);
     assert_int_equal(counts_of(integrity).known, 0);
     assert_string_equal(lam_integrity_note(integrity), "");
     lam_integrity_close(integrity);
-    file.identity.st_mtim.tv_nsec ^= 1;
+    file.parts[0].identity.st_mtim.tv_nsec ^= 1;
 }
 
 static void no_place_for_the_cache_is_said_once(void **state)

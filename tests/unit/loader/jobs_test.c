@@ -24,14 +24,18 @@ static struct lam_jobs jobs;
 
 static void init(uint64_t request_bytes, uint32_t depth)
 {
-    struct lam_jobs_config config = {.path = "model.gguf",
-        .file_bytes = FILE_BYTES,
+    static const struct lam_span span = {.bytes = FILE_BYTES};
+    static const char *const path = "model.gguf";
+    static const uint32_t copies = 1;
+    struct lam_jobs_config config = {.spans = &span,
+        .paths = &path,
+        .n_parts = 1,
         .align = ALIGN,
         .regions = regions,
         .n_regions = 2,
         .n_copies = 1,
         .n_drives = 1,
-        .drives = {{.request_bytes = request_bytes, .depth = depth, .copies = 1}}};
+        .drives = {{.request_bytes = request_bytes, .depth = depth, .copies = &copies}}};
 
     for (uint32_t i = 0; i < FILE_BYTES; i++)
         file[i] = (unsigned char)(i * 2654435761u >> 13);

@@ -60,7 +60,7 @@ static void only_a_copy_is_a_mirror(void **state)
     int fd;
 
     (void)state;
-    assert_int_equal(lam_file_open(live_model.path, &file, &err), LAM_OK);
+    assert_int_equal(lam_file_open(live_model.path, NULL, &file, &err), LAM_OK);
     unlink(copy_path);
     assert_int_equal(lam_mirror_open(&file, dir, &mirror, &err), LAM_NOT_FOUND);
     assert_non_null(strstr(err.text, copy_path));

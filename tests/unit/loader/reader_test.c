@@ -31,7 +31,7 @@ static int set_up(void **state)
 
     (void)state;
     model_file_make(&model, 32);
-    assert_int_equal(lam_file_open(model.path, &file, &err), LAM_OK);
+    assert_int_equal(lam_file_open(model.path, NULL, &file, &err), LAM_OK);
     regions[0] = (struct lam_region){.pool_offset = 0, .bytes = 1 << 20};
     regions[1] = (struct lam_region){.pool_offset = 1 << 20, .bytes = 15 << 20};
     return (int)lam_pool_init(16 << 20, 16 << 20, &pool, NULL);
@@ -115,10 +115,10 @@ static void each_engine_brings_every_byte(void **state)
 {
     (void)state;
     for (int buffered = 0; buffered < 2; buffered++) {
-        int direct_fd = file.direct_fd;
+        int direct_fd = file.parts[0].direct_fd;
 
         if (buffered)
-            file.direct_fd = -1;
+            file.parts[0].direct_fd = -1;
         for (enum lam_reader_choice c = LAM_READER_IO_URING; c <= LAM_READER_PREAD; c++) {
             struct lam_reader *reader = start(c);
             struct lam_reader_info info;
@@ -136,7 +136,7 @@ static void each_engine_brings_every_byte(void **state)
             assert_true(info.reads >= want / (64 << 10));
             lam_reader_destroy(reader);
         }
-        file.direct_fd = direct_fd;
+        file.parts[0].direct_fd = direct_fd;
     }
 }
 

@@ -216,9 +216,6 @@ static void test_other_files(void **state)
     gguf_builder_str(&f->builder, "general.type", "adapter");
     expect_refusal(f, LAM_UNIMPLEMENTED, "adapter");
     gguf_builder_str(&f->builder, "general.type", "model");
-    gguf_builder_u32(&f->builder, "split.count", 3);
-    expect_refusal(f, LAM_UNIMPLEMENTED, "split into 3 files");
-    gguf_builder_u32(&f->builder, "split.count", 1);
     assert_int_equal(read_spec(f), LAM_OK);
 }
 
