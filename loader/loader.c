@@ -90,7 +90,7 @@ static void *populate(void *arg)
         }
     }
     if (loader->pool.small_bytes > 0)
-        lam_info("%s of the pool are in pages of 4 KiB: there were no more huge ones",
+        lam_info("%s of the pool are in pages of 4 KiB: huge ones were not to be had in time",
             lam_size_format(loader->pool.small_bytes, small, sizeof(small)));
     return NULL;
 }

@@ -32,14 +32,15 @@
 #define SMALL_PAGE_BYTES 4096u
 
 /* Populated by one call to the kernel: long enough to be worth it, and all threads end together. */
-#define POPULATE_STEP_BYTES (64 * LAM_MIB)
+#define POPULATE_STEP_BYTES (16 * LAM_MIB)
 
 /* More do not help: the kernel clears pages at the speed of memory. */
 #define POPULATE_THREADS_MAX 8u
 
-/* A step that takes longer for its huge pages is the last that asks for them: where memory is in
- * fragments the kernel moves others' pages about for minutes. */
-#define COLLAPSE_NS_MAX LAM_NS_PER_S
+/* A step that takes longer for its huge pages is the last of its region that asks for them, since
+ * somebody waits: where memory is in fragments the kernel moves others' pages about, and a virtual
+ * machine may get its largest free blocks back from the host first. */
+#define COLLAPSE_NS_MAX (LAM_NS_PER_S / 4)
 
 #define COLLAPSE_TRIES 3u /* somebody else holds a page for a moment */
 
@@ -48,6 +49,7 @@ struct populating {
     const struct lam_pool *pool;
     uint64_t end;
     atomic_bool collapse;      /* huge pages are asked for */
+    atomic_bool none;          /* there are none */
     atomic_uint_fast64_t next; /* the first byte that nobody has taken */
     atomic_uint_fast64_t small_bytes;
     atomic_int error; /* errno of the first that failed */
@@ -63,21 +65,38 @@ static int populate_range(unsigned char *base, uint64_t bytes)
     return error;
 }
 
-/* Huge pages for the whole ones of the range. False: not for all of it. */
-static bool collapse_range(unsigned char *base, uint64_t bytes)
+/* Huge pages for the whole ones of the range: errno. EAGAIN: not for all of it, this time. */
+static int collapse_range(unsigned char *base, uint64_t bytes)
 {
+    uint32_t tries = 0;
+    int error = 0;
+
     /* Where there is no page at all, there is nothing to collapse. */
-    for (uint64_t at = 0; at < bytes; at += LAM_HUGE_PAGE_BYTES) {
-        if (populate_range(base + at, SMALL_PAGE_BYTES) != 0)
-            return false;
-    }
-    if (lam_fault_hit("collapse"))
-        return false;
-    for (uint32_t tries = 1; madvise(base, bytes, MADV_COLLAPSE) != 0; tries++) {
-        if (errno != EAGAIN || tries == COLLAPSE_TRIES)
-            return false;
-    }
-    return true;
+    for (uint64_t at = 0; at < bytes && error == 0; at += LAM_HUGE_PAGE_BYTES)
+        error = populate_range(base + at, SMALL_PAGE_BYTES);
+    if (error != 0)
+        return error;
+    do {
+        error = madvise(base, bytes, MADV_COLLAPSE) == 0 ? 0 : errno;
+    } while (error == EAGAIN && ++tries < COLLAPSE_TRIES);
+    return lam_fault_hit("collapse") ? ENOMEM : error;
+}
+
+/* A step, with huge pages if they are to be had. */
+static int populate_step(struct populating *it, uint64_t begin, uint64_t bytes)
+{
+    unsigned char *base = it->pool->base + begin;
+    uint64_t begin_ns = lam_now_ns();
+    bool asked = atomic_load(&it->collapse);
+    int error = asked ? collapse_range(base, lam_align_down(bytes, LAM_HUGE_PAGE_BYTES)) : 0;
+
+    if (!asked || error != 0)
+        atomic_fetch_add(&it->small_bytes, bytes);
+    if (error != 0 && error != EAGAIN)
+        atomic_store(&it->none, true);
+    if (atomic_load(&it->none) || lam_now_ns() - begin_ns > COLLAPSE_NS_MAX)
+        atomic_store(&it->collapse, false);
+    return lam_fault_hit("populate") ? ENOMEM : populate_range(base, bytes);
 }
 
 /* Steps, until there is none left or one has failed. */
@@ -87,23 +106,12 @@ static void *populate_steps(void *arg)
 
     while (atomic_load(&it->error) == 0) {
         uint64_t begin = atomic_fetch_add(&it->next, POPULATE_STEP_BYTES);
-        uint64_t begin_ns = lam_now_ns();
-        uint64_t bytes, whole_bytes;
+        uint64_t bytes = it->end - begin;
         int error, none = 0;
 
         if (begin >= it->end)
             break;
-        bytes = it->end - begin < POPULATE_STEP_BYTES ? it->end - begin : POPULATE_STEP_BYTES;
-        whole_bytes = lam_align_down(bytes, LAM_HUGE_PAGE_BYTES);
-        if (!atomic_load(&it->collapse)) {
-            atomic_fetch_add(&it->small_bytes, bytes);
-        } else if (!collapse_range(it->pool->base + begin, whole_bytes)) {
-            atomic_store(&it->collapse, false);
-            atomic_fetch_add(&it->small_bytes, bytes);
-        } else if (lam_now_ns() - begin_ns > COLLAPSE_NS_MAX) {
-            atomic_store(&it->collapse, false);
-        }
-        error = lam_fault_hit("populate") ? ENOMEM : populate_range(it->pool->base + begin, bytes);
+        error = populate_step(it, begin, bytes < POPULATE_STEP_BYTES ? bytes : POPULATE_STEP_BYTES);
         if (error != 0)
             lam_ignore(atomic_compare_exchange_strong(&it->error, &none, error), "first wins");
     }
@@ -132,7 +140,8 @@ enum lam_status lam_pool_populate(
     uint32_t n_wanted = begin < it.end ? threads_for(it.end - begin) : 0;
     char have[24], want[24];
 
-    atomic_init(&it.collapse, strcmp(pool->pages, "thp") == 0);
+    atomic_init(&it.collapse, pool->asks_huge);
+    atomic_init(&it.none, false);
     atomic_init(&it.next, begin);
     atomic_init(&it.small_bytes, 0);
     atomic_init(&it.error, 0);
@@ -145,6 +154,7 @@ enum lam_status lam_pool_populate(
         pthread_join(threads[i], NULL);
     if (strcmp(pool->pages, "thp") == 0)
         pool->small_bytes += atomic_load(&it.small_bytes);
+    pool->asks_huge = pool->asks_huge && !atomic_load(&it.none);
     if (atomic_load(&it.error) == 0)
         return LAM_OK;
     return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
@@ -158,7 +168,7 @@ enum lam_status lam_pool_populate(
 static enum lam_status try_pages(
     uint64_t bytes, uint64_t first_bytes, bool huge, struct lam_pool *ret_pool, struct lam_err *err)
 {
-    struct lam_pool pool = {.fd = -1, .pages = huge ? "hugetlb" : "thp"};
+    struct lam_pool pool = {.fd = -1, .pages = huge ? "hugetlb" : "thp", .asks_huge = !huge};
     unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
     void *base = MAP_FAILED;
     char want[24];
@@ -186,8 +196,8 @@ static enum lam_status try_pages(
     status = lam_pool_populate(&pool, 0, first_bytes, err);
     if (status != LAM_OK)
         goto fail;
-    if (pool.small_bytes > 0) {
-        pool.pages = "4k"; /* and no more is asked for */
+    if (!pool.asks_huge && !huge) { /* this machine has none to give */
+        pool.pages = "4k";
         pool.small_bytes = 0;
     }
     *ret_pool = pool;

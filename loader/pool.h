@@ -11,6 +11,7 @@
 #ifndef LAMINAR_LOADER_POOL_H
 #define LAMINAR_LOADER_POOL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/status.h"
@@ -21,6 +22,7 @@ struct lam_pool {
     unsigned char *base;
     uint64_t bytes;       /* of the memfd: pool_bytes of the layout, rounded up to whole pages */
     const char *pages;    /* "hugetlb", "thp" or "4k" */
+    bool asks_huge;       /* transparent huge pages are asked for in what is populated next */
     uint64_t small_bytes; /* populated in pages of 4 KiB since "thp" was said */
     char note[320];       /* why not the better kinds of pages; "" */
 };
