@@ -1,9 +1,6 @@
 /*
  * backend: the table of operations on a CUDA device: checks the shapes, chooses the kernel, queues
- * it. matmul has two ways: up to LAM_CUDA_GEMV_ROWS rows the weights are read packed (gemv*.cu,
- * exact weights, activations of 16 bits); more rows are multiplied in f16 on tensor cores, a tile
- * of unpacked weights at a time (pack.cu; cublas.c or gemm.cu). Within each way a row's bits do not
- * depend on the other rows; between the ways they differ by the rounding of the activations.
+ * it. Products of up to LAM_CUDA_GEMV_ROWS rows are gemv*.cu, those of more rows matmul_many.c.
  *
  * Rotations are kept back until the next call: a kv_write behind both takes them along in its
  * launch, anything else queues them first.
@@ -16,11 +13,10 @@
 
 #include "common/mem.h"
 #include "kernels/cuda/context.h"
+#include "kernels/cuda/matmul_many.h"
 #include "kernels/cuda/open.h"
 
 enum {
-    TILE_ROWS_ALIGN = 128,
-    TILE_ROWS_MAX = 65408, /* the grid's second axis ends at 65535 */
     SPLIT_TOKENS_MIN = 64,
     STEP_TOKENS = 32,
 };
@@ -102,58 +98,8 @@ static void matmul_few(struct lam_kernels *kernels, const struct lam_matmul_args
     }
 }
 
-/* A tile of weights times all rows. Which of the two ways depends on the matrix alone. */
-static void multiply_tile(struct lam_kernels *kernels, const struct lam_cuda_gemm_args *args)
-{
-    int error;
-
-    if (kernels->blas != NULL &&
-        lam_device_workspace_split_bytes(&kernels->config) >= LAM_CUDA_BLAS_BYTES &&
-        lam_cuda_blas_takes(kernels->blas, args, kernels->config.max_rows))
-        error = lam_cuda_blas_gemm(kernels->blas, kernels->compute, args, kernels->splits);
-    else
-        error = lam_cuda_gemm(kernels->compute, &kernels->chip, args);
-    queued(kernels, error, "matmul of many rows");
-}
-
-/* One matrix, tile by tile; the rows lie in the workspace. F16 weights that lie as a tile would are
- * used where they are. */
-static void matmul_tiles(struct lam_kernels *kernels, const struct lam_matmul_args *args,
-    const struct lam_matmul_mat *mat, uint32_t ld, uint64_t row_bytes)
-{
-    bool in_place = mat->dtype == LAM_F16 && ld == args->n_cols && (uintptr_t)mat->weight % 16 == 0;
-    uint64_t fits = lam_device_workspace_tile_bytes(&kernels->config) / (2 * (uint64_t)ld) /
-                    TILE_ROWS_ALIGN * TILE_ROWS_ALIGN;
-    uint32_t rows_max = fits < TILE_ROWS_MAX ? (uint32_t)fits : TILE_ROWS_MAX;
-    uint32_t n_tiles = (mat->n_out + rows_max - 1) / rows_max;
-    uint32_t tile_rows = align_up((mat->n_out + n_tiles - 1) / n_tiles, TILE_ROWS_ALIGN);
-
-    for (uint32_t begin = 0; begin < mat->n_out; begin += tile_rows) {
-        uint32_t n = mat->n_out - begin < tile_rows ? mat->n_out - begin : tile_rows;
-        const unsigned char *weight = (const unsigned char *)mat->weight + begin * row_bytes;
-        const struct lam_cuda_gemm_args gemm = {
-            .x = kernels->rows,
-            .w = in_place ? weight : kernels->tile,
-            .out = mat->out + begin,
-            .out_stride = mat->out_stride,
-            .n_rows = args->n_rows,
-            .n_out = n,
-            .ld = ld,
-            .accumulate = args->accumulate,
-        };
-        if (!in_place)
-            queued(kernels,
-                lam_cuda_pack_weights(kernels->compute, &kernels->chip, weight, mat->dtype, n,
-                    args->n_cols, ld, kernels->tile),
-                "unpacking weights");
-        multiply_tile(kernels, &gemm);
-    }
-}
-
 static void cuda_matmul(struct lam_kernels *kernels, const struct lam_matmul_args *args)
 {
-    uint32_t ld = align_up(args->n_cols, LAM_CUDA_COLS_ALIGN);
-
     assert(args->n_rows <= kernels->config.max_rows && args->n_cols <= kernels->config.max_cols);
     assert(args->n_mats >= 1 && args->n_mats <= 3);
     lam_cuda_flush(kernels);
@@ -164,16 +110,7 @@ static void cuda_matmul(struct lam_kernels *kernels, const struct lam_matmul_arg
         matmul_few(kernels, args);
         return;
     }
-    queued(kernels,
-        lam_cuda_pack_rows(kernels->compute, &kernels->chip, args->x, args->n_rows, args->n_cols,
-            ld, kernels->rows),
-        "rounding activations");
-    for (uint32_t i = 0; i < args->n_mats; i++) {
-        uint64_t row_bytes;
-        bool whole = lam_dtype_row_bytes(args->mats[i].dtype, args->n_cols, &row_bytes);
-        assert(whole);
-        matmul_tiles(kernels, args, &args->mats[i], ld, row_bytes);
-    }
+    lam_cuda_matmul_many(kernels, args);
 }
 
 static void cuda_rope_table(struct lam_kernels *kernels, const struct lam_rope_table_args *args)
@@ -331,6 +268,7 @@ static enum lam_status prepare(const struct lam_kernels *kernels, struct lam_err
     error = error != 0 ? error : lam_cuda_prepare_gemv_float(chip);
     error = error != 0 ? error : lam_cuda_prepare_gemv_block(chip);
     error = error != 0 ? error : lam_cuda_prepare_gemv_super(chip);
+    error = error != 0 ? error : lam_cuda_prepare_gemm64();
     error = error != 0 ? error : lam_cuda_prepare_pack();
     error = error != 0 ? error : lam_cuda_prepare_gemm(chip);
     error = error != 0 ? error : lam_cuda_prepare_attention();

@@ -25,8 +25,10 @@ struct lam_cuda_chip {
     uint32_t sm_smem_bytes;    /* shared memory of a multiprocessor */
 };
 
-/* Rows of a matmul call up to this many go through gemv, more through gemm. */
+/* Rows of a matmul call up to this many go through gemv, */
 enum { LAM_CUDA_GEMV_ROWS = 16 };
+/* up to this many through gemm64 where it takes the matrix, and all others through gemm. */
+enum { LAM_CUDA_GEMM64_ROWS = 64 };
 
 /* Columns of the 16-bit copies, in rows of ld values: a multiple of this, zeros behind n_cols. */
 enum { LAM_CUDA_COLS_ALIGN = 64 };
@@ -77,6 +79,16 @@ int lam_cuda_gemv_block(struct CUstream_st *stream, const struct lam_cuda_chip *
 int lam_cuda_prepare_gemv_super(const struct lam_cuda_chip *chip);
 int lam_cuda_gemv_super(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
     const struct lam_matmul_args *args, void *workspace);
+
+/* 17 to 64 rows, of what lam_cuda_gemm64_takes; all matrices of one dtype. gemm64_rows puts x into
+ * rows (136 bytes for each of n_cols, 16-byte aligned), once for all products with it. parts:
+ * workspace of LAM_DEVICE_TILE_BYTES. */
+bool lam_cuda_gemm64_takes(enum lam_dtype dtype, uint32_t n_cols);
+int lam_cuda_prepare_gemm64(void);
+int lam_cuda_gemm64_rows(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const float *x, uint32_t n_rows, uint32_t n_cols, void *rows);
+int lam_cuda_gemm64(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_matmul_args *args, const void *rows, void *parts);
 
 /* out[r, c] = half(x[r, c] * LAM_CUDA_ROWS_SCALE), ld >= n_cols values apart, zeros between. */
 int lam_cuda_prepare_pack(void);

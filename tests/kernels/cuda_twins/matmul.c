@@ -5,8 +5,9 @@
  *     |gpu - exact| <= 2^-18 * sum |x w|         for float weights
  *     |gpu - exact| <= 2^-17 * sum |m w|         for packed ones, m: the largest |x| of 32 columns
  * (each rounding is at most 2^-16 m; sums are far from adding up the worst). For more rows, where
- * activations and weights are rounded to f16 once, 2^-18 * sum |x w| of the numbers rounded so, and
- * 2^-10 * sum |x w| against the unrounded.
+ * activations and most weights are rounded to f16 once, 2^-18 * sum |x w| of the numbers rounded
+ * so, and 2^-10 * sum |x w| against the unrounded. Up to 64 rows weights in blocks of 256 are
+ * exact; of Q6_K the larger integers are rounded, 2^-14.
  * test_matmul_bound_has_teeth: one quantum of one weight breaks the first.
  */
 #include <math.h>
@@ -21,7 +22,7 @@
 #include "kernels/ref/dequant.h"
 #include "tests/kernels/cuda_twins/gpu.h"
 
-enum { FEW_ROWS = 16 };
+enum { FEW_ROWS = 16, BATCH_ROWS = 64 };
 
 struct shape {
     uint32_t n_rows;
@@ -45,6 +46,9 @@ static const struct shape shapes[] = {
     {2, 14336, 24},
     {8, 14336, 12},
     {17, 256, 48},
+    {33, 4096, 130},
+    {40, 768, 257},
+    {64, 14336, 24},
     {64, 544, 35},
     {80, 576, 130},
     {65, 4096, 128},
@@ -128,8 +132,16 @@ static bool is_packed(enum lam_dtype dtype)
     return lam_dtype_info(dtype)->block_elems > 1;
 }
 
+/* Whether weights of more than FEW_ROWS rows are multiplied as they are, not rounded to f16. */
+static bool has_exact_weights(const struct scene *scene)
+{
+    return scene->shape.n_rows <= BATCH_ROWS && lam_dtype_info(scene->dtype)->block_elems == 256;
+}
+
 static double bound_of(const struct scene *scene)
 {
+    if (scene->shape.n_rows > FEW_ROWS && has_exact_weights(scene) && scene->dtype == LAM_Q6_K)
+        return 0x1p-14;
     return is_packed(scene->dtype) && scene->shape.n_rows <= FEW_ROWS ? 0x1p-17 : 0x1p-18;
 }
 
@@ -165,7 +177,7 @@ static double worst_error(
     float *measures = measures_of(scene, x);
     for (uint32_t n = 0; n < shape.n_out; n++) {
         lam_dequant_row(scene->dtype, scene->weights + n * scene->row_bytes, shape.n_cols, row);
-        if (rounded)
+        if (rounded && !has_exact_weights(scene))
             round_all(row, shape.n_cols, 1.0f);
         for (uint32_t t = 0; t < shape.n_rows; t++) {
             size_t at = (size_t)t * shape.n_out + n;
@@ -230,10 +242,10 @@ void test_matmul_float_tails(void **state)
     }
 }
 
-/* More weights than a tile of the workspace holds. */
+/* More weights than a tile of the workspace holds, of a width that is not for gemm64. */
 void test_matmul_tiles(void **state)
 {
-    check(*state, LAM_Q4_0, (struct shape){17, 14336, 2400}, true);
+    check(*state, LAM_Q4_0, (struct shape){17, 14304, 2400}, true);
 }
 
 /* The least defect of a weight of the first block: its lowest bit, of floats the lowest of BF16. */
@@ -277,18 +289,18 @@ void test_matmul_bound_has_teeth(void **state)
 void test_matmul_alignment(void **state)
 {
     static const uint32_t skews[] = {2, 4, 6, 8, 14, 32};
-    static const struct shape both[] = {{3, 1280, 37}, {20, 512, 37}};
+    static const struct shape all[] = {{3, 1280, 37}, {20, 512, 37}, {70, 512, 37}};
 
     for (size_t d = 0; d < twin_n_dtypes; d++) {
-        for (size_t s = 0; s < 2; s++) {
+        for (size_t s = 0; s < 3; s++) {
             struct scene scene;
-            size_t n = (size_t)both[s].n_rows * both[s].n_out;
+            size_t n = (size_t)all[s].n_rows * all[s].n_out;
             float *aligned = twin_floats(n);
             float *skewed = twin_floats(n);
-            scene_init(&scene, twin_dtypes[d], both[s]);
+            scene_init(&scene, twin_dtypes[d], all[s]);
             run(*state, &scene, false, aligned);
             for (size_t i = 0; i < sizeof(skews) / sizeof(skews[0]); i++) {
-                run_rows(*state, &scene, 0, both[s].n_rows, false, skews[i], skewed);
+                run_rows(*state, &scene, 0, all[s].n_rows, false, skews[i], skewed);
                 assert_memory_equal(aligned, skewed, n * sizeof(*aligned));
             }
             scene_done(&scene);
@@ -323,18 +335,26 @@ static void check_cuts(
 
 void test_matmul_rows(void **state)
 {
-    static const uint32_t few[] = {1, 2, 3, 4, 5, 7, 8, 9, 15};
-    static const uint32_t many[] = {17, 33, 64, 65, 128, 130};
+    /* The calls of a case are all in one class; some are wide enough for several tiles, or narrow
+     * enough to be cut into parts. */
+    static const struct {
+        struct shape shape;
+        uint32_t cuts[9];
+        uint32_t n_cuts;
+    } cases[] = {
+        {{16, 4096, 83}, {1, 2, 3, 4, 5, 7, 8, 9, 15}, 9},
+        {{64, 4096, 83}, {17, 20, 31, 32, 33, 48, 63}, 7},
+        {{64, 512, 4480}, {17, 32}, 2},
+        {{260, 512, 4480}, {65, 128, 130}, 3},
+    };
 
     for (size_t d = 0; d < twin_n_dtypes; d++) {
-        struct scene scene;
-        scene_init(&scene, twin_dtypes[d], (struct shape){16, 4096, 83});
-        check_cuts(*state, &scene, few, sizeof(few) / sizeof(few[0]));
-        scene_done(&scene);
-        /* Wide enough for both shapes of gemm's tiles. */
-        scene_init(&scene, twin_dtypes[d], (struct shape){260, 512, 4480});
-        check_cuts(*state, &scene, many, sizeof(many) / sizeof(many[0]));
-        scene_done(&scene);
+        for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
+            struct scene scene;
+            scene_init(&scene, twin_dtypes[d], cases[c].shape);
+            check_cuts(*state, &scene, cases[c].cuts, cases[c].n_cuts);
+            scene_done(&scene);
+        }
     }
 }
 
@@ -345,18 +365,18 @@ void test_matmul_three(void **state)
     static const enum lam_dtype dtypes[2][3] = {
         {LAM_Q4_K, LAM_Q6_K, LAM_Q4_K}, {LAM_BF16, LAM_BF16, LAM_BF16}};
     static const uint32_t widths[3] = {40, 17, 64};
-    static const uint32_t row_counts[3] = {1, 6, 20};
+    static const uint32_t row_counts[4] = {1, 6, 20, 70};
     enum { STRIDE = 70 };
     struct gpu *gpu = *state;
 
-    for (uint32_t i = 0; i < 6; i++) {
+    for (uint32_t i = 0; i < 8; i++) {
         struct scene scenes[3];
-        uint32_t n_rows = row_counts[i % 3];
+        uint32_t n_rows = row_counts[i % 4];
         float *alone[3];
         float *out = twin_floats((size_t)n_rows * STRIDE);
         struct lam_matmul_args args = {.n_rows = n_rows, .n_cols = 1024, .n_mats = 3};
         for (uint32_t m = 0; m < 3; m++) {
-            scene_init(&scenes[m], dtypes[i / 3][m], (struct shape){n_rows, 1024, widths[m]});
+            scene_init(&scenes[m], dtypes[i / 4][m], (struct shape){n_rows, 1024, widths[m]});
             alone[m] = twin_floats((size_t)n_rows * widths[m]);
             run(gpu, &scenes[m], false, alone[m]);
         }
@@ -389,20 +409,20 @@ void test_matmul_three(void **state)
 void test_matmul_nan(void **state)
 {
     static const float poisons[] = {NAN, INFINITY, -INFINITY, 1e30f};
-    static const uint32_t row_counts[] = {3, 20};
+    static const uint32_t row_counts[] = {3, 20, 70};
 
     for (size_t d = 0; d < twin_n_dtypes; d++) {
-        for (uint32_t i = 0; i < 8; i++) {
+        for (uint32_t i = 0; i < 12; i++) {
             struct scene scene;
-            uint32_t n_rows = row_counts[i % 2];
+            uint32_t n_rows = row_counts[i % 3];
             float *out = twin_floats((size_t)n_rows * 20);
             scene_init(&scene, twin_dtypes[d], (struct shape){n_rows, 256, 20});
-            scene.x[256 + 77] = poisons[i / 2];
+            scene.x[256 + 77] = poisons[i / 3];
             run(*state, &scene, false, out);
             for (size_t t = 0; t < n_rows; t++) {
                 for (size_t n = 0; n < 20; n++) {
                     bool finite = isfinite(out[t * 20 + n]);
-                    assert_true(finite == (t != 1 || (i / 2 == 3 && n_rows <= FEW_ROWS)));
+                    assert_true(finite == (t != 1 || (i / 3 == 3 && n_rows <= FEW_ROWS)));
                 }
             }
             scene_done(&scene);

@@ -1,0 +1,133 @@
+/*
+ * matmul_many: products of more than LAM_CUDA_GEMV_ROWS rows, in f16 on tensor cores. Up to
+ * LAM_CUDA_GEMM64_ROWS rows the weights are unpacked inside the product (gemm64*.cu), if it takes
+ * the matrix; else a tile of weights at a time is unpacked into the workspace (pack.cu) and
+ * multiplied by cuBLAS or gemm.cu. Which way is a matter of the number of rows and of the matrix
+ * alone. Within a way a row's bits do not depend on the other rows; between the ways they differ by
+ * the rounding of weights and sums.
+ */
+#include "kernels/cuda/matmul_many.h"
+
+#include <assert.h>
+
+#include "kernels/cuda/context.h"
+
+enum {
+    TILE_ROWS_ALIGN = 128,
+    TILE_ROWS_MAX = 65408, /* the grid's second axis ends at 65535 */
+};
+
+static uint32_t align_up(uint64_t a, uint32_t align)
+{
+    return (uint32_t)((a + align - 1) / align * align);
+}
+
+/* A tile of weights times all rows. Which of the two ways depends on the matrix alone. */
+static void multiply_tile(struct lam_kernels *kernels, const struct lam_cuda_gemm_args *args)
+{
+    int error;
+
+    if (kernels->blas != NULL &&
+        lam_device_workspace_split_bytes(&kernels->config) >= LAM_CUDA_BLAS_BYTES &&
+        lam_cuda_blas_takes(kernels->blas, args, kernels->config.max_rows))
+        error = lam_cuda_blas_gemm(kernels->blas, kernels->compute, args, kernels->splits);
+    else
+        error = lam_cuda_gemm(kernels->compute, &kernels->chip, args);
+    lam_cuda_note(kernels, (cudaError_t)error, "matmul of many rows");
+}
+
+/* One matrix, tile by tile; the rows lie in the workspace. F16 weights that lie as a tile would are
+ * used where they are. */
+static void matmul_tiles(struct lam_kernels *kernels, const struct lam_matmul_args *args,
+    const struct lam_matmul_mat *mat, uint32_t ld, uint64_t row_bytes)
+{
+    bool in_place = mat->dtype == LAM_F16 && ld == args->n_cols && (uintptr_t)mat->weight % 16 == 0;
+    uint64_t fits = lam_device_workspace_tile_bytes(&kernels->config) / (2 * (uint64_t)ld) /
+                    TILE_ROWS_ALIGN * TILE_ROWS_ALIGN;
+    uint32_t rows_max = fits < TILE_ROWS_MAX ? (uint32_t)fits : TILE_ROWS_MAX;
+    uint32_t n_tiles = (mat->n_out + rows_max - 1) / rows_max;
+    uint32_t tile_rows = align_up((mat->n_out + n_tiles - 1) / n_tiles, TILE_ROWS_ALIGN);
+
+    for (uint32_t begin = 0; begin < mat->n_out; begin += tile_rows) {
+        uint32_t n = mat->n_out - begin < tile_rows ? mat->n_out - begin : tile_rows;
+        const unsigned char *weight = (const unsigned char *)mat->weight + begin * row_bytes;
+        const struct lam_cuda_gemm_args gemm = {
+            .x = kernels->rows,
+            .w = in_place ? weight : kernels->tile,
+            .out = mat->out + begin,
+            .out_stride = mat->out_stride,
+            .n_rows = args->n_rows,
+            .n_out = n,
+            .ld = ld,
+            .accumulate = args->accumulate,
+        };
+        if (!in_place)
+            lam_cuda_note(kernels,
+                (cudaError_t)lam_cuda_pack_weights(kernels->compute, &kernels->chip, weight,
+                    mat->dtype, n, args->n_cols, ld, kernels->tile),
+                "unpacking weights");
+        multiply_tile(kernels, &gemm);
+    }
+}
+
+/* The rows in 16 bits, then matrix by matrix. */
+static void by_tiles(struct lam_kernels *kernels, const struct lam_matmul_args *args)
+{
+    uint32_t ld = align_up(args->n_cols, LAM_CUDA_COLS_ALIGN);
+
+    lam_cuda_note(kernels,
+        (cudaError_t)lam_cuda_pack_rows(kernels->compute, &kernels->chip, args->x, args->n_rows,
+            args->n_cols, ld, kernels->rows),
+        "rounding activations");
+    for (uint32_t i = 0; i < args->n_mats; i++) {
+        uint64_t row_bytes;
+        bool whole = lam_dtype_row_bytes(args->mats[i].dtype, args->n_cols, &row_bytes);
+        assert(whole);
+        matmul_tiles(kernels, args, &args->mats[i], ld, row_bytes);
+    }
+}
+
+/* The matrices of a call that gemm64 takes, all of one dtype in one launch. */
+static void by_gemm64(struct lam_kernels *kernels, const struct lam_matmul_args *args)
+{
+    bool done[3] = {false, false, false};
+
+    lam_cuda_note(kernels,
+        (cudaError_t)lam_cuda_gemm64_rows(
+            kernels->compute, &kernels->chip, args->x, args->n_rows, args->n_cols, kernels->rows),
+        "rounding activations");
+    for (uint32_t i = 0; i < args->n_mats; i++) {
+        struct lam_matmul_args part = *args;
+        part.n_mats = 0;
+        for (uint32_t m = i; m < args->n_mats; m++) {
+            if (done[m] || args->mats[m].dtype != args->mats[i].dtype)
+                continue;
+            part.mats[part.n_mats++] = args->mats[m];
+            done[m] = true;
+        }
+        if (part.n_mats > 0)
+            lam_cuda_note(kernels,
+                (cudaError_t)lam_cuda_gemm64(
+                    kernels->compute, &kernels->chip, &part, kernels->rows, kernels->tile),
+                "matmul of a batch");
+    }
+}
+
+void lam_cuda_matmul_many(struct lam_kernels *kernels, const struct lam_matmul_args *args)
+{
+    struct lam_matmul_args packed = *args;
+    struct lam_matmul_args tiled = *args;
+
+    packed.n_mats = 0;
+    tiled.n_mats = 0;
+    for (uint32_t i = 0; i < args->n_mats; i++) {
+        bool takes = args->n_rows <= LAM_CUDA_GEMM64_ROWS &&
+                     lam_cuda_gemm64_takes(args->mats[i].dtype, args->n_cols);
+        struct lam_matmul_args *to = takes ? &packed : &tiled;
+        to->mats[to->n_mats++] = args->mats[i];
+    }
+    if (packed.n_mats > 0)
+        by_gemm64(kernels, &packed);
+    if (tiled.n_mats > 0)
+        by_tiles(kernels, &tiled);
+}
