@@ -1,17 +1,14 @@
 /*
- * attention: softmax(q K^T * scale) V over paged F16 or Q8_0 keys and values, on tensor cores.
+ * attention: softmax(q K^T * scale) V over paged F16 or Q8_0 keys and values, on tensor cores, for
+ * calls of up to LAM_DEVICE_SPLIT_ROWS rows; attention_many.cu has the others.
  *
- * Bytes: the keys and values that a row sees, once per key/value head: few rows are bound by
- * memory. Operations: 4 * d per row, head and position, done twice (see below): prompts are bound
- * by the tensor cores. On an H100 a layer of 64 sequences at position 1000 is read at 0.68 of the
- * memory's speed; a prompt of 2048 rows takes 308 us, 220 TFLOP/s of what is done twice.
+ * Bytes: the keys and values that a row sees, once per key/value head: bound by memory and
+ * by latency. On an H100 one row at position 1000 takes 11 us.
  *
  * How. The rows of a sequence times the query heads that share a key/value head form one list; a
- * warp takes 16 of it. The context is cut into parts of split_tokens positions, counted from 0. In
- * a part the warp walks over 32 positions at a time with a running maximum and sum; parts are merged
- * in order. Calls of few rows give every part to a block of its own and merge in a second kernel; in
- * others a warp does all parts, and up to four warps share what is in shared memory. The arithmetic
- * is the same, so a row's bits do not depend on which way was taken, nor on other rows.
+ * block takes 16 of it. The context is cut into parts of split_tokens positions, counted from 0; a
+ * part is walked over 32 positions at a time with a running maximum and sum, by a block of its own,
+ * and a second kernel merges the parts in order. A row's bits do not depend on other rows.
  *
  * Precision: q and the softmax weights are split in two f16 (22 bits), keys and values are f16 as
  * they lie: results are as good as in f32.
@@ -21,7 +18,7 @@
 #include "kernels/cuda/dispatch.cuh"
 #include "kernels/cuda/launch.cuh"
 
-enum { PAGE_TOKENS_MIN = 16, OUT_MAX = 128, MERGE_AHEAD = 8 };
+enum { PAGE_TOKENS_MIN = 16, MERGE_AHEAD = 8 };
 
 extern __shared__ uint4 smem[];
 
@@ -35,82 +32,6 @@ static __device__ __forceinline__ bool find_rows(
     rows.first = first;
     rows.n = rows.seq->n_rows * args.group;
     return first < rows.n;
-}
-
-/* All parts. Grid: (tiles / WARPS, key/value heads * (D / OUT), sequences); the last rows, which see
- * most, come first. */
-template <int D, int OUT, int WARPS, bool Q8>
-static __global__ void __launch_bounds__(WARPS * 32) attend_whole(const attention_args args)
-{
-    using shape = head_shape<D, OUT>;
-    uint32_t warp = threadIdx.x / 32;
-    uint32_t lane = threadIdx.x % 32;
-    uint32_t column = blockIdx.y % (D / OUT) * OUT;
-    uint4 *q = smem + warp * (shape::Q_BYTES / 16);
-    uint8_t *ring = reinterpret_cast<uint8_t *>(smem) + WARPS * shape::Q_BYTES;
-    uint32_t sees[2] = {};
-    uint32_t last = 0;
-    tile_rows rows;
-    state<OUT> all;
-    state<OUT> s;
-
-    let_successors_begin();
-    wait_for_predecessors();
-    if (!find_rows<D, OUT>(args, (gridDim.x - 1 - blockIdx.x) * WARPS * TILE_ROWS, rows))
-        return;
-    tile_rows block_rows = rows;
-    block_rows.first += (WARPS - 1) * TILE_ROWS;
-    uint32_t block_last = last_position(args, block_rows);
-    auto begin_next = [&](uint32_t step) {
-        if (step * STEP <= block_last)
-            begin_step<D, OUT, WARPS, Q8>(args, rows,
-                ring + step % shape::STAGES * shape::STAGE_BYTES, step * STEP, block_last, column,
-                warp, lane);
-        copy_async_commit();
-    };
-    for (uint32_t step = 0; step < shape::STAGES - 1; step++)
-        begin_next(step);
-    rows.first += warp * TILE_ROWS;
-    bool inside = rows.first < rows.n;
-    if (inside) {
-        load_q<D, 1>(args, rows, q, 0, lane);
-        last = last_position(args, rows);
-        for (uint32_t i = 0; i < 2; i++)
-            sees[i] = rows.seq->pos_begin + row_in_seq(args, rows, lane / 4 + i * 8);
-    }
-    clear(all);
-    clear(s);
-    for (uint32_t step = 0; step * STEP <= block_last; step++) {
-        copy_async_wait<shape::STAGES - 2>();
-        __syncthreads(); /* the step is there for all, and its predecessor is read by all */
-        begin_next(step + shape::STAGES - 1);
-        if (!inside || step * STEP > last)
-            continue;
-        if (step > 0 && step * STEP % args.split_tokens == 0) {
-            end_part(s);
-            merge(all, s);
-            clear(s);
-        }
-        attend_step<D, OUT, OUT>(
-            ring + step % shape::STAGES * shape::STAGE_BYTES, q, sees, step * STEP, 0, lane, s);
-    }
-    if (!inside)
-        return;
-    end_part(s);
-    merge(all, s);
-#pragma unroll
-    for (uint32_t i = 0; i < 2; i++) {
-        if (rows.first + lane / 4 + i * 8 >= rows.n)
-            continue;
-        size_t at = row_head(args, rows, lane / 4 + i * 8, rows.seq->row_begin) * D + column;
-        float inverse = 1.0f / all.sum[i];
-#pragma unroll
-        for (uint32_t tile = 0; tile < OUT / 8; tile++) {
-#pragma unroll
-            for (uint32_t e = 0; e < 2; e++)
-                args.out[at + tile * 8 + lane % 4 * 2 + e] = all.value[tile][i * 2 + e] * inverse;
-        }
-    }
 }
 
 /* A block per part, its sums into args.splits: every warp takes all scores and has its own columns
@@ -223,33 +144,16 @@ template <int D, bool Q8> struct head_kernels {
     static const int OUT = D < OUT_MAX ? D : OUT_MAX;
     using shape = head_shape<D, OUT>;
 
-    static constexpr uint32_t smem_bytes(uint32_t n_warps)
+    static constexpr uint32_t smem_bytes(void)
     {
-        return n_warps * shape::Q_BYTES + shape::STAGES * shape::STAGE_BYTES;
+        return shape::Q_BYTES + shape::STAGES * shape::STAGE_BYTES;
     }
 
     static int prepare(void)
     {
-        int error = load_kernel_with(attend_whole<D, OUT, 1, Q8>, smem_bytes(1));
+        int error = load_kernel_with(attend_parts<D, OUT, Q8>, smem_bytes());
 
-        error = error != 0 ? error
-                           : load_kernel_with(attend_whole<D, OUT, shape::WARPS_MAX, Q8>,
-                                 smem_bytes(shape::WARPS_MAX));
-        error = error != 0 ? error : load_kernel_with(attend_parts<D, OUT, Q8>, smem_bytes(1));
         return error != 0 ? error : load_kernel(merge_parts<D>);
-    }
-
-    static int whole(CUstream_st *stream, const lam_cuda_chip *chip, const attention_args &args,
-        uint32_t n_seqs, uint32_t rows_max)
-    {
-        uint32_t n_tiles = div_up(static_cast<uint64_t>(rows_max) * args.group, TILE_ROWS);
-        dim3 grid(n_tiles, args.kv.n_kv_heads * (D / OUT), n_seqs);
-
-        if (n_tiles == 1)
-            return launch(stream, chip, attend_whole<D, OUT, 1, Q8>, grid, 32, smem_bytes(1), args);
-        grid.x = div_up(n_tiles, shape::WARPS_MAX);
-        return launch(stream, chip, attend_whole<D, OUT, shape::WARPS_MAX, Q8>, grid,
-            shape::WARPS_MAX * 32, smem_bytes(shape::WARPS_MAX), args);
     }
 
     static int parts(CUstream_st *stream, const lam_cuda_chip *chip, const attention_args &args,
@@ -258,7 +162,7 @@ template <int D, bool Q8> struct head_kernels {
         uint32_t n_tiles = div_up(static_cast<uint64_t>(rows_max) * args.group, TILE_ROWS);
         dim3 grid(n_parts * n_tiles, args.kv.n_kv_heads * (D / OUT), n_seqs);
         int error = launch(stream, chip, attend_parts<D, OUT, Q8>, grid, shape::PART_WARPS * 32,
-            smem_bytes(1), args, n_parts);
+            smem_bytes(), args, n_parts);
 
         if (error != 0)
             return error;
@@ -267,35 +171,9 @@ template <int D, bool Q8> struct head_kernels {
     }
 };
 
-template <bool Q8, typename VISITOR>
-static int for_head_dim(uint32_t head_dim, const VISITOR &visit)
-{
-    switch (head_dim) {
-    case 32:
-        return visit(head_kernels<32, Q8>());
-    case 64:
-        return visit(head_kernels<64, Q8>());
-    case 96:
-        return visit(head_kernels<96, Q8>());
-    case 128:
-        return visit(head_kernels<128, Q8>());
-    case 256:
-        return visit(head_kernels<256, Q8>());
-    default:
-        return cudaErrorInvalidValue;
-    }
-}
-
-/* visit(head_kernels of this cache). */
-template <typename VISITOR> static int for_cache(const lam_kv_layer &kv, const VISITOR &visit)
-{
-    return kv.dtype == LAM_Q8_0 ? for_head_dim<true>(kv.head_dim, visit)
-                                : for_head_dim<false>(kv.head_dim, visit);
-}
-
 bool lam_cuda_attention_fits(const lam_kv_layer *kv)
 {
-    bool sized = for_cache(*kv, [](auto) { return 0; }) == 0;
+    bool sized = for_cache<head_kernels>(*kv, [](auto) { return 0; }) == 0;
     uint32_t align = kv->dtype == LAM_Q8_0 ? 4 : 16;
 
     return sized && kv->dtype != LAM_F32 && kv->page_tokens >= PAGE_TOKENS_MIN &&
@@ -332,21 +210,17 @@ int lam_cuda_attention(CUstream_st *stream, const lam_cuda_chip *chip,
                 own.part_row[s] = part_row;
                 part_row += batch.seqs[s].n_rows;
             }
-            return for_cache(args->kv, [&](auto kernels) {
-                return cut ? kernels.parts(stream, chip, own, n, rows_max, n_parts)
-                           : kernels.whole(stream, chip, own, n, rows_max);
+            if (!cut)
+                return attention_many(stream, chip, own, n, rows_max);
+            return for_cache<head_kernels>(args->kv, [&](auto kernels) {
+                return kernels.parts(stream, chip, own, n, rows_max, n_parts);
             });
         });
 }
 
 int lam_cuda_prepare_attention(void)
 {
-    static const uint32_t sizes[] = {32, 64, 96, 128, 256};
-    int error = 0;
+    int error = for_every_cache<head_kernels>([](auto kernels) { return kernels.prepare(); });
 
-    for (uint32_t size : sizes) {
-        error = error != 0 ? error : for_head_dim<false>(size, [](auto k) { return k.prepare(); });
-        error = error != 0 ? error : for_head_dim<true>(size, [](auto k) { return k.prepare(); });
-    }
-    return error;
+    return error != 0 ? error : prepare_attention_many();
 }

@@ -1,6 +1,7 @@
 /*
- * attention_step: what both kernels of attention.cu do with 32 positions of a context: bring them
- * into shared memory, take the scores of 16 rows, weigh them, add up the values.
+ * attention_step: what attention.cu does with 32 positions of a context: brings them into shared
+ * memory, takes the scores of 16 rows, weighs them, adds up the values; and what attention_many.cu
+ * shares of it.
  *
  * Keys and values lie in shared memory as F16, a position's D values in a row of an odd number of
  * 16-byte pieces, which keeps ldmatrix off its own banks. F16 pages come by cp.async, Q8_0 pages
@@ -17,7 +18,9 @@
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/seqs.cuh"
 
+/* A block makes at most OUT_MAX of the D values of a head. */
 enum : uint32_t { TILE_ROWS = 16, STEP = 32, Q8_BYTES = 34 };
+enum { OUT_MAX = 128 };
 
 struct attention_args {
     seq_batch batch;
@@ -89,29 +92,6 @@ static __device__ __forceinline__ float rescale(float old_max, float new_max)
 static __device__ __forceinline__ float merged(float a, float a_scale, float b, float b_scale)
 {
     return fmaf(b, b_scale, a * a_scale);
-}
-
-template <int OUT>
-static __device__ __forceinline__ void merge(state<OUT> &to, const state<OUT> &from)
-{
-    float to_scale[2];
-    float from_scale[2];
-
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        float max = fmaxf(to.max[i], from.max[i]);
-        to_scale[i] = rescale(to.max[i], max);
-        from_scale[i] = rescale(from.max[i], max);
-        to.max[i] = max;
-        to.sum[i] = merged(to.sum[i], to_scale[i], from.sum[i], from_scale[i]);
-    }
-#pragma unroll
-    for (int i = 0; i < OUT / 8; i++) {
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-            to.value[i][e] =
-                merged(to.value[i][e], to_scale[e / 2], from.value[i][e], from_scale[e / 2]);
-    }
 }
 
 /* The rows of a warp's tile. */
@@ -397,5 +377,52 @@ template <int OUT> static __device__ __forceinline__ void end_part(state<OUT> &s
             s.sum[i] += __shfl_xor_sync(0xFFFFFFFFu, s.sum[i], step);
     }
 }
+
+/* visit(KERNELS<D, Q8>()) for the cache's head size and format; its result is a runtime error
+ * number. */
+template <template <int, bool> class KERNELS, bool Q8, typename VISITOR>
+static int for_head_dim(uint32_t head_dim, const VISITOR &visit)
+{
+    switch (head_dim) {
+    case 32:
+        return visit(KERNELS<32, Q8>());
+    case 64:
+        return visit(KERNELS<64, Q8>());
+    case 96:
+        return visit(KERNELS<96, Q8>());
+    case 128:
+        return visit(KERNELS<128, Q8>());
+    case 256:
+        return visit(KERNELS<256, Q8>());
+    default:
+        return cudaErrorInvalidValue;
+    }
+}
+
+template <template <int, bool> class KERNELS, typename VISITOR>
+static int for_cache(const lam_kv_layer &kv, const VISITOR &visit)
+{
+    return kv.dtype == LAM_Q8_0 ? for_head_dim<KERNELS, true>(kv.head_dim, visit)
+                                : for_head_dim<KERNELS, false>(kv.head_dim, visit);
+}
+
+/* visit for all of them; the first error, or 0. */
+template <template <int, bool> class KERNELS, typename VISITOR>
+static int for_every_cache(const VISITOR &visit)
+{
+    static const uint32_t sizes[] = {32, 64, 96, 128, 256};
+    int error = 0;
+
+    for (uint32_t size : sizes) {
+        error = error != 0 ? error : for_head_dim<KERNELS, false>(size, visit);
+        error = error != 0 ? error : for_head_dim<KERNELS, true>(size, visit);
+    }
+    return error;
+}
+
+/* Calls of more than LAM_DEVICE_SPLIT_ROWS rows: one batch of sequences. */
+int attention_many(CUstream_st *stream, const lam_cuda_chip *chip, const attention_args &args,
+    uint32_t n_seqs, uint32_t rows_max);
+int prepare_attention_many(void);
 
 #endif
