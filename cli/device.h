@@ -32,6 +32,7 @@ struct lam_device_answer {
     struct lam_device_link link;
     struct lam_gpu_facts facts; /* rates: 0 unless measured */
     uint64_t free_bytes;        /* without our child */
+    bool context_is_exact;      /* facts.context_bytes is of one process, not of the device */
 };
 
 /*

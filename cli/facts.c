@@ -264,6 +264,13 @@ const struct lam_gpu_facts *lam_facts_find(
     return NULL;
 }
 
+const char *lam_facts_path(const char *home, char *path)
+{
+    if (!find_path(home, "facts.json", path))
+        path[0] = '\0';
+    return path;
+}
+
 void lam_facts_put(struct lam_facts *facts, const struct lam_gpu_facts *gpu)
 {
     uint32_t at = 0;

@@ -54,6 +54,9 @@ LAM_MUST_USE enum lam_status lam_facts_write(
 const struct lam_gpu_facts *lam_facts_find(
     const struct lam_facts *facts, const char *name, const char *driver, const char *library);
 
+/* The name of the file, for messages; "" without a home. path: PATH_MAX bytes. */
+const char *lam_facts_path(const char *home, char *path);
+
 /* Adds the entry, in the place of one for the same GPU. The oldest goes when there are too many. */
 void lam_facts_put(struct lam_facts *facts, const struct lam_gpu_facts *gpu);
 

@@ -2,12 +2,17 @@
 #include "cli/run_plan.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "cli/command.h"
 #include "cli/device.h"
 #include "cli/device_flag.h"
+#include "common/size.h"
+
+/* As exact as plans are. */
+#define CALIBRATION_TOLERANCE_BYTES (32 * LAM_MIB)
 
 /* Of --device: at most one GPU. */
 static enum lam_status read_device(
@@ -29,19 +34,57 @@ static bool is_list(const char *vram)
     return vram && strpbrk(vram, ",=");
 }
 
-static void add_device(struct lam_planning *planning, const struct lam_device_answer *answer)
+/* The first start with this GPU, driver and library: what a process takes there is kept. Where it
+ * cannot be kept it is measured again with every start, as it is anyway. */
+static void calibrate(
+    struct lam_planning *planning, const char *home, const struct lam_gpu_facts *facts)
+{
+    char path[PATH_MAX], text[24];
+    struct lam_err err = {0};
+
+    lam_facts_put(&planning->facts, facts);
+    if (!lam_facts_write(home, &planning->facts, &err))
+        fprintf(stderr,
+            "laminar: note: a process takes %s on %s before its own first byte; kept in %.200s "
+            "(`laminar doctor --measure` adds its speeds)\n",
+            lam_size_format(facts->context_bytes, text, sizeof text), facts->name,
+            lam_facts_path(home, path));
+}
+
+/* What was kept against what is: the plan is made from what is. */
+static void check_calibration(
+    const char *device, const struct lam_gpu_facts *stored, const struct lam_gpu_facts *now)
+{
+    uint64_t was = stored->context_bytes, is = now->context_bytes;
+    char texts[2][24];
+
+    if ((was > is ? was - is : is - was) <= CALIBRATION_TOLERANCE_BYTES)
+        return;
+    fprintf(stderr,
+        "laminar: note: a process takes %s on %s, and took %s when that was measured with the same "
+        "driver and library: the plan counts %s; `laminar doctor --measure` keeps it\n",
+        lam_size_format(is, texts[0], sizeof texts[0]), device,
+        lam_size_format(was, texts[1], sizeof texts[1]), texts[0]);
+}
+
+static void add_device(
+    struct lam_planning *planning, const char *home, const struct lam_device_answer *answer)
 {
     struct lam_gpu_facts facts = answer->facts;
     const struct lam_gpu_facts *stored =
         lam_facts_find(&planning->facts, facts.name, facts.driver, facts.library);
     char name[32];
 
+    snprintf(name, sizeof name, "cuda:%" PRIu32, answer->index);
     if (stored) {
+        if (answer->context_is_exact)
+            check_calibration(name, stored, &facts);
         facts.link_rate = stored->link_rate;
         facts.memory_rate = stored->memory_rate;
         memcpy(facts.product_rates, stored->product_rates, sizeof facts.product_rates);
+    } else if (answer->context_is_exact) {
+        calibrate(planning, home, &facts);
     }
-    snprintf(name, sizeof name, "cuda:%" PRIu32, answer->index);
     lam_planning_add_gpu(planning, name, &facts, answer->free_bytes);
 }
 
@@ -87,7 +130,7 @@ static int use_gpu(const struct lam_device_flag *choice, const struct lam_run_pl
     int exit_code;
 
     for (uint32_t i = 0; i < n; i++)
-        add_device(&plan->planning, &answers[i]);
+        add_device(&plan->planning, config->home, &answers[i]);
     exit_code = lam_planning_set_caps(&plan->planning, config->options->vram);
     return exit_code == LAM_EXIT_OK ? keep_one(choice, plan) : exit_code;
 }

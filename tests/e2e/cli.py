@@ -3,12 +3,16 @@
 The binaries are those of bazel-bin, or of $LAMINAR_BIN_DIR (a folder in Bazel's layout). The model
 is the demo model, or $LAMINAR_MODEL.
 """
+import atexit
 import contextlib
+import functools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -25,8 +29,16 @@ def command(*arguments, binary=LAMINAR):
     return [str(binary), *[a if isinstance(a, bytes) else str(a) for a in arguments]]
 
 
+@functools.lru_cache(maxsize=None)
+def home_folder():
+    """A home for all tests of a session: what is measured in one of them is no fact of this user."""
+    folder = tempfile.mkdtemp(prefix="laminar-home-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def environment(runtime_dir, **more):
-    return {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"),
+    return {"PATH": os.environ["PATH"], "HOME": home_folder(),
             "XDG_RUNTIME_DIR": str(runtime_dir), **more}
 
 

@@ -148,6 +148,34 @@ def test_logits_of_the_device_are_those_of_the_cpu(home):
     assert json.loads(device.stdout)["logits"] == json.loads(cpu.stdout)["logits"]
 
 
+def test_what_a_process_takes_is_kept_and_checked_at_each_start(home, tmp_path):
+    """By GPU, driver and library: the first start measures, later ones compare."""
+    env = cli.environment(home, HOME=str(tmp_path))
+    path = tmp_path / ".cache" / "laminar" / "facts.json"
+
+    def start(library=LIBRARY):
+        done = cli.run(home, "run", cli.MODEL, *PROMPT, *SMALL, *library, "--vram", "150MiB",
+                       env=env)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stderr.decode()
+
+    text = start()
+    assert f"takes 1.0 MiB on emulated before its own first byte; kept in {path}" in text, text
+    facts = json.loads(path.read_text())
+    (gpu,) = facts["gpus"]
+    assert gpu["name"] == "emulated" and gpu["context_bytes"] == MIB and gpu["library"]
+    assert "note" not in start()
+    gpu["context_bytes"] = 65 * MIB
+    gpu["link_bytes_per_second"] = 5e9
+    path.write_text(json.dumps(facts))
+    text = start()
+    assert "takes 1.0 MiB on cuda:0, and took 65.0 MiB" in text and "doctor --measure" in text
+    assert json.loads(path.read_text()) == facts  # what was measured is not lost for it
+    start((*LIBRARY[:1], LIBRARY[1] + "/grows_later"))  # another library: nothing is known of it
+    (other,) = json.loads(path.read_text())["gpus"]
+    assert other["library"] != gpu["library"] and "link_bytes_per_second" not in other
+
+
 def test_doctor_measures_the_device_for_plans(home, tmp_path):
     env = cli.environment(home, HOME=str(tmp_path))
     done = cli.run(home, "doctor", "--measure", "--model", cli.MODEL, *LIBRARY, env=env)
