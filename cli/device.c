@@ -263,8 +263,8 @@ static enum lam_status measure_link(const struct bench *bench, const char *from,
     return LAM_OK;
 }
 
-/* What a link gives for as long as a pass takes: the median of windows of that length. A link may be
- * shared with other machines, and its best moment is no forecast: in one run the best round said
+/* What a link gives for as long as a pass takes: the median of windows of that length. A link may
+ * be shared with other machines, and its best moment is no forecast: in one run the best round said
  * 54.3 GB/s, and passes went at 51.3. */
 static enum lam_status measure_sustained(
     const struct bench *bench, const char *from, double *ret_rate, struct lam_err *err)

@@ -9,6 +9,7 @@
 
 #include "cli/command.h"
 #include "cli/device_flag.h"
+#include "cli/json.h"
 #include "cli/planning.h"
 #include "common/size.h"
 
@@ -160,7 +161,9 @@ static int print_plan(const struct command_line *line, const struct lam_planning
 
     lam_planning_print_notes(planning);
     if (line->json) {
-        if (lam_plan_report_json(&report, &err))
+        json_t *root = lam_json_begin();
+        lam_plan_report_json(&report, root);
+        if (lam_json_print(root, &err))
             return lam_command_fail(&err);
     } else {
         report.gain = lam_planning_gain(planning);

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cli/json.h"
 #include "common/size.h"
 
 #define SMALL_CAP_BYTES (16 * LAM_GIB)
@@ -100,6 +99,45 @@ static void print_cell(FILE *out, bool small, uint64_t bytes)
         fprintf(out, " %8.2f", (double)bytes / (double)LAM_GIB);
 }
 
+/* A cell of what may not have been measured. */
+static void print_found(FILE *out, bool small, bool known, uint64_t bytes)
+{
+    if (known)
+        print_cell(out, small, bytes);
+    else
+        fprintf(out, " %8s", "-");
+}
+
+/* The line under a device, in its columns. */
+static void print_measured(const struct lam_plan_report *report, bool small)
+{
+    FILE *out = report->out;
+    const struct lam_plan_measured *found = &report->measured;
+    uint64_t cap = parts_of(report, 0).cap;
+    bool held = found->total_bytes > 0;
+    bool by_kind = held && !is_cpu(report->request);
+
+    fprintf(out, "%-8s %8s", "measured", "");
+    print_found(out, small, held, found->total_bytes);
+    print_found(out, small, by_kind, found->context_bytes);
+    print_found(out, small, by_kind, found->resident_bytes);
+    print_found(out, small, by_kind, found->slots_bytes);
+    print_found(out, small, by_kind, found->kv_bytes);
+    print_found(out, small, by_kind, found->activations_bytes);
+    print_found(out, small, by_kind, found->workspace_bytes);
+    print_found(out, small, held, cap > found->total_bytes ? cap - found->total_bytes : 0);
+    fprintf(out, " %7s", "");
+    if (by_kind)
+        fprintf(out, " %9" PRIu32 " %9" PRIu32, found->layers_resident,
+            report->plan->n_layers - found->layers_resident);
+    else
+        fprintf(out, " %9s %9s", "-", "-");
+    if (found->streamed_bytes >= 0)
+        fprintf(out, " %9.2f\n", found->streamed_bytes / 1e9);
+    else
+        fprintf(out, " %9s\n", "-");
+}
+
 /* One line per device. */
 static void print_devices(const struct lam_plan_report *report)
 {
@@ -107,10 +145,9 @@ static void print_devices(const struct lam_plan_report *report)
     const struct lam_plan *plan = report->plan;
     bool small = is_small(report);
 
-    fprintf(out, "%-8s %8s %8s %8s %8s %8s %8s %8s %8s %7s %9s %9s %9s%s\n", small ? "MiB" : "GiB",
-        "cap", "context", "resident", "slots", "KV", "activat.", "workspc.",
-        plan->fits ? "free" : "missing", "layers", "resident", "streamed", "GB/pass",
-        report->measured.device_bytes > 0 ? " measured" : "");
+    fprintf(out, "%-8s %8s %8s %8s %8s %8s %8s %8s %8s %8s %7s %9s %9s %9s\n",
+        small ? "MiB" : "GiB", "cap", "total", "context", "resident", "slots", "KV", "activat.",
+        "workspc.", plan->fits ? "free" : "missing", "layers", "resident", "streamed", "GB/pass");
     for (uint32_t d = 0; d < plan->n_devices; d++) {
         const struct lam_plan_arena *arena = &plan->arenas[d];
         struct parts parts = parts_of(report, d);
@@ -122,6 +159,7 @@ static void print_devices(const struct lam_plan_report *report)
             continue;
         }
         print_cell(out, small, parts.cap);
+        print_cell(out, small, used);
         print_cell(out, small, parts.context);
         print_cell(out, small, parts.resident);
         print_cell(out, small, parts.slots);
@@ -136,10 +174,10 @@ static void print_devices(const struct lam_plan_report *report)
         if (plan->fits)
             fprintf(out, " %9" PRIu32 " %9" PRIu32 " %9.2f", arena->n_layers_resident,
                 arena->n_layers - arena->n_layers_resident, (double)arena->streamed_bytes / 1e9);
-        if (report->measured.device_bytes > 0)
-            print_cell(out, small, report->measured.device_bytes);
         fprintf(out, "\n");
     }
+    if (report->measured.known)
+        print_measured(report, small);
 }
 
 static void print_pool(const struct lam_plan_report *report)
@@ -156,6 +194,14 @@ static void print_pool(const struct lam_plan_report *report)
             lam_size_format(pool->disk_bytes, disk, sizeof disk));
     else
         fprintf(out, ", nothing from disk after the start\n");
+    if (report->measured.known) {
+        fprintf(out, "         measured: %s in use",
+            lam_size_format(report->measured.pool_bytes, took, sizeof took));
+        if (report->measured.disk_bytes >= 0)
+            fprintf(out, ", %s from disk in a pass",
+                lam_size_format((uint64_t)report->measured.disk_bytes, disk, sizeof disk));
+        fprintf(out, "\n");
+    }
     for (uint32_t d = 0; d < report->plan->n_devices; d++)
         if (report->plan->arenas[d].regions[LAM_REGION_EMBEDDING].bytes > 0)
             fprintf(out, "         the embedding, %s, is resident on %s as well\n",
@@ -258,10 +304,68 @@ static json_t *json_device(const struct lam_plan_report *report, uint32_t d)
         (json_int_t)arena->regions[LAM_REGION_EMBEDDING].bytes);
 }
 
-enum lam_status lam_plan_report_json(const struct lam_plan_report *report, struct lam_err *err)
+static json_t *number_or_null(double value)
+{
+    return value >= 0 ? json_real(value) : json_null();
+}
+
+static json_t *count_or_null(double value)
+{
+    return value >= 0 ? json_integer((json_int_t)value) : json_null();
+}
+
+static json_t *bytes_or_null(bool known, uint64_t bytes)
+{
+    return known ? json_integer((json_int_t)bytes) : json_null();
+}
+
+static json_t *json_measured(const struct lam_plan_report *report)
+{
+    const struct lam_plan_measured *found = &report->measured;
+    bool held = found->total_bytes > 0;
+    bool by_kind = held && !is_cpu(report->request);
+    double rate = found->pass_seconds > 0 ? report->plan->n_seqs / found->pass_seconds : -1;
+    json_t *device = json_pack("{s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "device",
+        report->request->devices[0].name, "context_bytes",
+        bytes_or_null(by_kind, found->context_bytes), "resident_bytes",
+        bytes_or_null(by_kind, found->resident_bytes), "slots_bytes",
+        bytes_or_null(by_kind, found->slots_bytes), "kv_bytes",
+        bytes_or_null(by_kind, found->kv_bytes), "activations_bytes",
+        bytes_or_null(by_kind, found->activations_bytes), "workspace_bytes",
+        bytes_or_null(by_kind, found->workspace_bytes), "total_bytes",
+        bytes_or_null(held, found->total_bytes), "layers_resident",
+        bytes_or_null(by_kind, found->layers_resident), "streamed_bytes_per_pass",
+        count_or_null(found->streamed_bytes));
+
+    return json_pack("{s:[o],s:{s:I,s:o},s:o,s:o}", "devices", device, "host", "pool_bytes",
+        (json_int_t)found->pool_bytes, "disk_bytes_per_pass", count_or_null(found->disk_bytes),
+        "pass_seconds", number_or_null(found->pass_seconds > 0 ? found->pass_seconds : -1),
+        "tokens_per_second", number_or_null(rate));
+}
+
+void lam_plan_report_line(const struct lam_plan_report *report)
+{
+    const struct lam_plan_measured *found = &report->measured;
+    const struct lam_plan *plan = report->plan;
+    uint64_t planned =
+        parts_of(report, 0).total + (is_cpu(report->request) ? plan->pool.pool_bytes : 0);
+    char held[24], cap[24], total[24];
+
+    if (!found->known || found->total_bytes == 0)
+        return;
+    fprintf(report->out, "laminar: %s held %s of %s, planned %s", report->request->devices[0].name,
+        lam_size_format(found->total_bytes, held, sizeof held),
+        lam_size_format(parts_of(report, 0).cap, cap, sizeof cap),
+        lam_size_format(planned, total, sizeof total));
+    if (found->pass_seconds > 0)
+        fprintf(report->out, "; a pass took %.4f s, planned %.4f", found->pass_seconds,
+            plan->pass_seconds);
+    fprintf(report->out, "\n");
+}
+
+void lam_plan_report_json(const struct lam_plan_report *report, json_t *object)
 {
     const struct lam_plan *plan = report->plan;
-    json_t *root = lam_json_begin();
     json_t *devices = json_array();
     json_t *levers = json_array();
 
@@ -270,17 +374,18 @@ enum lam_status lam_plan_report_json(const struct lam_plan_report *report, struc
     for (uint32_t i = 0; i < plan->n_levers; i++)
         json_array_append_new(levers, json_pack("{s:s,s:I}", "flag", plan->levers[i].flag,
                                           "saves_bytes", (json_int_t)plan->levers[i].saves_bytes));
-    json_object_set_new(root, "fits", json_boolean(plan->fits));
-    json_object_set_new(root, "devices", devices);
-    json_object_set_new(root, "host",
+    json_object_set_new(object, "fits", json_boolean(plan->fits));
+    json_object_set_new(object, "devices", devices);
+    json_object_set_new(object, "host",
         json_pack("{s:I,s:I,s:I,s:I}", "pool_bytes", (json_int_t)plan->pool.pool_bytes,
             "kept_units", (json_int_t)plan->pool.n_kept, "units", (json_int_t)plan->n_units,
             "disk_bytes_per_pass", (json_int_t)plan->pool.disk_bytes));
-    json_object_set_new(root, "predicted",
+    json_object_set_new(object, "predicted",
         plan->fits
             ? json_pack("{s:f,s:f,s:s}", "pass_seconds", plan->pass_seconds, "tokens_per_second",
                   plan->tokens_per_second, "bound", bound_name(plan->bound))
             : json_null());
-    json_object_set_new(root, "levers", levers);
-    return lam_json_print(root, err);
+    json_object_set_new(object, "levers", levers);
+    if (report->measured.known)
+        json_object_set_new(object, "measured", json_measured(report));
 }

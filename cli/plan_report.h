@@ -2,9 +2,11 @@
 #ifndef LAMINAR_CLI_PLAN_REPORT_H
 #define LAMINAR_CLI_PLAN_REPORT_H
 
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
-#include "common/status.h"
 #include "model/plan.h"
 
 /* What a GiB more would do to the time of a pass; 0 seconds: not known, or there is none. */
@@ -16,10 +18,21 @@ struct lam_plan_gain {
     double ctx_seconds;
 };
 
-/* What came of it; 0: not measured. */
+/* What came of it, for one device. */
 struct lam_plan_measured {
-    uint64_t device_bytes; /* all that is held; CPU: pool, loader and worker */
-    double pass_seconds;   /* of a pass with as many rows as sequences */
+    bool known;
+    /* All that is held: by the process on its GPU as the driver counts it, or by loader and worker,
+     * the pool counted once. 0: not known. */
+    uint64_t total_bytes;
+    /* GPU: what the worker made of that, from its own plan; context: the rest. */
+    uint64_t context_bytes, resident_bytes, slots_bytes, kv_bytes, activations_bytes;
+    uint64_t workspace_bytes;
+    uint32_t layers_resident;
+    uint64_t pool_bytes; /* of the loader, in use */
+    /* Passes with as many rows as sequences; below 0: there was none, or it was not counted. */
+    double pass_seconds;
+    double streamed_bytes; /* in a pass; likewise the next */
+    double disk_bytes;
 };
 
 struct lam_plan_report {
@@ -33,9 +46,10 @@ struct lam_plan_report {
 
 void lam_plan_report_text(const struct lam_plan_report *report);
 
-/* {"version", "fits", "devices", "host", "predicted", "levers"} on stdout. Errors: those of
- * lam_json_print. */
-LAM_MUST_USE enum lam_status lam_plan_report_json(
-    const struct lam_plan_report *report, struct lam_err *err);
+/* One line, when something was measured: what is held, and the time of a pass, against the plan. */
+void lam_plan_report_line(const struct lam_plan_report *report);
+
+/* Sets "fits", "devices", "host", "predicted", "levers", and "measured" if something was. */
+void lam_plan_report_json(const struct lam_plan_report *report, json_t *object);
 
 #endif

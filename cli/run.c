@@ -45,18 +45,22 @@ static json_t *loader_json(const struct lam_loader_stats *stats)
 }
 
 /* What only --json shows, or NULL. */
-static json_t *extra_json(const struct run *run, struct lam_session *session)
+static json_t *extra_json(
+    const struct run *run, const struct lam_session *session, const struct lam_session_watch *watch)
 {
     const struct lam_client_worker *worker = &session->model.workers[0];
-    struct lam_loader_stats stats;
-    struct lam_err err = {0};
-    json_t *extra;
+    struct lam_plan_report report;
+    json_t *extra, *plan;
 
-    if (!run->answer.json || lam_progress_stats(session->progress, &stats, &err))
+    if (!run->answer.json || !watch->has_loader)
         return NULL;
     extra = json_object();
-    json_object_set_new(extra, "loader", loader_json(&stats));
-    if (run->profile && !lam_session_refresh(session, &err) && session->model.n_workers > 0) {
+    plan = json_object();
+    report = lam_session_report(session, watch);
+    lam_plan_report_json(&report, plan);
+    json_object_set_new(extra, "loader", loader_json(&watch->loader));
+    json_object_set_new(extra, "plan", plan);
+    if (run->profile && session->model.n_workers > 0) {
         json_object_set_new(extra, "memory", lam_usage_memory_json(worker));
         json_object_set_new(extra, "profile", lam_usage_profile_json(worker, &worker->total));
         json_object_set_new(extra, "last_pass", lam_usage_profile_json(worker, &worker->last));
@@ -64,31 +68,25 @@ static json_t *extra_json(const struct run *run, struct lam_session *session)
     return extra;
 }
 
-/* A cap that did not hold is told, whatever else is wanted. */
-static void check_cap(struct lam_session *session)
+/* What came of the plan, on stderr: a line, or with --profile all of it. A cap that did not hold is
+ * told in any case. */
+static void print_measured(
+    const struct run *run, const struct lam_session *session, const struct lam_session_watch *watch)
 {
-    struct lam_err err = {0};
+    struct lam_plan_report report = lam_session_report(session, watch);
 
-    if (!lam_session_refresh(session, &err) && session->model.n_workers > 0)
-        lam_usage_warn(stderr, &session->model.workers[0]);
-}
-
-/* --profile: the plan and what came of it, on stderr. */
-static void print_profile(struct lam_session *session, const struct lam_client_answer *answer)
-{
-    struct lam_loader_stats stats = {.disk_bytes = UINT64_MAX};
-    struct lam_err err = {0};
-    double pass_s = 0;
-
-    if (lam_session_refresh(session, &err) || session->model.n_workers == 0)
+    if (session->model.n_workers == 0)
         return; /* it ended well, and is ending */
-    lam_ignore(lam_progress_stats(session->progress, &stats, &err), "then it is not printed");
-    if (answer->completion_tokens > 1)
-        pass_s = answer->decode_seconds / (answer->completion_tokens - 1);
-    fprintf(stderr, "\n");
-    lam_session_print_plan(session, pass_s);
-    fprintf(stderr, "profile\n");
-    lam_usage_print_passes(stderr, &session->model.workers[0], stats.disk_bytes);
+    if (run->profile && !run->answer.json) {
+        fprintf(stderr, "\n");
+        lam_plan_report_text(&report);
+        fprintf(stderr, "profile\n");
+        lam_usage_print_passes(stderr, &session->model.workers[0],
+            watch->has_loader ? watch->loader.disk_bytes : UINT64_MAX);
+    } else {
+        lam_plan_report_line(&report);
+    }
+    lam_usage_warn(stderr, &session->model.workers[0]);
 }
 
 /* The first text takes the progress bar off the terminal. */
@@ -105,6 +103,21 @@ static bool write_text(void *arg, const char *text, size_t n_bytes)
     return lam_answer_write_text(output->options, text, n_bytes);
 }
 
+/* Behind the last text. */
+static struct lam_session_watch look_back(
+    struct lam_session *session, const struct lam_client_answer *answer)
+{
+    struct lam_session_watch watch = {0};
+    struct lam_err err = {0};
+
+    if (lam_session_refresh(session, &err))
+        session->model.n_workers = 0;
+    watch.has_loader = lam_progress_stats(session->progress, &watch.loader, &err) == LAM_OK;
+    if (answer->completion_tokens > 1)
+        watch.pass_s = answer->decode_seconds / (answer->completion_tokens - 1);
+    return watch;
+}
+
 static enum lam_status generate_once(
     struct run *run, struct lam_session *session, bool chat, struct lam_err *err)
 {
@@ -113,6 +126,7 @@ static enum lam_status generate_once(
     struct lam_client_request request = lam_answer_request(&run->answer);
     struct output output = {session->progress, &run->answer};
     struct lam_client_answer answer = {0};
+    struct lam_session_watch watch = {0};
     size_t first = run->answer.system ? 0 : 1;
     enum lam_status status;
 
@@ -121,12 +135,12 @@ static enum lam_status generate_once(
     request.n_messages = 2 - first;
     status = lam_client_generate(session->client, &request, write_text, &output, &answer, err);
     lam_progress_hide(session->progress);
+    if (!status) {
+        watch = look_back(session, &answer);
+        status = lam_answer_finish(&run->answer, &answer, extra_json(run, session, &watch), err);
+    }
     if (!status)
-        status = lam_answer_finish(&run->answer, &answer, extra_json(run, session), err);
-    if (!status && run->profile && !run->answer.json)
-        print_profile(session, &answer);
-    if (!status)
-        check_cap(session);
+        print_measured(run, session, &watch);
     lam_client_answer_done(&answer);
     return status;
 }

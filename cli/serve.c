@@ -57,22 +57,31 @@ static void tell_ops(const struct lam_session *session)
         addresses[1], addresses[2]);
 }
 
+static json_t *plan_json(const struct lam_plan_report *report)
+{
+    json_t *plan = json_object();
+
+    lam_plan_report_json(report, plan);
+    return plan;
+}
+
 static enum lam_status announce(
     const struct serve *serve, struct lam_session *session, struct lam_err *err)
 {
+    const struct lam_plan_report report = lam_session_report(session, NULL);
     char address[256];
 
     real_address(serve, session, address, sizeof address);
-    lam_session_print_plan(session, 0);
+    lam_plan_report_text(&report);
     fprintf(stderr, "laminar: serving %s on %s, context %d tokens; Ctrl-C ends\n",
         session->model.name[0] ? session->model.name : serve->model, address, session->model.n_ctx);
     if (serve->ops)
         tell_ops(session);
     if (serve->json)
         return lam_json_print(
-            json_pack("{s:i,s:s,s:o,s:i,s:o}", "version", 1, "address", address, "model",
+            json_pack("{s:i,s:s,s:o,s:i,s:o,s:o}", "version", 1, "address", address, "model",
                 lam_json_text(session->model.name, strlen(session->model.name)), "context_tokens",
-                session->model.n_ctx, "ops", ops_json(serve, session)),
+                session->model.n_ctx, "ops", ops_json(serve, session), "plan", plan_json(&report)),
             err);
     if (printf("%s\n", address) < 0 || fflush(stdout) != 0)
         return lam_fail(err, LAM_UNAVAILABLE, "cannot write to standard output; is it closed?");

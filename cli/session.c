@@ -16,6 +16,7 @@
 #define CONTEXT_TOLERANCE_BYTES (32 * LAM_MIB)
 #define ANSWER_TIMEOUT_NS (10 * LAM_NS_PER_S)
 #define ASK_PERIOD_MS 20
+#define DISK_PASSES_MIN 4
 
 /* A check that the gateway would make, made before there is anything to clean up. */
 static enum lam_status check_tokenizer(
@@ -141,20 +142,62 @@ enum lam_status lam_session_write_trace(
     return status;
 }
 
-void lam_session_print_plan(const struct lam_session *session, double pass_s)
+/* The loader counts from its start, where everything was read once. What it has read ahead for the
+ * next pass is counted as well, so it takes some passes. */
+static double disk_of_pass(const struct lam_planning *planning,
+    const struct lam_client_worker *worker, uint64_t disk_bytes)
+{
+    uint64_t first_bytes = planning->manifest.unit_bytes_total;
+
+    if (worker->passes < DISK_PASSES_MIN)
+        return -1;
+    return disk_bytes > first_bytes
+               ? (double)(disk_bytes - first_bytes) / (double)(worker->passes - 1)
+               : 0;
+}
+
+/* What the worker says, whose own plan its memory is made of. */
+static void add_worker(const struct lam_client_worker *worker, struct lam_plan_measured *measured)
+{
+    const struct lam_client_memory *memory = &worker->memory;
+    uint64_t arena = memory->resident_bytes + memory->slots_bytes + memory->kv_bytes +
+                     memory->activations_bytes + memory->workspace_bytes;
+
+    measured->resident_bytes = memory->resident_bytes;
+    measured->slots_bytes = memory->slots_bytes;
+    measured->kv_bytes = memory->kv_bytes;
+    measured->activations_bytes = memory->activations_bytes;
+    measured->workspace_bytes = memory->workspace_bytes;
+    measured->layers_resident = (uint32_t)memory->resident_layers;
+    measured->total_bytes = memory->measured_bytes;
+    if (memory->measured_bytes > arena)
+        measured->context_bytes = memory->measured_bytes - arena;
+}
+
+struct lam_plan_report lam_session_report(
+    const struct lam_session *session, const struct lam_session_watch *watch)
 {
     const struct lam_planning *planning = &session->plan->planning;
-    struct lam_plan_report report = {.out = stderr,
+    const struct lam_client_worker *worker = &session->model.workers[0];
+    struct lam_plan_measured measured = {
+        .known = true, .pass_seconds = -1, .streamed_bytes = -1, .disk_bytes = -1};
+
+    measured.pool_bytes = lam_stack_pool_bytes(session->stack);
+    if (planning->devices[0].kind == LAM_DEVICE_CPU)
+        measured.total_bytes = lam_stack_resident_bytes(session->stack);
+    else if (session->model.n_workers > 0 && worker->has_memory)
+        add_worker(worker, &measured);
+    if (session->model.n_workers > 0 && worker->has_profile)
+        measured.streamed_bytes = (double)worker->last.link_bytes;
+    if (watch && watch->pass_s > 0)
+        measured.pass_seconds = watch->pass_s;
+    if (watch && watch->has_loader && session->model.n_workers > 0)
+        measured.disk_bytes = disk_of_pass(planning, worker, watch->loader.disk_bytes);
+    return (struct lam_plan_report){.out = stderr,
         .request = &planning->request,
         .plan = &planning->plan,
-        .measured = {.pass_seconds = pass_s},
+        .measured = measured,
         .sources = planning->sources};
-
-    if (planning->devices[0].kind == LAM_DEVICE_CPU)
-        report.measured.device_bytes = lam_stack_resident_bytes(session->stack);
-    else if (session->model.n_workers > 0 && session->model.workers[0].has_memory)
-        report.measured.device_bytes = session->model.workers[0].memory.measured_bytes;
-    lam_plan_report_text(&report);
 }
 
 int lam_session_close(struct lam_session *session, struct lam_err *err)

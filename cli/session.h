@@ -13,6 +13,7 @@
 
 #include "cli/client.h"
 #include "cli/command.h"
+#include "cli/plan_report.h"
 #include "cli/progress.h"
 #include "cli/stack.h"
 #include "common/status.h"
@@ -52,9 +53,16 @@ LAM_MUST_USE enum lam_status lam_session_refresh(struct lam_session *session, st
 LAM_MUST_USE enum lam_status lam_session_write_trace(
     const struct lam_session *session, const char *path, struct lam_err *err);
 
-/* The plan's table on stderr, with what is measured by now beside it. pass_s: of a pass with one
- * row for each sequence; 0: there was none. After a refresh. */
-void lam_session_print_plan(const struct lam_session *session, double pass_s);
+/* What a caller has seen of a session. */
+struct lam_session_watch {
+    double pass_s; /* of one with a row for each sequence; 0: there was none */
+    bool has_loader;
+    struct lam_loader_stats loader; /* by now */
+};
+
+/* The plan, and beside it what is measured by now. watch: NULL for none. After a refresh. */
+struct lam_plan_report lam_session_report(
+    const struct lam_session *session, const struct lam_session_watch *watch);
 
 /*
  * Ends everything and returns the exit code: for `err`, of which it prints the cause

@@ -354,10 +354,16 @@ uint64_t lam_stack_resident_bytes(const struct lam_stack *stack)
 {
     struct lam_child_memory loader = lam_child_memory_of(stack->pids[LAM_SERVICE_LOADER]);
     struct lam_child_memory worker = lam_child_memory_of(stack->pids[LAM_SERVICE_WORKER]);
-    uint64_t pool_bytes =
-        loader.shared_bytes > worker.shared_bytes ? loader.shared_bytes : worker.shared_bytes;
 
-    return loader.own_bytes + worker.own_bytes + pool_bytes;
+    return loader.own_bytes + worker.own_bytes + lam_stack_pool_bytes(stack);
+}
+
+uint64_t lam_stack_pool_bytes(const struct lam_stack *stack)
+{
+    struct lam_child_memory loader = lam_child_memory_of(stack->pids[LAM_SERVICE_LOADER]);
+    struct lam_child_memory worker = lam_child_memory_of(stack->pids[LAM_SERVICE_WORKER]);
+
+    return loader.shared_bytes > worker.shared_bytes ? loader.shared_bytes : worker.shared_bytes;
 }
 
 void lam_stack_on_end(struct lam_stack *stack, void (*fn)(void *arg), void *arg)

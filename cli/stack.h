@@ -80,6 +80,9 @@ int lam_stack_port(struct lam_stack *stack);
 /* What loader and worker hold in memory, the pool counted once. */
 uint64_t lam_stack_resident_bytes(const struct lam_stack *stack);
 
+/* Of the pool, what is in memory. */
+uint64_t lam_stack_pool_bytes(const struct lam_stack *stack);
+
 /*
  * Calls fn(arg) once, on the watcher's thread, when the stack comes to its end; at once if it has.
  * fn must not block nor call into the stack. NULL takes the function back: afterwards it does not

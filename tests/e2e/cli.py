@@ -31,7 +31,7 @@ def command(*arguments, binary=LAMINAR):
 
 @functools.lru_cache(maxsize=None)
 def home_folder():
-    """A home for all tests of a session: what is measured in one of them is no fact of this user."""
+    """A home for all tests of a session: what they measure is no fact of the user who runs them."""
     folder = tempfile.mkdtemp(prefix="laminar-home-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

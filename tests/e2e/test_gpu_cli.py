@@ -48,9 +48,19 @@ def test_what_is_planned_is_what_is_held(home, cap):
     assert streams != CAPS[cap]
     # The worker plans again from what it is told, and comes to the plan that was shown.
     row = next(line for line in text.splitlines() if line.startswith("cuda:0")).split()
-    assert row[3] == f"{memory['resident_bytes'] / MIB:.1f}"
-    assert row[4] == f"{memory['slots_bytes'] / MIB:.1f}"
-    assert int(row[10]) == memory["layers_resident"]
+    assert row[4] == f"{memory['resident_bytes'] / MIB:.1f}"
+    assert row[5] == f"{memory['slots_bytes'] / MIB:.1f}"
+    assert int(row[11]) == memory["layers_resident"]
+    # The line of what was measured: nothing under the cap, then the same columns.
+    found = next(line for line in text.splitlines() if line.startswith("measured")).split()
+    assert found[1:9] == row[2:10] and found[9:] == row[11:], text
+    plan = data["plan"]
+    (planned,), (measured,) = plan["devices"], plan["measured"]["devices"]
+    for name in measured:
+        assert measured[name] == planned[name], name
+    assert plan["measured"]["pass_seconds"] > 0
+    assert plan["measured"]["host"] == {"pool_bytes": plan["host"]["pool_bytes"],
+                                        "disk_bytes_per_pass": 0}
     shown = float(re.search(r"pass +([\d.]+) s", text).group(1))
     assert memory["planned_pass_seconds"] == pytest.approx(shown, abs=0.0001)
     assert (memory["streamed_bytes_per_pass"] > 0) == (profile["link_bytes"] > 0) == streams
@@ -73,7 +83,7 @@ def test_serve_and_ps_show_the_device(home):
     for pattern in (r"cap 170\.0 MiB", r"\d+ of 30 resident, .* a pass through \d+ slots",
                     r"KV       f16, [\d.]+ MiB, on cuda:0", r"over the link", r"floor    [\d.]+ s"):
         assert re.search(pattern, text), text
-    assert re.search(r"cuda:0 +170\.0 .* +\d+\.\d\n", table), table
+    assert re.search(r"^cuda:0 +170\.0 +(\d+\.\d) .*\nmeasured +\1 ", table, re.M), table
 
 
 def test_memory_that_nobody_planned_is_refused_at_start(home):
@@ -113,7 +123,7 @@ def test_memory_that_the_first_pass_takes_is_told(home):
 
 def test_what_does_not_fit_names_levers_that_do(home):
     text = run(home, "--vram", "48MiB", code=3).stderr.decode()
-    assert text.startswith("laminar: cuda:0: cap") and "minimum" in text
+    assert "laminar: cuda:0: cap 48.0 MiB, minimum" in text
     enough = re.search(r"--vram (\d+)MiB", text).group(1)
     run(home, "--vram", f"{enough}MiB")
 

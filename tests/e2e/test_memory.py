@@ -49,7 +49,7 @@ def test_loader_and_worker_stay_below_ram(home, ram):
 
 
 def test_below_the_least_is_refused_with_the_arithmetic(home):
-    flags = ("--ctx", "512", "--batch", "1", "--prefill-chunk", "128")
+    flags = ("--ctx", "512", "--batch", "1", "--prefill-chunk", "128", "--kv-type", "f16")
     (device,) = cli.run_json(home, "plan", cli.MODEL, *flags)["devices"]
     least = device["total_bytes"]  # and a slot of the pool
     for name, more in (("run", ("-p", "x")), ("serve", ())):
@@ -107,11 +107,47 @@ def test_profile_of_a_run(home):
     assert done.returncode == 0, text
     plain = cli.run(home, "run", cli.MODEL, *flags)
     assert plain.stdout == done.stdout != b"" and b"forecast" not in plain.stderr
+    line = r"laminar: cpu held [\d.]+ MiB of 90\.0 MiB, planned [\d.]+ MiB; a pass took [\d.]+ s, "
+    assert re.search(line + r"planned [\d.]+\n", plain.stderr.decode()), plain.stderr
     for pattern in (r"measured [\d.]+ s, [\d.]+ of the forecast", r"waiting for disk [\d.]+ \(",
                     r"passes   6, 7 rows", r"[\d.]+ [MG]iB from disk"):
         assert re.search(pattern, text), text
     data = cli.run_json(home, "run", cli.MODEL, *flags, "--profile")
     assert data["profile"]["wall_seconds"] > 0 and data["loader"]["disk_bytes"] > 0
+
+
+def test_plan_and_measurement_stand_side_by_side(home):
+    """In the table and in --json: what is held, what a pass reads, how long it takes."""
+    flags = ("--ctx", "512", "--batch", "1", "--ram", f"{110 * MIB}B", "--raw", "-p", "one two",
+             "-n", "24")
+    plan = cli.run_json(home, "run", cli.MODEL, *flags)["plan"]
+    shown = cli.run_json(home, "plan", cli.MODEL, *flags[:6])
+    measured = plan.pop("measured")
+    assert {"version": 1, **plan} == shown
+    (device,) = measured["devices"]
+    assert 0.8 * 110 * MIB < device["total_bytes"] <= 110 * MIB
+    assert measured["host"]["pool_bytes"] == plan["host"]["pool_bytes"]
+    # The loader may find a unit of the pass before in a place that was not yet needed.
+    read = measured["host"]["disk_bytes_per_pass"] / plan["host"]["disk_bytes_per_pass"]
+    assert 0.8 < read < 1.05, read
+    assert measured["tokens_per_second"] == pytest.approx(1 / measured["pass_seconds"])
+    text = cli.run(home, "run", cli.MODEL, *flags, "--profile").stderr.decode()
+    assert re.search(r"^cpu .*\nmeasured +[\d.]+ .*\n\nRAM .* from disk in a pass\n"
+                     r" +measured: [\d.]+ MiB in use, [\d.]+ MiB from disk in a pass\n", text,
+                     re.M), text
+
+
+def test_serve_tells_its_plan(home):
+    with cli.start(home, "serve", cli.MODEL, "--listen", f"unix:{home}/public", "--ctx", "512",
+                   "--json") as process:
+        data = json.loads(process.stdout.readline())
+        process.terminate()
+        process.wait(20)
+    plan = data["plan"]
+    assert data["version"] == 1 and plan["fits"] is True
+    (device,) = plan["measured"]["devices"]
+    assert 0 < device["total_bytes"] <= plan["devices"][0]["cap_bytes"]
+    assert plan["measured"]["pass_seconds"] is None
 
 
 EXAMPLES = "; write for example 3GiB, 75% or free-1GiB"
