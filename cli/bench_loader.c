@@ -372,7 +372,8 @@ static enum lam_status measure_model(struct bench *bench, struct lam_err *err)
     struct lam_model_file file = {0};
     struct lam_manifest manifest = {0};
     struct lam_spec spec;
-    enum lam_status status = lam_model_file_open(bench->model, NULL, &file, err);
+    enum lam_status status =
+        lam_model_file_open(bench->model, &bench->options.plan.shards, &file, err);
 
     if (!status)
         status = lam_spec_read(file.gguf, &spec, err);
@@ -510,6 +511,7 @@ int lam_bench_loader(const struct lam_command_env *env, int argc, char **argv)
             "Whether the loader compares what it reads.", 0, 0, "on|off", NULL},
         {"engine", 0, LAM_FLAG_CHOICE, &bench.engine, "ENGINE", "How the loader reads.", 0, 0,
             "auto|io_uring|pread", NULL},
+        lam_shard_flag(&bench.options.plan.shards),
         {"json", 0, LAM_FLAG_BOOL, &bench.json, NULL, "Print one JSON object.", 0, 0, NULL, NULL},
         {"verbose", 0, LAM_FLAG_BOOL, &bench.options.verbose, NULL,
             "Show the loader's log on stderr.", 0, 0, NULL, NULL},

@@ -5,6 +5,7 @@
  * A file that this build cannot run is still described as far as its header can be read; the reason
  * then is the error.
  */
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -22,6 +23,7 @@
 /* What is known of one file; runnable says whether spec and manifest are. */
 struct inspection {
     const char *path;
+    struct lam_shard_flag shards;
     struct lam_model_file file;
     struct lam_spec spec;
     struct lam_manifest manifest;
@@ -48,7 +50,7 @@ static void count_tensors(struct inspection *in)
 static enum lam_status inspect(struct inspection *in, struct lam_err *err)
 {
     enum lam_chat_template chat = LAM_CHAT_NONE;
-    enum lam_status status = lam_model_file_open(in->path, NULL, &in->file, err);
+    enum lam_status status = lam_model_file_open(in->path, &in->shards, &in->file, err);
 
     if (status)
         return status;
@@ -128,6 +130,7 @@ static enum lam_status print_json(const struct inspection *in, struct lam_err *e
                     (json_int_t)in->types[i].bytes));
     json_object_set_new(root, "path", lam_json_text(in->path, strlen(in->path)));
     json_object_set_new(root, "file_bytes", json_integer((json_int_t)in->file.file_bytes));
+    json_object_set_new(root, "files", json_integer(in->file.file.n_parts));
     json_object_set_new(root, "weights", json_integer((json_int_t)in->n_weights));
     json_object_set_new(root, "runnable", json_boolean(in->runnable));
     json_object_set_new(
@@ -177,6 +180,8 @@ static void print_text(const struct inspection *in, bool with_metadata, bool wit
     printf("file          %s, %.1f million weights in %llu tensors\n",
         lam_size_format(in->file.file_bytes, size, sizeof size), (double)in->n_weights / 1e6,
         (unsigned long long)lam_gguf_n_tensors(gguf));
+    if (in->file.file.n_parts > 1)
+        printf("shards        %" PRIu32 " files\n", in->file.file.n_parts);
     if (in->runnable)
         print_spec(in);
     for (int i = 0; i < (int)LAM_DTYPE_END; i++)
@@ -215,6 +220,7 @@ int lam_command_inspect(const struct lam_command_env *env, int argc, char **argv
         {"metadata", 0, LAM_FLAG_BOOL, &metadata, NULL, "List the keys of the header.", 0, 0, NULL,
             NULL},
         {"tensors", 0, LAM_FLAG_BOOL, &tensors, NULL, "List the tensors.", 0, 0, NULL, NULL},
+        lam_shard_flag(&in.shards),
         {"json", 0, LAM_FLAG_BOOL, &json, NULL, "Print everything as one JSON object.", 0, 0, NULL,
             NULL},
         {0},

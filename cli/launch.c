@@ -141,6 +141,10 @@ static void add_loader(
         add(line, "--ram");
         add(line, "%" PRIu64 "B", config->plan->planning.plan.pool.budget_bytes);
     }
+    for (size_t i = 0; i < config->options->plan.shards.list.n; i++) {
+        add(line, "--shards");
+        add(line, "%s", config->options->plan.shards.items[i]);
+    }
     for (const char *const *arg = config->loader_args; arg && *arg; arg++)
         add(line, "%s", *arg);
 }

@@ -183,7 +183,7 @@ static int execute(const struct command_line *line, const char *home, struct lam
     if (exit_code == LAM_EXIT_OK)
         exit_code = set_devices(line, planning);
     if (exit_code == LAM_EXIT_OK)
-        exit_code = lam_planning_open_model(planning, line->path);
+        exit_code = lam_planning_open_model(planning, line->path, &line->options.shards);
     if (exit_code == LAM_EXIT_OK)
         exit_code = lam_planning_make(planning);
     return exit_code == LAM_EXIT_OK ? print_plan(line, planning) : exit_code;

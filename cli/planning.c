@@ -72,6 +72,7 @@ void lam_plan_options_add_flags(struct lam_plan_options *options, struct lam_fla
         {"objective", 0, LAM_FLAG_CHOICE, &options->objective, "WHAT",
             "What memory is for: resident weights, or more sequences at a time.", 0, 0,
             "latency|throughput", NULL},
+        lam_shard_flag(&options->shards),
     };
 
     memcpy(flags, table, sizeof table);
@@ -272,10 +273,11 @@ int lam_planning_set_caps(struct lam_planning *planning, const char *vram)
 
 /* ---- the plan */
 
-int lam_planning_open_model(struct lam_planning *planning, const char *path)
+int lam_planning_open_model(
+    struct lam_planning *planning, const char *path, const struct lam_shard_flag *shards)
 {
     struct lam_err err = {0};
-    enum lam_status status = lam_model_file_open(path, NULL, &planning->file, &err);
+    enum lam_status status = lam_model_file_open(path, shards, &planning->file, &err);
 
     if (status)
         return lam_command_fail(&err);

@@ -32,9 +32,10 @@ struct lam_plan_options {
     int64_t n_ctx; /* 0: the plan's choice; likewise below */
     int64_t n_seqs;
     int64_t prefill_chunk;
+    struct lam_shard_flag shards;
 };
 
-#define LAM_PLAN_FLAGS 9
+#define LAM_PLAN_FLAGS 10
 
 struct lam_plan_options lam_plan_options_defaults(void);
 
@@ -74,7 +75,8 @@ void lam_planning_add_gpu(struct lam_planning *planning, const char *name,
 /* GPUs only. vram: NULL is auto. */
 int lam_planning_set_caps(struct lam_planning *planning, const char *vram);
 
-int lam_planning_open_model(struct lam_planning *planning, const char *path);
+int lam_planning_open_model(
+    struct lam_planning *planning, const char *path, const struct lam_shard_flag *shards);
 
 /* Makes planning->plan, which may not fit. */
 int lam_planning_make(struct lam_planning *planning);

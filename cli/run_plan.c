@@ -182,7 +182,7 @@ int lam_run_plan_make(const struct lam_run_plan_config *config, struct lam_run_p
     if (exit_code == LAM_EXIT_OK)
         exit_code = lam_planning_read_facts(planning, config->home);
     if (exit_code == LAM_EXIT_OK)
-        exit_code = lam_planning_open_model(planning, config->model);
+        exit_code = lam_planning_open_model(planning, config->model, &config->options->shards);
     if (exit_code == LAM_EXIT_OK)
         exit_code = use_devices(&choice, config, ret_plan);
     if (exit_code != LAM_EXIT_OK)

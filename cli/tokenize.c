@@ -16,6 +16,7 @@ struct tokenization {
     bool special;
     bool no_bos;
     bool json;
+    struct lam_shard_flag shards;
     struct lam_model_file file;
     struct lam_tokenizer *tokenizer;
     int32_t bos; /* stands before tokens; -1: none (a chat template writes its own) */
@@ -79,7 +80,7 @@ static void print_token(const struct tokenization *t, int32_t id)
 
 static enum lam_status tokenize(struct tokenization *t, struct lam_err *err)
 {
-    enum lam_status status = lam_model_file_open(t->operands[0], NULL, &t->file, err);
+    enum lam_status status = lam_model_file_open(t->operands[0], &t->shards, &t->file, err);
 
     if (!status)
         status = lam_tokenizer_create(t->file.gguf, &t->tokenizer, err);
@@ -107,6 +108,7 @@ int lam_command_tokenize(const struct lam_command_env *env, int argc, char **arg
             "Spellings of control tokens in the text become those tokens.", 0, 0, NULL, NULL},
         {"no-bos", 0, LAM_FLAG_BOOL, &t.no_bos, NULL,
             "No beginning-of-sequence token even if the model wants one.", 0, 0, NULL, NULL},
+        lam_shard_flag(&t.shards),
         {"json", 0, LAM_FLAG_BOOL, &t.json, NULL, "Print one JSON object.", 0, 0, NULL, NULL},
         {0},
     };

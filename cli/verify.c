@@ -11,6 +11,7 @@
 
 #include "cli/command.h"
 #include "cli/json.h"
+#include "cli/model_file.h"
 #include "cli/verify_report.h"
 #include "common/clock.h"
 #include "common/mem.h"
@@ -25,6 +26,7 @@ struct options {
     const char *path;
     const char *cache;
     const char *target; /* NULL: read it here */
+    struct lam_shard_flag shards;
     bool renew;
     bool json;
 };
@@ -94,8 +96,9 @@ static enum lam_status verify_here(const struct options *options, struct progres
     struct lam_verify_report *report, struct lam_err *err)
 {
     struct lam_integrity *integrity = NULL;
+    struct lam_file_dirs dirs = lam_shard_dirs(&options->shards);
     struct lam_file file;
-    enum lam_status status = lam_file_open(options->path, NULL, &file, err);
+    enum lam_status status = lam_file_open(options->path, &dirs, &file, err);
 
     if (status != LAM_OK)
         return status;
@@ -230,6 +233,7 @@ int lam_command_verify(const struct lam_command_env *env, int argc, char **argv)
             "Forget what the file was, and record what it is now.", 0, 0, NULL, NULL},
         {"integrity-cache", 0, LAM_FLAG_TEXT, &options.cache, "DIR",
             "Where the checksums are kept; default ~/.cache/laminar/integrity.", 0, 0, NULL, NULL},
+        lam_shard_flag(&options.shards),
         {"json", 0, LAM_FLAG_BOOL, &options.json, NULL, "Print everything as one JSON object.", 0,
             0, NULL, NULL},
         {0},

@@ -15,6 +15,7 @@
 
 #include "common/fault.h"
 #include "common/log.h"
+#include "common/mem.h"
 #include "common/size.h"
 #include "loader/file.h"
 #include "loader/integrity.h"
@@ -147,7 +148,7 @@ static void every_way_of_reading_gives_the_same(void **state)
         split(cut, cut + 1, NULL);
         open_shards(&file);
         for (int w = 0; w < 2; w++)
-            ways[w] = aligned_alloc(file.align, lam_align_up(file.bytes, file.align));
+            ways[w] = lam_aligned_calloc(file.align, lam_align_up(file.bytes, file.align));
         assert_int_equal(lam_file_read(&file, 0, ways[0], file.bytes, NULL), LAM_OK);
         assert_int_equal(lam_file_read_uncached(&file, 0, ways[1], file.bytes, NULL), LAM_OK);
         assert_memory_equal(ways[0], ways[1], file.bytes);
@@ -167,7 +168,7 @@ static void every_way_of_reading_gives_the_same(void **state)
                 assert_int_equal(ways[0][at], 0);
         }
         for (int w = 0; w < 2; w++)
-            free(ways[w]);
+            lam_free(ways[w]);
         lam_file_close(&file);
     }
 }
@@ -184,7 +185,7 @@ static uint32_t count_drives(const struct lam_file *file, enum lam_reader_choice
 {
     struct lam_region region = {.bytes = 4 * file->align};
     struct lam_reader_config config = {.file = file,
-        .pool_base = aligned_alloc(file->align, region.bytes),
+        .pool_base = lam_aligned_calloc(file->align, region.bytes),
         .regions = &region,
         .n_regions = 1,
         .choice = choice,
@@ -195,7 +196,7 @@ static uint32_t count_drives(const struct lam_file *file, enum lam_reader_choice
     assert_int_equal(lam_reader_create(&config, &reader, NULL), LAM_OK);
     lam_reader_info(reader, &info);
     lam_reader_destroy(reader);
-    free(config.pool_base);
+    lam_free(config.pool_base);
     return info.n_drives;
 }
 
@@ -255,7 +256,7 @@ static uint64_t n_known(const struct lam_file *file, const char *cache)
 {
     struct lam_integrity *integrity = NULL;
     struct lam_integrity_counts counts;
-    unsigned char *scratch = malloc(LAM_RECORD_SMALL_CHUNK_BYTES);
+    unsigned char *scratch = lam_calloc(1, LAM_RECORD_SMALL_CHUNK_BYTES);
     unsigned char row[64];
     uint64_t known;
 
@@ -267,7 +268,7 @@ static uint64_t n_known(const struct lam_file *file, const char *cache)
         LAM_OK);
     assert_int_equal(lam_integrity_save(integrity, NULL), LAM_OK);
     lam_integrity_close(integrity);
-    free(scratch);
+    lam_free(scratch);
     return known;
 }
 
