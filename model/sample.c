@@ -1,10 +1,11 @@
 /*
  * sample: see sample.h.
  *
- * All filters keep the first so many candidates in the order (logit down, id up), so one heap
- * serves them: build it in V steps, then take candidates out, largest first, until a filter says
- * stop. They collect at the end of the same array. Without filters nothing is ordered: the draw
- * walks the ids.
+ * A row of logits is looked at in blocks, of which the largest value is known: greedy choices and
+ * filters read few of them a second time. All filters keep the first so many candidates in the
+ * order (logit down, id up), usually few: they are collected in bands, from the largest logit down,
+ * and a heap brings a band into order as far as is asked.
+ * Without filters nothing is ordered: the draw walks the ids, block by block.
  */
 #include "model/sample.h"
 
@@ -13,18 +14,39 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "model/softmax.h"
+
+#define BLOCKS_MAX 256u
+#define BLOCK_STEP 16u /* columns that the largest value is looked for in at a time */
 
 struct candidate {
     float logit;
     int32_t id;
 };
 
-/* items[0, n_heap) is a heap; items[n_heap, n) are the largest ones, in ascending order. */
-struct ranking {
-    struct candidate *items;
+struct row {
+    const float *logits; /* [n] */
     uint32_t n;
-    uint32_t n_heap;
+    uint32_t block; /* ids of a block; the last one may be shorter */
+    uint32_t n_blocks;
+    float tops[BLOCKS_MAX]; /* [n_blocks] */
+    float top;
+    struct lam_softmax softmax; /* of draws */
+};
+
+#define BANDS 4u
+
+/* The first candidates in their order: items[0, begin) as they are, items[begin, end) in reverse as
+ * far as they have left the heap, which is items[begin, begin + n_heap). */
+struct ranking {
+    const struct row *row;
+    struct candidate *items; /* [row->n] */
+    uint32_t begin, end, n_heap;
+    float floors[BANDS]; /* the smallest logit of each band */
+    uint32_t n_bands;    /* collected so far */
 };
 
 struct lam_sample_params lam_sample_defaults(void)
@@ -64,8 +86,8 @@ enum lam_status lam_sample_check(const struct lam_sample_params *params, struct 
 
 uint64_t lam_sample_scratch_bytes(uint32_t n_vocab)
 {
-    /* One after the other: two counts per token for penalties; candidates, or weights. Behind them
-     * the logits that may be changed. */
+    /* One after the other: two counts per token for penalties; candidates. Behind them the logits
+     * that penalties change. */
     return (uint64_t)n_vocab * (sizeof(struct candidate) + sizeof(float));
 }
 
@@ -87,65 +109,97 @@ double lam_sample_uniform(uint64_t seed, uint64_t position)
     return (double)(mix(bits) >> 11) * 0x1p-53;
 }
 
-static void clean(float *logits, uint32_t n_vocab)
-{
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        if (isnan(logits[i]))
-            logits[i] = -INFINITY;
-        else if (logits[i] > FLT_MAX)
-            logits[i] = FLT_MAX;
-    }
-}
-
 _Static_assert(sizeof(struct candidate) == 2 * sizeof(uint32_t), "the counts fit the scratch");
-_Static_assert(sizeof(struct candidate) == sizeof(double), "the weights fit the scratch");
-
-/* counts: [2][n_vocab]: of a token in the whole history, and in what was generated. */
+/* counts: [2][n_vocab]: of a token in the whole history, and in what was generated. Only those of
+ * the history's tokens are used. */
 static void penalise(const struct lam_sample_params *params, float *logits, uint32_t n_vocab,
     const int32_t *history, uint32_t n_history, uint32_t n_prompt, uint32_t *counts)
 {
     uint32_t *seen = counts, *made = counts + n_vocab;
 
-    memset(counts, 0, 2 * (size_t)n_vocab * sizeof *counts);
     for (uint32_t i = 0; i < n_history; i++) {
         assert(history[i] >= 0 && (uint32_t)history[i] < n_vocab);
+        seen[history[i]] = made[history[i]] = 0;
+    }
+    for (uint32_t i = 0; i < n_history; i++) {
         seen[history[i]]++;
         made[history[i]] += i >= n_prompt;
     }
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        if (seen[i])
-            logits[i] = logits[i] > 0 ? logits[i] / params->repetition_penalty
-                                      : logits[i] * params->repetition_penalty;
-        if (made[i])
-            logits[i] -= params->presence_penalty + params->frequency_penalty * (float)made[i];
+    for (uint32_t i = 0; i < n_history; i++) {
+        float *logit = &logits[history[i]];
+
+        if (seen[history[i]] == 0)
+            continue; /* penalised already */
+        seen[history[i]] = 0;
+        *logit =
+            *logit > 0 ? *logit / params->repetition_penalty : *logit * params->repetition_penalty;
+        if (made[history[i]])
+            *logit -=
+                params->presence_penalty + params->frequency_penalty * (float)made[history[i]];
     }
 }
 
-/* The first of the largest, as if the logits were clean. The largest value is found in LANES
- * columns at a time: a running index would be one long chain of comparisons. */
-static int32_t largest(const float *logits, uint32_t n_vocab)
-{
-    enum { LANES = 16 };
-    float lanes[LANES];
-    float top = -INFINITY;
-    uint32_t whole = n_vocab - n_vocab % LANES;
+/* ---- blocks */
 
-    for (uint32_t j = 0; j < LANES; j++)
-        lanes[j] = -INFINITY;
-    for (uint32_t i = 0; i < whole; i += LANES)
-        for (uint32_t j = 0; j < LANES; j++)
-            lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
-    for (uint32_t j = 0; j < LANES; j++)
-        top = lanes[j] > top ? lanes[j] : top;
-    for (uint32_t i = whole; i < n_vocab; i++)
-        top = logits[i] > top ? logits[i] : top;
-    if (top > FLT_MAX)
-        top = FLT_MAX;
-    for (uint32_t i = 0; top > -INFINITY && i < n_vocab; i++)
-        if (logits[i] >= top)
-            return (int32_t)i;
-    return 0; /* nothing that can be chosen */
+/* NaN counts as minus infinity, infinity as the largest number. */
+static float cleaned(float logit)
+{
+    if (isnan(logit))
+        return -INFINITY;
+    return logit > FLT_MAX ? FLT_MAX : logit;
 }
+
+/* In columns: a running largest value would be one long chain of comparisons. */
+static float top_of(const float *logits, uint32_t n)
+{
+    float columns[BLOCK_STEP];
+    float top = -INFINITY;
+    uint32_t whole = n - n % BLOCK_STEP;
+
+    for (uint32_t j = 0; j < BLOCK_STEP; j++)
+        columns[j] = -INFINITY;
+    for (uint32_t i = 0; i < whole; i += BLOCK_STEP)
+        for (uint32_t j = 0; j < BLOCK_STEP; j++)
+            columns[j] = logits[i + j] > columns[j] ? logits[i + j] : columns[j];
+    for (uint32_t j = 0; j < BLOCK_STEP; j++)
+        top = columns[j] > top ? columns[j] : top;
+    for (uint32_t i = whole; i < n; i++)
+        top = logits[i] > top ? logits[i] : top;
+    return top > FLT_MAX ? FLT_MAX : top;
+}
+
+static uint32_t block_end(const struct row *row, uint32_t b)
+{
+    return row->n - b * row->block < row->block ? row->n : (b + 1) * row->block;
+}
+
+static void look_at(const float *logits, uint32_t n, struct row *row)
+{
+    row->logits = logits;
+    row->n = n;
+    row->block = (n / BLOCKS_MAX / BLOCK_STEP + 1) * BLOCK_STEP;
+    row->n_blocks = (n - 1) / row->block + 1;
+    row->top = -INFINITY;
+    for (uint32_t b = 0; b < row->n_blocks; b++) {
+        row->tops[b] = top_of(logits + b * row->block, block_end(row, b) - b * row->block);
+        row->top = row->tops[b] > row->top ? row->tops[b] : row->top;
+    }
+}
+
+/* The lowest id with the largest logit; 0 when there is nothing that can be chosen. */
+static int32_t best_of(const struct row *row)
+{
+    for (uint32_t b = 0; row->top > -INFINITY && b < row->n_blocks; b++) {
+        if (row->tops[b] < row->top)
+            continue;
+        for (uint32_t i = b * row->block; i < row->n; i++)
+            if (row->logits[i] >= row->top)
+                return (int32_t)i;
+    }
+    return 0;
+}
+
+/* ---- the order of candidates */
 
 static bool goes_first(const struct candidate *a, const struct candidate *b)
 {
@@ -170,51 +224,128 @@ static void sift_down(struct candidate *heap, uint32_t n, uint32_t at)
     heap[at] = moving;
 }
 
-/* Takes the i-th largest out of the heap, and all before it if they are still there. */
+static int compare_down(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+
+    return (x < y) - (x > y);
+}
+
+/* The nth largest of the blocks' largest values has at least n candidates above it, and seldom many
+ * more. The last band is all the rest. */
+static void set_floors(struct ranking *ranking)
+{
+    static const uint32_t ranks[BANDS - 1] = {16, 64, BLOCKS_MAX};
+    const struct row *row = ranking->row;
+    float tops[BLOCKS_MAX];
+
+    memcpy(tops, row->tops, row->n_blocks * sizeof *tops);
+    qsort(tops, row->n_blocks, sizeof *tops, compare_down);
+    for (uint32_t i = 0; i < BANDS - 1; i++) {
+        uint32_t rank = ranks[i] < row->n_blocks ? ranks[i] : row->n_blocks;
+        ranking->floors[i] = tops[rank - 1] > -FLT_MAX ? tops[rank - 1] : -FLT_MAX;
+    }
+    ranking->floors[BANDS - 1] = -FLT_MAX;
+}
+
+/* Candidates from floor up to below ceiling, behind the others. */
+static void collect_band(struct ranking *ranking, float floor, float ceiling)
+{
+    const struct row *row = ranking->row;
+
+    for (uint32_t b = 0; b < row->n_blocks; b++) {
+        uint32_t end = row->tops[b] >= floor ? block_end(row, b) : 0;
+
+        for (uint32_t i = b * row->block; i < end; i++) {
+            float logit = cleaned(row->logits[i]);
+
+            if (logit >= floor && logit < ceiling)
+                ranking->items[ranking->end++] =
+                    (struct candidate){.logit = logit, .id = (int32_t)i};
+        }
+    }
+}
+
+/* Puts the band that is used up into its order, and collects the next one that is not empty. False:
+ * there is nobody left who can be drawn. */
+static bool collect(struct ranking *ranking)
+{
+    struct candidate *items = ranking->items;
+
+    assert(ranking->n_heap == 0);
+    for (uint32_t i = ranking->begin, j = ranking->end; i + 1 < j; i++) {
+        struct candidate first = items[i];
+        items[i] = items[--j];
+        items[j] = first;
+    }
+    ranking->begin = ranking->end;
+    while (ranking->end == ranking->begin && ranking->n_bands < BANDS) {
+        uint32_t band = ranking->n_bands++;
+
+        collect_band(
+            ranking, ranking->floors[band], band > 0 ? ranking->floors[band - 1] : INFINITY);
+    }
+    ranking->n_heap = ranking->end - ranking->begin;
+    for (uint32_t i = ranking->n_heap / 2; i-- > 0;)
+        sift_down(items + ranking->begin, ranking->n_heap, i);
+    return ranking->n_heap > 0;
+}
+
+/* Moves the first of a heap to its end, behind the n others. */
+static void take_first(struct candidate *heap, uint32_t n)
+{
+    struct candidate first = heap[0];
+
+    heap[0] = heap[n];
+    heap[n] = first;
+    sift_down(heap, n, 0);
+}
+
+/* The candidate with i others before it; NULL: there are no more that can be drawn. */
 static const struct candidate *nth(struct ranking *ranking, uint32_t i)
 {
-    while (ranking->n_heap > ranking->n - 1 - i) {
-        uint32_t last = --ranking->n_heap;
-        struct candidate first = ranking->items[0];
-        ranking->items[0] = ranking->items[last];
-        ranking->items[last] = first;
-        sift_down(ranking->items, last, 0);
+    while (i >= ranking->end - ranking->n_heap) {
+        if (ranking->n_heap == 0 && !collect(ranking))
+            return NULL;
+        take_first(ranking->items + ranking->begin, --ranking->n_heap);
     }
-    return &ranking->items[ranking->n - 1 - i];
+    if (i < ranking->begin)
+        return &ranking->items[i];
+    return &ranking->items[ranking->end - 1 - (i - ranking->begin)];
 }
 
-/* Probability, relative to that of the largest logit: 1 for that, exp never overflows. */
-static double weight(float logit, float top, float temperature)
-{
-    return exp(((double)logit - (double)top) / (double)temperature);
-}
+/* ---- draws */
 
-static struct ranking rank(const float *logits, uint32_t n_vocab, void *scratch)
+static double sum_of_row(const struct row *row, double *ret_sums)
 {
-    struct ranking ranking = {.items = scratch, .n = n_vocab, .n_heap = n_vocab};
+    double sum = 0;
 
-    for (uint32_t i = 0; i < n_vocab; i++)
-        ranking.items[i] = (struct candidate){.logit = logits[i], .id = (int32_t)i};
-    for (uint32_t i = n_vocab / 2; i-- > 0;)
-        sift_down(ranking.items, n_vocab, i);
-    return ranking;
+    for (uint32_t b = 0; b < row->n_blocks; b++) {
+        uint32_t begin = b * row->block;
+        ret_sums[b] =
+            lam_softmax_sum(&row->softmax, row->logits + begin, block_end(row, b) - begin);
+        sum += ret_sums[b];
+    }
+    return sum;
 }
 
 /* How many of the largest candidates the filters keep (at least one), and their weights' sum. */
-static uint32_t filter(const struct lam_sample_params *params, const float *logits, float top,
-    struct ranking *ranking, double *ret_mass)
+static uint32_t filter(
+    const struct lam_sample_params *params, struct ranking *ranking, double *ret_mass)
 {
-    uint32_t n_max = params->top_k && params->top_k < ranking->n ? params->top_k : ranking->n;
-    float temperature = params->temperature;
+    const struct row *row = ranking->row;
+    uint32_t n_max = params->top_k && params->top_k < row->n ? params->top_k : row->n;
+    double sums[BLOCKS_MAX];
     double total = 0, mass = 1;
     uint32_t n_kept = 1;
 
-    if (params->top_p < 1)
-        for (uint32_t i = 0; i < n_max; i++)
-            total +=
-                weight(n_max < ranking->n ? nth(ranking, i)->logit : logits[i], top, temperature);
-    for (; n_kept < n_max; n_kept++) {
-        double next = weight(nth(ranking, n_kept)->logit, top, temperature);
+    if (params->top_p < 1 && n_max == row->n)
+        total = sum_of_row(row, sums);
+    else if (params->top_p < 1)
+        for (uint32_t i = 0; i < n_max && nth(ranking, i); i++)
+            total += lam_softmax_weight(&row->softmax, nth(ranking, i)->logit);
+    for (; n_kept < n_max && nth(ranking, n_kept); n_kept++) {
+        double next = lam_softmax_weight(&row->softmax, nth(ranking, n_kept)->logit);
         if (next < (double)params->min_p ||
             (params->top_p < 1 && mass >= (double)params->top_p * total))
             break;
@@ -224,37 +355,39 @@ static uint32_t filter(const struct lam_sample_params *params, const float *logi
     return n_kept;
 }
 
-static int32_t draw_filtered(const struct lam_sample_params *params, const float *logits,
-    uint32_t n_vocab, float top, double uniform, void *scratch)
+static int32_t draw_filtered(const struct lam_sample_params *params, const struct row *row,
+    double uniform, struct candidate *items)
 {
-    struct ranking ranking = rank(logits, n_vocab, scratch);
+    struct ranking ranking = {.row = row, .items = items};
     double mass, sum = 0;
-    uint32_t n_kept = filter(params, logits, top, &ranking, &mass);
+    uint32_t n_kept;
 
+    set_floors(&ranking);
+    n_kept = filter(params, &ranking, &mass);
     for (uint32_t i = 0; i < n_kept; i++) {
-        sum += weight(nth(&ranking, i)->logit, top, params->temperature);
+        sum += lam_softmax_weight(&row->softmax, nth(&ranking, i)->logit);
         if (uniform * mass < sum)
             return nth(&ranking, i)->id;
     }
     return nth(&ranking, 0)->id; /* uniform * mass rounded up to mass */
 }
 
-/* Without filters: by id. scratch holds the weights, so that each exp runs once. */
-static int32_t draw(const struct lam_sample_params *params, const float *logits, uint32_t n_vocab,
-    int32_t best, double uniform, double *scratch)
+/* Without filters: by id. */
+static int32_t draw(const struct row *row, double uniform)
 {
-    double mass = 0, sum = 0;
+    double sums[BLOCKS_MAX];
+    double mass = sum_of_row(row, sums);
+    double sum = 0;
+    uint32_t b = 0;
 
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        scratch[i] = weight(logits[i], logits[best], params->temperature);
-        mass += scratch[i];
-    }
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        sum += scratch[i];
+    for (; b < row->n_blocks && uniform * mass >= sum + sums[b]; b++)
+        sum += sums[b];
+    for (uint32_t i = b * row->block; b < row->n_blocks && i < row->n; i++) {
+        sum += lam_softmax_weight(&row->softmax, row->logits[i]);
         if (uniform * mass < sum)
             return (int32_t)i;
     }
-    return best; /* uniform * mass rounded up to mass */
+    return best_of(row); /* uniform * mass rounded up to mass */
 }
 
 int32_t lam_sample(const struct lam_sample_params *params, const float *logits, uint32_t n_vocab,
@@ -263,21 +396,21 @@ int32_t lam_sample(const struct lam_sample_params *params, const float *logits, 
     bool penalised = params->repetition_penalty != 1 || params->presence_penalty != 0 ||
                      params->frequency_penalty != 0;
     float *own = (float *)((struct candidate *)scratch + n_vocab);
+    struct row row;
     double uniform;
-    int32_t best;
 
     assert(n_vocab > 0);
-    if (params->temperature == 0 && !penalised)
-        return largest(logits, n_vocab);
-    memcpy(own, logits, n_vocab * sizeof *own);
-    if (penalised)
+    if (penalised) {
+        memcpy(own, logits, n_vocab * sizeof *own);
         penalise(params, own, n_vocab, history, n_history, n_prompt, scratch);
-    clean(own, n_vocab);
-    best = largest(own, n_vocab);
-    if (params->temperature == 0 || own[best] == -INFINITY)
-        return best;
+        logits = own;
+    }
+    look_at(logits, n_vocab, &row);
+    if (params->temperature == 0 || row.top == -INFINITY)
+        return best_of(&row);
+    row.softmax = lam_softmax_make(row.top, params->temperature);
     uniform = lam_sample_uniform(params->seed, position);
     if (params->top_k || params->top_p < 1 || params->min_p > 0)
-        return draw_filtered(params, own, n_vocab, own[best], uniform, scratch);
-    return draw(params, own, n_vocab, best, uniform, scratch);
+        return draw_filtered(params, &row, uniform, scratch);
+    return draw(&row, uniform);
 }
