@@ -4,6 +4,7 @@
  */
 #include "loader/integrity.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -13,11 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#if defined(__x86_64__)
-#include <xxh_x86dispatch.h> /* XXH3 with the widest vectors that this processor has */
-#else
 #include <xxhash.h>
-#endif
 
 #include "common/fault.h"
 #include "common/mem.h"
@@ -325,11 +322,11 @@ void lam_integrity_chunks_of(
     lam_record_chunks_of(&integrity->record, unit, ret_first, ret_n);
 }
 
-enum lam_status lam_integrity_check(
-    struct lam_integrity *integrity, uint64_t chunk, const void *bytes, struct lam_err *err)
+/* Compares the chunk's sum with the record, or records it. */
+static enum lam_status compare(
+    struct lam_integrity *integrity, uint64_t chunk, uint64_t sum, struct lam_err *err)
 {
     struct lam_record_chunk where = lam_record_chunk(&integrity->record, chunk);
-    uint64_t sum = XXH3_64bits(bytes, where.bytes);
     bool differs = false;
 
     pthread_mutex_lock(&integrity->lock);
@@ -350,6 +347,30 @@ enum lam_status lam_integrity_check(
         "nobody wrote to the file: check the drive and the memory, restore the file; `laminar "
         "verify` lists all such places",
         integrity->file->path, where.bytes, where.file_offset);
+}
+
+enum lam_status lam_integrity_check_run(struct lam_integrity *integrity, uint64_t chunk,
+    uint64_t n_chunks, const void *bytes, struct lam_err *err)
+{
+    struct lam_record_chunk first = lam_record_chunk(&integrity->record, chunk);
+    struct lam_record_chunk last = lam_record_chunk(&integrity->record, chunk + n_chunks - 1);
+    uint64_t sums[LAM_SUMS_MAX];
+    enum lam_status status = LAM_OK;
+
+    assert(n_chunks > 0 && n_chunks <= LAM_SUMS_MAX);
+    lam_sums(bytes, last.file_offset + last.bytes - first.file_offset, first.bytes, sums);
+    for (uint64_t c = 0; c < n_chunks; c++) {
+        enum lam_status one = compare(integrity, chunk + c, sums[c], status == LAM_OK ? err : NULL);
+
+        status = status == LAM_OK ? one : status;
+    }
+    return status;
+}
+
+enum lam_status lam_integrity_check(
+    struct lam_integrity *integrity, uint64_t chunk, const void *bytes, struct lam_err *err)
+{
+    return lam_integrity_check_run(integrity, chunk, 1, bytes, err);
 }
 
 /* One small chunk, checked, into scratch. */

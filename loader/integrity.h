@@ -18,6 +18,7 @@
 #include "common/status.h"
 #include "loader/file.h"
 #include "loader/record.h"
+#include "loader/sums.h"
 
 struct lam_integrity;
 
@@ -61,6 +62,11 @@ void lam_integrity_chunks_of(
  */
 LAM_MUST_USE enum lam_status lam_integrity_check(
     struct lam_integrity *integrity, uint64_t chunk, const void *bytes, struct lam_err *err);
+
+/* The same for n_chunks that lie next to each other in one unit, at most LAM_SUMS_MAX: bytes are
+ * those of the first. All are compared; the error is that of the first that differs. */
+LAM_MUST_USE enum lam_status lam_integrity_check_run(struct lam_integrity *integrity,
+    uint64_t chunk, uint64_t n_chunks, const void *bytes, struct lam_err *err);
 
 /*
  * Reads [offset, offset + n_bytes) through the page cache, checked wherever the record has small

@@ -40,7 +40,7 @@
 /* A step that takes longer for its huge pages is the last of its region that asks for them, since
  * somebody waits: where memory is in fragments the kernel moves others' pages about, and a virtual
  * machine may get its largest free blocks back from the host first. */
-#define COLLAPSE_NS_MAX (LAM_NS_PER_S / 4)
+#define COLLAPSE_NS_MAX (100 * LAM_NS_PER_MS)
 
 #define COLLAPSE_TRIES 3u /* somebody else holds a page for a moment */
 
