@@ -228,15 +228,38 @@ static uint32_t fill_pass(struct lam_engine *engine, const struct lam_engine_row
     return row;
 }
 
-/* logits: the row to draw from. */
-static int32_t draw(const struct lam_engine *engine, uint32_t seq, const float *logits)
+/* The draws of a step. */
+struct draws {
+    const struct lam_engine *engine;
+    const struct lam_engine_rows *rows;
+};
+
+/* One of them; sampler: whose scratch. */
+static void draw(void *arg, uint32_t index, uint32_t sampler)
 {
-    const struct lam_engine_slot *slot = &slots_of(engine)[seq];
-    uint32_t n_vocab = engine->model->spec.n_vocab;
+    const struct draws *draws = arg;
+    const struct lam_engine *engine = draws->engine;
+    uint32_t seq = draws->rows[index].seq;
+    struct lam_engine_slot *slot = &slots_of(engine)[seq];
     uint32_t n_prompt = slot->n_prompt < slot->n_positions ? slot->n_prompt : slot->n_positions;
 
-    return lam_sample(&slot->params, logits, n_vocab, history_of(engine, seq), slot->n_positions,
-        n_prompt, slot->n_positions, lam_engine_host(engine, engine->layout.sampler));
+    if (slot->drawn)
+        slot->token = lam_sample(&slot->params, slot->logits, engine->model->spec.n_vocab,
+            history_of(engine, seq), slot->n_positions, n_prompt, slot->n_positions,
+            lam_engine_host(
+                engine, engine->layout.sampler + sampler * engine->layout.sampler_bytes));
+}
+
+static void draw_all(struct lam_engine *engine, const struct lam_engine_rows *rows, uint32_t n)
+{
+    struct draws draws = {.engine = engine, .rows = rows};
+    uint64_t begin_ns = lam_trace_begin();
+
+    if (engine->samplers)
+        lam_pool_run(engine->samplers, draw, &draws, n);
+    for (uint32_t i = 0; i < n && !engine->samplers; i++)
+        draw(&draws, i, 0);
+    lam_trace_end(LAM_TRACE_SAMPLE, "sample", begin_ns, LAM_TRACE_NONE, LAM_TRACE_NONE, 0);
 }
 
 /* Runs the pass and brings the logits to the host. */
@@ -274,7 +297,6 @@ enum lam_status lam_engine_step(struct lam_engine *engine, const struct lam_engi
     uint32_t n_vocab = engine->model->spec.n_vocab;
     struct lam_pass pass = {.rows = rows, .n_seqs = n};
     enum lam_status status;
-    uint64_t begin_ns;
 
     assert(!engine->broken);
     status = check_step(engine, rows, n, err);
@@ -286,19 +308,19 @@ enum lam_status lam_engine_step(struct lam_engine *engine, const struct lam_engi
     engine->broken = status != LAM_OK;
     if (status != LAM_OK)
         return status;
-    begin_ns = lam_trace_begin();
     for (uint32_t i = 0; i < n; i++) {
         struct lam_engine_slot *slot = &slots_of(engine)[rows[i].seq];
-        uint32_t n_wanted = lam_engine_wanted(&rows[i]);
 
         slot->n_positions = rows[i].position + rows[i].n_tokens;
-        results[i].logits = rows[i].logit_rows > 0 ? logits : NULL;
-        logits += (uint64_t)n_wanted * n_vocab;
-        results[i].token = rows[i].sample ? draw(engine, rows[i].seq, logits - n_vocab) : -1;
         slot->drawn = rows[i].sample;
-        slot->token = results[i].token;
+        slot->token = -1;
+        results[i].logits = rows[i].logit_rows > 0 ? logits : NULL;
+        logits += (uint64_t)lam_engine_wanted(&rows[i]) * n_vocab;
+        slot->logits = rows[i].sample ? logits - n_vocab : NULL; /* of the last row */
     }
-    lam_trace_end(LAM_TRACE_SAMPLE, "sample", begin_ns, LAM_TRACE_NONE, LAM_TRACE_NONE, 0);
+    draw_all(engine, rows, n);
+    for (uint32_t i = 0; i < n; i++)
+        results[i].token = slots_of(engine)[rows[i].seq].token;
     return LAM_OK;
 }
 

@@ -11,6 +11,7 @@
 
 #include <string.h>
 
+#include "kernels/cpu/pool.h"
 #include "worker/engine.h"
 #include "worker/kv.h"
 #include "worker/layout.h"
@@ -26,11 +27,12 @@ struct lam_engine {
     uint64_t cap_bytes;
     struct lam_engine_layout layout;
     struct lam_kv kv;
-    unsigned char *arena; /* the plan's offsets count from here */
-    unsigned char *host;  /* layout's offsets count from here */
-    void *arena_block;    /* CPU: from the heap */
-    void *host_block;     /* device: from the heap */
-    float *logits;        /* [max_logit_rows, V] for the host */
+    unsigned char *arena;      /* the plan's offsets count from here */
+    unsigned char *host;       /* layout's offsets count from here */
+    void *arena_block;         /* CPU: from the heap */
+    void *host_block;          /* device: from the heap */
+    float *logits;             /* [max_logit_rows, V] for the host */
+    struct lam_pool *samplers; /* threads that draw; NULL: the engine's own */
     struct lam_weights *weights;
     struct lam_pass_profile profile;
     uint64_t floor_ns; /* of every pass */

@@ -28,7 +28,7 @@ static uint64_t take(struct tally *tally, uint64_t count, uint64_t size)
 }
 
 enum lam_status lam_engine_layout_make(const struct lam_plan *plan, const struct lam_kv_config *kv,
-    uint32_t n_rows, uint32_t n_vocab, uint64_t packed_row_bytes,
+    uint32_t n_rows, uint32_t n_vocab, uint32_t n_samplers, uint64_t packed_row_bytes,
     struct lam_engine_layout *ret_layout, struct lam_err *err)
 {
     struct tally tally = {0};
@@ -41,7 +41,8 @@ enum lam_status lam_engine_layout_make(const struct lam_plan *plan, const struct
     layout.slots = take(&tally, plan->n_seqs, sizeof(struct lam_engine_slot));
     layout.kv_words = take(&tally, lam_kv_words(kv), sizeof(uint32_t));
     layout.history = take(&tally, (uint64_t)plan->n_seqs * plan->n_ctx, sizeof(int32_t));
-    layout.sampler = take(&tally, lam_sample_scratch_bytes(n_vocab), 1);
+    layout.sampler_bytes = lam_align_up(lam_sample_scratch_bytes(n_vocab), LAYOUT_ALIGN);
+    layout.sampler = take(&tally, n_samplers, layout.sampler_bytes);
     layout.packed = take(&tally, n_rows, packed_row_bytes);
     if (tally.overflow)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED,

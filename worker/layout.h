@@ -20,31 +20,33 @@
 struct lam_engine_slot {
     uint32_t n_positions; /* in the KV cache and the history */
     uint32_t n_prompt;
-    bool drawn;    /* the last rows asked for a token: */
-    int32_t token; /* this one */
+    bool drawn;          /* the last rows asked for a token: */
+    int32_t token;       /* this one */
+    const float *logits; /* that the next one is drawn from; read within a step */
     struct lam_sample_params params;
 };
 
 /* Letters as in STYLE.md; S: slots. */
 struct lam_engine_layout {
-    uint64_t ids;       /* i32 [T] */
-    uint64_t positions; /* i32 [T] */
-    uint64_t rows;      /* const void * [T]: embedding rows */
-    uint64_t seqs;      /* struct lam_seq_rows [S] */
-    uint64_t slots;     /* struct lam_engine_slot [S] */
-    uint64_t kv_words;  /* u32 [lam_kv_words] */
-    uint64_t history;   /* i32 [S, n_ctx] */
-    uint64_t sampler;   /* lam_sample_scratch_bytes(V) */
-    uint64_t packed;    /* [T, row_bytes] embedding rows on their way to a device; CPU: nothing */
+    uint64_t ids;           /* i32 [T] */
+    uint64_t positions;     /* i32 [T] */
+    uint64_t rows;          /* const void * [T]: embedding rows */
+    uint64_t seqs;          /* struct lam_seq_rows [S] */
+    uint64_t slots;         /* struct lam_engine_slot [S] */
+    uint64_t kv_words;      /* u32 [lam_kv_words] */
+    uint64_t history;       /* i32 [S, n_ctx] */
+    uint64_t sampler;       /* [n_samplers, sampler_bytes] */
+    uint64_t sampler_bytes; /* lam_sample_scratch_bytes(V), aligned */
+    uint64_t packed; /* [T, row_bytes] embedding rows on their way to a device; CPU: nothing */
     uint64_t total_bytes;
 };
 
 /*
- * packed_row_bytes: of an embedding row, 0 for a CPU. Errors: LAM_RESOURCE_EXHAUSTED when the sizes
- * overflow; the flags to lower are named.
+ * packed_row_bytes: of an embedding row, 0 for a CPU. n_samplers: threads that draw. Errors:
+ * LAM_RESOURCE_EXHAUSTED when the sizes overflow; the flags to lower are named.
  */
 LAM_MUST_USE enum lam_status lam_engine_layout_make(const struct lam_plan *plan,
-    const struct lam_kv_config *kv, uint32_t n_rows, uint32_t n_vocab, uint64_t packed_row_bytes,
-    struct lam_engine_layout *ret_layout, struct lam_err *err);
+    const struct lam_kv_config *kv, uint32_t n_rows, uint32_t n_vocab, uint32_t n_samplers,
+    uint64_t packed_row_bytes, struct lam_engine_layout *ret_layout, struct lam_err *err);
 
 #endif

@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/mem.h"
 #include "common/size.h"
@@ -21,6 +22,7 @@
 #define HEAD_DIM_MAX 256u /* kernels/ops.h */
 #define CTX_DEFAULT_MAX 8192u
 #define ROWS_DEFAULT 512u
+#define SAMPLERS_MAX 16u
 #define KV_Q8_ELEMS 32u /* a block of Q8_0, of one head (kernels/kv.h) */
 /* Rates that are assumed where none are given; as `laminar plan` assumes them. */
 #define DISK_RATE 3e9
@@ -285,6 +287,20 @@ static enum lam_status take_cpu(struct lam_engine *engine, struct lam_err *err)
         engine, engine->config.n_ctx, engine->config.max_seqs, engine->config.max_rows, err);
 }
 
+/* Beside a device the processors are idle when a pass ends. On a CPU the draws of a batch are
+ * nothing beside its products, and the plan has memory for one. */
+static uint32_t count_samplers(const struct lam_engine *engine)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t n_threads = n < 1 ? 1 : n < SAMPLERS_MAX ? (uint32_t)n : SAMPLERS_MAX;
+
+    if (engine->config.n_threads > 0 && engine->config.n_threads < n_threads)
+        n_threads = engine->config.n_threads;
+    if (engine->config.max_seqs < n_threads)
+        n_threads = engine->config.max_seqs;
+    return is_device(engine) ? n_threads : 1;
+}
+
 static enum lam_status take_memory(struct lam_engine *engine, struct lam_err *err)
 {
     const struct lam_engine_config *config = &engine->config;
@@ -295,12 +311,15 @@ static enum lam_status take_memory(struct lam_engine *engine, struct lam_err *er
         .page_tokens = config->page_tokens,
         .pages_per_slot = (config->n_ctx - 1) / config->page_tokens + 1,
     };
+    uint32_t n_samplers = count_samplers(engine);
     uint64_t packed_row_bytes = is_device(engine) ? model->manifest.embedding.row_bytes : 0;
     enum lam_status status = lam_engine_layout_make(&engine->plan, &kv, config->max_rows,
-        model->spec.n_vocab, packed_row_bytes, &engine->layout, err);
+        model->spec.n_vocab, n_samplers, packed_row_bytes, &engine->layout, err);
 
     if (status == LAM_OK)
         status = is_device(engine) ? take_device(engine, err) : take_cpu(engine, err);
+    if (status == LAM_OK && n_samplers > 1)
+        status = lam_pool_create(n_samplers, &engine->samplers, err);
     if (status == LAM_OK)
         lam_kv_init(&engine->kv, &kv, lam_engine_host(engine, engine->layout.kv_words));
     return status;
@@ -411,6 +430,7 @@ void lam_engine_destroy(struct lam_engine *engine)
         engine->weights->ops->destroy(engine->weights);
     if (engine->kernels)
         engine->config.ops->destroy(engine->kernels);
+    lam_pool_destroy(engine->samplers);
     lam_free(engine->host_block);
     lam_free(engine->arena_block);
     lam_plan_done(&engine->plan);

@@ -8,12 +8,17 @@
 #include <string.h>
 
 #include "kernels/ops.h"
+#include "tests/kernels/emulated/emulated.h"
 #include "tests/unit/worker/fake_units.h"
 #include "worker/step.h"
 
 #define MAX_SEQS 2u
 #define MAX_ROWS 16u
 #define DRAWN 5u
+#define SEQS_MANY 24u
+
+static const int32_t prompts[SEQS_MANY + 1] = {7, 1, 299, 42, 0, 8, 8, 150, 77, 3, 12, 201, 7, 99,
+    250, 31, 5, 64, 111, 2, 290, 14, 9, 60, 222};
 
 struct fixture {
     struct tiny_model tiny;
@@ -140,11 +145,67 @@ static void test_refuses_what_was_not_drawn(void **state)
     expect_refusal(f, rows_of(0, 4, NULL, 0), "holds 0 positions");
 }
 
+/* Draws of SEQS_MANY sequences, one token each after their prompts. */
+static void draw_many(const struct fixture *f, struct lam_engine_config config, int32_t *tokens)
+{
+    struct lam_units *units = fake_units_create(&f->tiny);
+    struct lam_engine *engine = NULL;
+    struct lam_engine_rows rows[SEQS_MANY];
+    struct lam_engine_result results[SEQS_MANY];
+    struct lam_err err = {0};
+
+    config.max_seqs = SEQS_MANY;
+    config.max_logit_rows = SEQS_MANY;
+    if (lam_engine_create(&config, units, &engine, &err) != LAM_OK)
+        fail_msg("%s", err.text);
+    for (uint32_t i = 0; i < SEQS_MANY; i++) {
+        rows[i] = (struct lam_engine_rows){.seq = i,
+            .tokens = prompts + i,
+            .n_tokens = 1 + i % 2,
+            .sample = i % 4 != 3,
+            .params = lam_sample_defaults()};
+        rows[i].params.seed = i;
+        rows[i].params.top_k = i % 3 ? 50 : 0;
+    }
+    assert_int_equal(lam_engine_step(engine, rows, SEQS_MANY, results, &err), LAM_OK);
+    for (uint32_t i = 0; i < SEQS_MANY; i++)
+        tokens[i] = results[i].token;
+    lam_engine_destroy(engine);
+    lam_units_destroy(units);
+}
+
+/* Beside a device several threads draw: each the token that one alone would. */
+static void test_rows_are_drawn_side_by_side(void **state)
+{
+    const struct fixture *f = *state;
+    const struct emulated_options options = {.seed = 1};
+    struct lam_engine_config config = {.ops = lam_kernels_ref(),
+        .n_threads = 4,
+        .n_ctx = 24,
+        .max_rows = 2 * SEQS_MANY,
+        .kv_given = true,
+        .kv_dtype = LAM_F32,
+        .page_tokens = 8,
+        .pin_bytes = (uint64_t)64 << 10};
+    int32_t one_by_one[SEQS_MANY], together[SEQS_MANY];
+
+    draw_many(f, config, one_by_one);
+    emulated_set(&options);
+    config.ops = emulated_backend()->ops;
+    config.device = emulated_backend()->device;
+    config.vram = "256MiB";
+    draw_many(f, config, together);
+    assert_memory_equal(one_by_one, together, sizeof together);
+    for (uint32_t i = 0; i < SEQS_MANY; i++)
+        assert_int_equal(together[i] >= 0, i % 4 != 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_goes_on_with_what_was_drawn, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refuses_what_was_not_drawn, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rows_are_drawn_side_by_side, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
