@@ -17,6 +17,7 @@
 /* Between a slow network disk and what no machine of these years does. */
 #define RATE_MIN 1e6
 #define RATE_MAX 1e14
+#define SECONDS_MAX 1.0
 #define BYTES_MAX ((json_int_t)1 << 50)
 #define FOLDER_BYTES (PATH_MAX / 2)
 
@@ -74,6 +75,21 @@ static enum lam_status read_text(
     return LAM_OK;
 }
 
+/* A short time, or nothing. */
+static enum lam_status read_seconds(
+    const json_t *object, const char *field, double *ret_seconds, struct lam_err *err)
+{
+    const json_t *value = json_object_get(object, field);
+    double seconds = json_number_value(value);
+
+    if (!value)
+        return LAM_OK;
+    if (!json_is_number(value) || !(seconds >= 0 && seconds <= SECONDS_MAX))
+        return bad(err, field, "is no time from 0 to 1 s");
+    *ret_seconds = seconds;
+    return LAM_OK;
+}
+
 /* Speeds by the names of formats; of those that are not named, none. */
 static enum lam_status read_products(
     const json_t *object, double rates[LAM_DTYPE_END], struct lam_err *err)
@@ -101,7 +117,8 @@ static enum lam_status read_gpu(
         read_bytes(object, "context_bytes", &gpu->context_bytes, err) ||
         read_rate(object, "link_bytes_per_second", &gpu->link_rate, err) ||
         read_rate(object, "memory_bytes_per_second", &gpu->memory_rate, err) ||
-        read_products(object, gpu->product_rates, err))
+        read_products(object, gpu->product_rates, err) ||
+        read_seconds(object, "layer_seconds", &gpu->layer_seconds, err))
         return err->status;
     if (gpu->context_bytes >= gpu->total_bytes)
         return bad(err, "context_bytes", "is not below total_bytes");
@@ -197,6 +214,8 @@ static json_t *json_of_gpu(const struct lam_gpu_facts *gpu)
     if (gpu->memory_rate > 0)
         json_object_set_new(object, "memory_bytes_per_second", json_real(gpu->memory_rate));
     json_object_set_new(object, "product_bytes_per_second", json_of_products(gpu->product_rates));
+    if (gpu->layer_seconds > 0)
+        json_object_set_new(object, "layer_seconds", json_real(gpu->layer_seconds));
     return object;
 }
 

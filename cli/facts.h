@@ -28,6 +28,7 @@ struct lam_gpu_facts {
     double memory_rate;
     /* Weights of each format that a product with one row reads, in a layer's shapes. */
     double product_rates[LAM_DTYPE_END];
+    double layer_seconds; /* what such a layer takes beside its products; 0: not measured */
 };
 
 struct lam_facts {

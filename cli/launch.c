@@ -193,6 +193,8 @@ static void add_planned(struct line *line, const struct lam_stack_config *config
     add(line, "%.9g", planning->devices[0].memory_rate / 1e9);
     add(line, "--product-rate");
     add(line, "%.9g", planning->devices[0].product_rate / 1e9);
+    add(line, "--layer-time");
+    add(line, "%.9g", planning->devices[0].layer_seconds * 1e6);
 }
 
 static void add_worker(

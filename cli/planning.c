@@ -236,6 +236,7 @@ void lam_planning_add_gpu(struct lam_planning *planning, const char *name,
     *device = (struct lam_plan_device){.kind = LAM_DEVICE_GPU,
         .total_bytes = facts->total_bytes,
         .context_bytes = measured ? facts->context_bytes : GPU_CONTEXT_BYTES,
+        .layer_seconds = facts->layer_seconds,
         .flop_rate = DEVICE_FLOP_RATE};
     if (d == 0)
         add_source(planning, "context %.2f GiB %s", (double)device->context_bytes / (double)LAM_GIB,
@@ -323,6 +324,9 @@ static void set_product_rates(struct lam_planning *planning)
         planning->devices[d].product_rate = rate;
         if (rate > 0)
             add_source(planning, "products %.4g GB/s measured", rate / 1e9);
+        if (planning->devices[d].layer_seconds > 0)
+            add_source(planning, "beside them %.3g us a layer measured",
+                planning->devices[d].layer_seconds * 1e6);
     }
 }
 

@@ -52,13 +52,13 @@ static json_t *extra_json(
     struct lam_plan_report report;
     json_t *extra, *plan;
 
-    if (!run->answer.json || !watch->has_loader)
+    if (!run->answer.json || !watch->counted)
         return NULL;
     extra = json_object();
     plan = json_object();
     report = lam_session_report(session, watch);
     lam_plan_report_json(&report, plan);
-    json_object_set_new(extra, "loader", loader_json(&watch->loader));
+    json_object_set_new(extra, "loader", loader_json(&watch->after));
     json_object_set_new(extra, "plan", plan);
     if (run->profile && session->model.n_workers > 0) {
         json_object_set_new(extra, "memory", lam_usage_memory_json(worker));
@@ -82,40 +82,49 @@ static void print_measured(
         lam_plan_report_text(&report);
         fprintf(stderr, "profile\n");
         lam_usage_print_passes(stderr, &session->model.workers[0],
-            watch->has_loader ? watch->loader.disk_bytes : UINT64_MAX);
+            watch->counted ? watch->after.disk_bytes : UINT64_MAX);
     } else {
         lam_plan_report_line(&report);
     }
     lam_usage_warn(stderr, &session->model.workers[0]);
 }
 
-/* The first text takes the progress bar off the terminal. */
+/* The first text takes the progress bar off the terminal, and begins what is watched: the passes
+ * before it were the prompt's. */
 struct output {
     struct lam_progress *progress;
     struct lam_answer_options *options;
+    bool begun;
+    struct lam_session_watch watch;
 };
 
 static bool write_text(void *arg, const char *text, size_t n_bytes)
 {
-    const struct output *output = arg;
+    struct output *output = arg;
+    struct lam_err err = {0};
 
     lam_progress_hide(output->progress);
+    if (!output->begun)
+        output->watch.counted =
+            lam_progress_stats(output->progress, &output->watch.before, &err) == LAM_OK;
+    output->begun = true;
     return lam_answer_write_text(output->options, text, n_bytes);
 }
 
 /* Behind the last text. */
-static struct lam_session_watch look_back(
-    struct lam_session *session, const struct lam_client_answer *answer)
+static void end_watch(
+    struct output *output, struct lam_session *session, const struct lam_client_answer *answer)
 {
-    struct lam_session_watch watch = {0};
+    struct lam_session_watch *watch = &output->watch;
     struct lam_err err = {0};
 
     if (lam_session_refresh(session, &err))
         session->model.n_workers = 0;
-    watch.has_loader = lam_progress_stats(session->progress, &watch.loader, &err) == LAM_OK;
-    if (answer->completion_tokens > 1)
-        watch.pass_s = answer->decode_seconds / (answer->completion_tokens - 1);
-    return watch;
+    if (lam_progress_stats(output->progress, &watch->after, &err))
+        watch->counted = false;
+    watch->n_passes = answer->completion_tokens - 1;
+    if (watch->n_passes > 0)
+        watch->pass_s = answer->decode_seconds / watch->n_passes;
 }
 
 static enum lam_status generate_once(
@@ -124,9 +133,8 @@ static enum lam_status generate_once(
     const char *prompt = run->answer.prompt ? run->answer.prompt : run->prompt.data;
     struct lam_client_message messages[2] = {{"system", run->answer.system}, {"user", prompt}};
     struct lam_client_request request = lam_answer_request(&run->answer);
-    struct output output = {session->progress, &run->answer};
+    struct output output = {.progress = session->progress, .options = &run->answer};
     struct lam_client_answer answer = {0};
-    struct lam_session_watch watch = {0};
     size_t first = run->answer.system ? 0 : 1;
     enum lam_status status;
 
@@ -136,11 +144,12 @@ static enum lam_status generate_once(
     status = lam_client_generate(session->client, &request, write_text, &output, &answer, err);
     lam_progress_hide(session->progress);
     if (!status) {
-        watch = look_back(session, &answer);
-        status = lam_answer_finish(&run->answer, &answer, extra_json(run, session, &watch), err);
+        end_watch(&output, session, &answer);
+        status =
+            lam_answer_finish(&run->answer, &answer, extra_json(run, session, &output.watch), err);
     }
     if (!status)
-        print_measured(run, session, &watch);
+        print_measured(run, session, &output.watch);
     lam_client_answer_done(&answer);
     return status;
 }

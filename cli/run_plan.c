@@ -82,6 +82,7 @@ static void add_device(
         facts.link_rate = stored->link_rate;
         facts.memory_rate = stored->memory_rate;
         memcpy(facts.product_rates, stored->product_rates, sizeof facts.product_rates);
+        facts.layer_seconds = stored->layer_seconds;
     } else if (answer->context_is_exact) {
         calibrate(planning, home, &facts);
     }

@@ -16,7 +16,7 @@
 #define CONTEXT_TOLERANCE_BYTES (32 * LAM_MIB)
 #define ANSWER_TIMEOUT_NS (10 * LAM_NS_PER_S)
 #define ASK_PERIOD_MS 20
-#define DISK_PASSES_MIN 4
+#define DISK_PASSES_MIN 4 /* what was read ahead at the first and the last weighs less then */
 
 /* A check that the gateway would make, made before there is anything to clean up. */
 static enum lam_status check_tokenizer(
@@ -142,20 +142,6 @@ enum lam_status lam_session_write_trace(
     return status;
 }
 
-/* The loader counts from its start, where everything was read once. What it has read ahead for the
- * next pass is counted as well, so it takes some passes. */
-static double disk_of_pass(const struct lam_planning *planning,
-    const struct lam_client_worker *worker, uint64_t disk_bytes)
-{
-    uint64_t first_bytes = planning->manifest.unit_bytes_total;
-
-    if (worker->passes < DISK_PASSES_MIN)
-        return -1;
-    return disk_bytes > first_bytes
-               ? (double)(disk_bytes - first_bytes) / (double)(worker->passes - 1)
-               : 0;
-}
-
 /* What the worker says, whose own plan its memory is made of. */
 static void add_worker(const struct lam_client_worker *worker, struct lam_plan_measured *measured)
 {
@@ -191,8 +177,9 @@ struct lam_plan_report lam_session_report(
         measured.streamed_bytes = (double)worker->last.link_bytes;
     if (watch && watch->pass_s > 0)
         measured.pass_seconds = watch->pass_s;
-    if (watch && watch->has_loader && session->model.n_workers > 0)
-        measured.disk_bytes = disk_of_pass(planning, worker, watch->loader.disk_bytes);
+    if (watch && watch->counted && watch->n_passes >= DISK_PASSES_MIN)
+        measured.disk_bytes =
+            (double)(watch->after.disk_bytes - watch->before.disk_bytes) / watch->n_passes;
     return (struct lam_plan_report){.out = stderr,
         .request = &planning->request,
         .plan = &planning->plan,

@@ -53,11 +53,12 @@ LAM_MUST_USE enum lam_status lam_session_refresh(struct lam_session *session, st
 LAM_MUST_USE enum lam_status lam_session_write_trace(
     const struct lam_session *session, const char *path, struct lam_err *err);
 
-/* What a caller has seen of a session. */
+/* Passes with a row for each sequence that a caller has watched. */
 struct lam_session_watch {
-    double pass_s; /* of one with a row for each sequence; 0: there was none */
-    bool has_loader;
-    struct lam_loader_stats loader; /* by now */
+    double pass_s; /* of one; 0: there was none */
+    int32_t n_passes;
+    bool counted;                          /* the next two are known */
+    struct lam_loader_stats before, after; /* around them */
 };
 
 /* The plan, and beside it what is measured by now. watch: NULL for none. After a refresh. */

@@ -57,6 +57,8 @@ struct lam_plan_device {
     double link_rate;       /* host to device. CPU: not read */
     double memory_rate;     /* device memory. CPU: not read */
     double product_rate;    /* weights in products with one row; 0: as memory_rate. CPU: not read */
+    double
+        layer_seconds; /* of a layer with one row, beside products; 0: as assumed. CPU: not read */
     double flop_rate;
 };
 

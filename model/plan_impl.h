@@ -175,7 +175,7 @@ uint64_t lam_share_minimum(const struct lam_problem *problem, uint32_t d, uint32
 struct lam_work {
     uint64_t weight_bytes;
     uint64_t kv_bytes;
-    uint32_t n_kernels; /* launched */
+    uint32_t n_layers;
 };
 
 void lam_work_add(struct lam_work *work, const struct lam_problem *problem, uint32_t a, uint32_t b);

@@ -28,7 +28,8 @@ struct lam_engine_rates {
     double disk;
     double link;
     double device_memory;
-    double product; /* weights in products with one row; 0: as device_memory */
+    double product;       /* weights in products with one row; 0: as device_memory */
+    double layer_seconds; /* beside products; 0: as the plan assumes */
     double device_flops;
     double host_memory;
 };

@@ -53,6 +53,7 @@ struct options {
     double link_rate;
     double memory_rate;
     double product_rate;
+    double layer_time; /* us */
     double host_rate;
 };
 
@@ -125,6 +126,9 @@ static const struct lam_flag flags[] = {
         "Speed at which the GPU reads this model's weights in products, for the plan; 0: that of "
         "its memory.",
         0, 1e6, NULL, NULL},
+    {"layer-time", 0, LAM_FLAG_REAL, &given.layer_time, "US",
+        "Microseconds of a layer on the GPU beside its products, for the plan; 0: 20.", 0, 1e6,
+        NULL, NULL},
     {"host-rate", 0, LAM_FLAG_REAL, &given.host_rate, "GB/S",
         "Speed of this machine's memory, for the plan; 0: 100 with a GPU, else 20.", 0, 1e6, NULL,
         NULL},
@@ -268,6 +272,7 @@ static enum lam_status make_engine(const struct options *o, const struct lam_dev
             .link = o->link_rate * 1e9,
             .device_memory = o->memory_rate * 1e9,
             .product = o->product_rate * 1e9,
+            .layer_seconds = o->layer_time / 1e6,
             .host_memory = o->host_rate * 1e9},
     };
 

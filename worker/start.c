@@ -110,6 +110,7 @@ static enum lam_status describe_device(
         .link_rate = rate_or(config->rates.link, LINK_RATE),
         .memory_rate = rate_or(config->rates.device_memory, DEVICE_MEMORY_RATE),
         .product_rate = config->rates.product,
+        .layer_seconds = config->rates.layer_seconds,
         .flop_rate = rate_or(config->rates.device_flops, DEVICE_FLOP_RATE),
     };
     memcpy(ret_device->name, seen.name, sizeof ret_device->name);

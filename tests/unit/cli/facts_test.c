@@ -17,7 +17,8 @@
 
 #define GPU                                                                                        \
     "{\"name\":\"H\",\"driver\":\"550\",\"library\":\"ab\",\"total_bytes\":1000,"                  \
-    "\"context_bytes\":10,\"product_bytes_per_second\":{\"BF16\":2.5e12,\"Q4_K\":1e12}}"
+    "\"context_bytes\":10,\"product_bytes_per_second\":{\"BF16\":2.5e12,\"Q4_K\":1e12},"           \
+    "\"layer_seconds\":1.2e-5}"
 #define WHOLE                                                                                      \
     "{\"version\":1,\"disk_bytes_per_second\":2e9,\"memory_bytes_per_second\":90000000000,"        \
     "\"gpus\":[" GPU "]}"
@@ -46,6 +47,7 @@ static void test_whole(void **state)
     assert_true(facts.gpus[0].product_rates[LAM_BF16] == 2.5e12);
     assert_true(facts.gpus[0].product_rates[LAM_Q4_K] == 1e12);
     assert_true(facts.gpus[0].product_rates[LAM_Q8_0] == 0);
+    assert_true(facts.gpus[0].layer_seconds == 1.2e-5);
 }
 
 /* No prefix of a good file is a good file, and none is read beyond its end. */
