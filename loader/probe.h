@@ -14,7 +14,7 @@
 
 #include "common/status.h"
 
-#define LAM_PROBE_CANDIDATES 8u
+#define LAM_PROBE_CANDIDATES 6u
 #define LAM_PROBE_ROUNDS 3u /* of all candidates */
 #define LAM_PROBE_KEY_BYTES 96u
 
@@ -29,7 +29,8 @@ extern const struct lam_probe_way lam_probe_candidates[LAM_PROBE_CANDIDATES];
 /* The middle one of a candidate's rounds: one that fell into a pause of the drive says nothing. */
 uint64_t lam_probe_median(const uint64_t rounds[LAM_PROBE_ROUNDS]);
 
-/* bytes_per_s[LAM_PROBE_CANDIDATES] -> index of the best candidate. */
+/* bytes_per_s[LAM_PROBE_CANDIDATES] -> index of the best candidate. The best of many is often the
+ * luckiest: it is to be measured again, beside [0] alone, and chosen again of these two. */
 uint32_t lam_probe_choose(const uint64_t *bytes_per_s);
 
 /* A name for the drive and file system behind fd, good as a file name. Errors: those of fstat. */

@@ -289,20 +289,38 @@ static uint64_t measure(
     return bytes * (LAM_NS_PER_S / MEASURE_NS);
 }
 
-/* Every candidate, and all of them again and again, since a drive's speed drifts. */
+/* The ways of `which`, and all of them again and again, since a drive's speed drifts. */
+static void measure_ways(struct lam_drive *drive, struct lam_jobs *trial, const uint32_t *which,
+    uint32_t n, uint64_t *at, uint64_t *ret_bytes_per_s)
+{
+    uint64_t rounds[LAM_PROBE_CANDIDATES][LAM_PROBE_ROUNDS];
+
+    for (uint32_t round = 0; round < LAM_PROBE_ROUNDS; round++) {
+        for (uint32_t i = 0; i < n; i++)
+            rounds[i][round] = measure(drive, trial, &lam_probe_candidates[which[i]], at);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        ret_bytes_per_s[which[i]] = lam_probe_median(rounds[i]);
+}
+
+/* All candidates, then the best beside the first alone. */
 static void measure_all(struct lam_drive *drive)
 {
     struct uring_state *state = drive->state;
     struct lam_jobs *trial = lam_calloc(1, sizeof(*trial));
-    uint64_t rounds[LAM_PROBE_CANDIDATES][LAM_PROBE_ROUNDS] = {{0}};
+    uint32_t all[LAM_PROBE_CANDIDATES], two[2] = {0};
     uint64_t at = 0;
 
-    for (uint32_t round = 0; trial != NULL && round < LAM_PROBE_ROUNDS; round++) {
-        for (uint32_t i = 0; i < LAM_PROBE_CANDIDATES; i++)
-            rounds[i][round] = measure(drive, trial, &lam_probe_candidates[i], &at);
-    }
+    if (trial == NULL)
+        return;
     for (uint32_t i = 0; i < LAM_PROBE_CANDIDATES; i++)
-        state->bytes_per_s[i] = lam_probe_median(rounds[i]);
+        all[i] = i;
+    measure_ways(drive, trial, all, LAM_PROBE_CANDIDATES, &at, state->bytes_per_s);
+    two[1] = lam_probe_choose(state->bytes_per_s);
+    if (two[1] != 0) {
+        memset(state->bytes_per_s, 0, LAM_PROBE_CANDIDATES * sizeof(*state->bytes_per_s));
+        measure_ways(drive, trial, two, 2, &at, state->bytes_per_s);
+    }
     lam_free(trial);
 }
 

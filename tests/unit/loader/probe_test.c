@@ -40,8 +40,8 @@ static void the_middle_round_counts(void **state)
 /* A record in a directory that is made for it; damaged ones are told apart from missing ones. */
 static void a_record_is_remembered(void **state)
 {
-    static const char *const bad[] = {"", "laminar-io 1 1048576 32 ", "laminar-io 1 12345 32 7\n",
-        "laminar-io 2 1048576 32 7\n", "laminar-io 1 1048576 32 7\nx"};
+    static const char *const bad[] = {"", "laminar-io 2 1048576 32 ", "laminar-io 2 12345 32 7\n",
+        "laminar-io 1 1048576 32 7\n", "laminar-io 2 1048576 32 7\nx"};
     char dir[64] = "/tmp/laminar-probe-XXXXXX", sub[96], key[LAM_PROBE_KEY_BYTES], path[256];
     struct lam_probe_way way = {0};
     struct lam_err err = {0};
