@@ -75,6 +75,14 @@ static enum lam_status read_range(
     return lam_file_read(extents->file, offset, out, bytes, err);
 }
 
+static void expect_range(struct lam_extents *extents, uint64_t offset, uint64_t bytes)
+{
+    if (extents->integrity != NULL)
+        lam_integrity_expect(extents->integrity, offset, bytes);
+    else
+        lam_file_advise(extents->file, offset, bytes, POSIX_FADV_WILLNEED);
+}
+
 static void read_missing(struct lam_extents *extents, const struct request *request)
 {
     struct lam_err err = {0};
@@ -82,8 +90,7 @@ static void read_missing(struct lam_extents *extents, const struct request *requ
 
     /* Start all reads of the disk before waiting for the first. */
     for (size_t i = 0; i < request->n_missing && request->n_missing > 1; i++)
-        lam_file_advise(extents->file, request->offsets[request->missing[i]], request->bytes_each,
-            POSIX_FADV_WILLNEED);
+        expect_range(extents, request->offsets[request->missing[i]], request->bytes_each);
     for (size_t i = 0; i < request->n_missing && status == LAM_OK; i++) {
         size_t r = request->missing[i];
 

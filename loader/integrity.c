@@ -421,6 +421,23 @@ enum lam_status lam_integrity_read(struct lam_integrity *integrity, uint64_t off
     return status;
 }
 
+void lam_integrity_expect(struct lam_integrity *integrity, uint64_t offset, uint64_t n_bytes)
+{
+    uint64_t chunk, n;
+
+    for (; n_bytes > 0; offset += n, n_bytes -= n) {
+        struct lam_record_chunk where = {.file_offset = offset, .bytes = n_bytes};
+
+        n = n_bytes;
+        if (lam_record_find_small(&integrity->record, offset, &chunk)) {
+            where = lam_record_chunk(&integrity->record, chunk);
+            if (where.file_offset + where.bytes - offset < n)
+                n = where.file_offset + where.bytes - offset;
+        }
+        lam_file_advise(integrity->file, where.file_offset, where.bytes, POSIX_FADV_WILLNEED);
+    }
+}
+
 /* ---- news ---- */
 
 bool lam_integrity_is_dirty(struct lam_integrity *integrity)

@@ -77,6 +77,10 @@ LAM_MUST_USE enum lam_status lam_integrity_check_run(struct lam_integrity *integ
 LAM_MUST_USE enum lam_status lam_integrity_read(struct lam_integrity *integrity, uint64_t offset,
     void *out, uint64_t n_bytes, unsigned char *scratch, struct lam_err *err);
 
+/* lam_integrity_read is coming: begins to read from the disk what it compares, which is more than
+ * the range. */
+void lam_integrity_expect(struct lam_integrity *integrity, uint64_t offset, uint64_t n_bytes);
+
 /* Is there something new to save? */
 bool lam_integrity_is_dirty(struct lam_integrity *integrity);
 

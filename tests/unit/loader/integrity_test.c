@@ -9,8 +9,10 @@
 #include <cmocka.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -148,6 +150,51 @@ static void rows_are_read_checked(void **state)
     }
     assert_int_equal(counts_of(integrity).recorded, 5);
     assert_int_equal(counts_of(integrity).crc_failures, 0);
+    lam_integrity_close(integrity);
+}
+
+/* Whether the page cache has all of the range. */
+static bool is_cached(uint64_t offset, uint64_t n_bytes)
+{
+    const uint64_t page = 4096;
+    uint64_t begin = offset / page * page, n_pages = (offset + n_bytes - 1 - begin) / page + 1;
+    unsigned char seen[16] = {0};
+    void *map;
+    bool all = true;
+    int fd = open(model.path, O_RDONLY);
+
+    assert_true(fd >= 0 && n_pages <= sizeof(seen));
+    map = mmap(NULL, n_pages * page, PROT_READ, MAP_SHARED, fd, (off_t)begin);
+    close(fd);
+    assert_true(map != MAP_FAILED);
+    assert_int_equal(mincore(map, n_pages * page, seen), 0);
+    munmap(map, n_pages * page);
+    for (uint64_t i = 0; i < n_pages; i++)
+        all = all && (seen[i] & 1);
+    return all;
+}
+
+/* A row of 4 KiB once waited for its turn on the disk, because only the row was announced and the
+ * whole chunk is compared. */
+static void what_a_row_is_compared_with_is_announced(void **state)
+{
+    struct lam_integrity *integrity = open_it(NULL);
+    const struct lam_extent *rows = &file.manifest.embedding;
+    int fd = open(model.path, O_RDONLY);
+
+    (void)state;
+    assert_true(fd >= 0);
+    fsync(fd);
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    close(fd);
+    if (is_cached(rows->file_offset, 2 * LAM_RECORD_SMALL_CHUNK_BYTES)) {
+        lam_integrity_close(integrity);
+        skip(); /* a file system that lives in memory */
+    }
+    lam_integrity_expect(integrity, rows->file_offset + LAM_RECORD_SMALL_CHUNK_BYTES - 10, 20);
+    for (int i = 0; i < 500 && !is_cached(rows->file_offset, 2 * LAM_RECORD_SMALL_CHUNK_BYTES); i++)
+        usleep(10000);
+    assert_true(is_cached(rows->file_offset, 2 * LAM_RECORD_SMALL_CHUNK_BYTES));
     lam_integrity_close(integrity);
 }
 
@@ -321,6 +368,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_next_run_knows_what_this_one_saw),
         cmocka_unit_test(rows_are_read_checked),
+        cmocka_unit_test(what_a_row_is_compared_with_is_announced),
         cmocka_unit_test(a_spoilt_record_is_begun_anew),
         cmocka_unit_test(another_header_is_refused),
         cmocka_unit_test(a_written_file_starts_anew),
