@@ -70,6 +70,7 @@ struct bench {
     double read_bytes_per_ns;
     uint32_t n_layers;
     bool failed;
+    bool whole; /* operations follow each other as in a pass */
     /* the pass that is being measured */
     enum lam_dtype dtype;
     uint32_t n_seqs;
@@ -168,8 +169,9 @@ static void run_op(struct bench *bench, enum op op, uint32_t layer)
     switch (op) {
     case OP_NORM:
     case OP_NORM_FFN:
-        bench->ops->rms_norm(bench->kernels,
-            &(struct lam_rms_norm_args){bench->x, bench->norm_weight, bench->normed, t, D, 1e-5f});
+        bench->ops->rms_norm(
+            bench->kernels, &(struct lam_rms_norm_args){bench->x, bench->norm_weight, bench->normed,
+                                t, D, 1e-5f, bench->whole});
         return;
     case OP_QKV:
         bench->ops->matmul(
@@ -192,7 +194,7 @@ static void run_op(struct bench *bench, enum op op, uint32_t layer)
     case OP_ATTENTION:
         bench->ops->attention(
             bench->kernels, &(struct lam_attention_args){bench->q, bench->attended, N_HEADS,
-                                0.08838835f, kv, seqs, bench->n_seqs});
+                                0.08838835f, kv, seqs, bench->n_seqs, bench->whole});
         return;
     case OP_OUT:
         bench->ops->matmul(bench->kernels, &(struct lam_matmul_args){bench->attended, t, D, true, 1,
@@ -205,8 +207,9 @@ static void run_op(struct bench *bench, enum op op, uint32_t layer)
                     mat(bench, gate_up + matrix_bytes(bench->dtype, F, D), F, bench->up, F)}});
         return;
     case OP_SWIGLU:
-        bench->ops->swiglu(bench->kernels,
-            &(struct lam_swiglu_args){bench->gate, bench->up, bench->gate, (uint64_t)t * F});
+        bench->ops->swiglu(
+            bench->kernels, &(struct lam_swiglu_args){bench->gate, bench->up, bench->gate,
+                                (uint64_t)t * F, bench->whole ? (uint32_t)F : 0});
         return;
     case OP_DOWN:
         bench->ops->matmul(bench->kernels, &(struct lam_matmul_args){bench->gate, t, F, true, 1,
@@ -227,10 +230,12 @@ static void run_head(struct bench *bench)
 
 static void run_pass(struct bench *bench)
 {
+    bench->whole = true;
     for (uint32_t layer = 0; layer < bench->n_layers; layer++) {
         for (enum op op = 0; op < OP_END; op++)
             run_op(bench, op, layer);
     }
+    bench->whole = false;
     run_head(bench);
 }
 

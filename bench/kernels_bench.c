@@ -170,7 +170,8 @@ static void run_layer(struct bench *bench, struct layer *layer, const struct lam
     struct lam_kernels *kernels = bench->kernels;
     uint32_t t = seq->n_rows;
     uint64_t start_ns = lam_now_ns();
-    struct lam_rms_norm_args norm = {bench->x, bench->norm_weight, bench->normed, t, D, 1e-5f};
+    struct lam_rms_norm_args norm = {
+        bench->x, bench->norm_weight, bench->normed, t, D, 1e-5f, false};
     struct lam_matmul_args qkv = {bench->normed, t, D, false, 3,
         {mat(layer->q, D, bench->q), mat(layer->k, KV_WIDTH, bench->k),
             mat(layer->v, KV_WIDTH, bench->v)}};
@@ -182,8 +183,8 @@ static void run_layer(struct bench *bench, struct layer *layer, const struct lam
         bench->q, bench->rope, t, N_HEADS, HEAD_DIM, HEAD_DIM, LAM_ROPE_ADJACENT};
     struct lam_kv_write_args write = {bench->k, bench->v, layer->kv, seq, 1};
     struct lam_attention_args attention = {
-        bench->q, bench->attended, N_HEADS, 0.125f, layer->kv, seq, 1};
-    struct lam_swiglu_args swiglu = {bench->gate, bench->up, bench->gate, (uint64_t)t * F};
+        bench->q, bench->attended, N_HEADS, 0.125f, layer->kv, seq, 1, false};
+    struct lam_swiglu_args swiglu = {bench->gate, bench->up, bench->gate, (uint64_t)t * F, 0};
 
     ops->rms_norm(kernels, &norm);
     lap(bench, OP_NORM_ATTENTION, &start_ns);

@@ -53,6 +53,7 @@ struct lam_rms_norm_args {
     uint32_t n_rows;
     uint32_t n_cols;
     float eps;
+    bool product_only; /* see lam_matmul_args */
 };
 
 /* One matrix of a product: out[t, n] (+)= sum_k x[t, k] * w[n, k]. */
@@ -64,7 +65,13 @@ struct lam_matmul_mat {
     uint64_t out_stride;
 };
 
-/* Up to three matrices that share their input (q, k, v; gate, up): one pass over the threads. */
+/*
+ * Up to three matrices that share their input (q, k, v; gate, up): one pass over the threads.
+ *
+ * An operation whose out is this x may be told so (product_only, product_cols): the product is then
+ * the next operation on the context, has all of out for its x, and nothing else reads out, which a
+ * backend may leave unwritten.
+ */
 struct lam_matmul_args {
     const float *x; /* [T, n_cols] */
     uint32_t n_rows;
@@ -141,6 +148,7 @@ struct lam_attention_args {
     struct lam_kv_layer kv;
     const struct lam_seq_rows *seqs;
     uint32_t n_seqs;
+    bool product_only; /* see lam_matmul_args */
 };
 
 /* out = silu(gate) * up, elementwise. out may be gate. */
@@ -149,6 +157,7 @@ struct lam_swiglu_args {
     const float *up;
     float *out;
     uint64_t n;
+    uint32_t product_cols; /* see lam_matmul_args: n_cols of the product, 0 if there is none */
 };
 
 struct lam_kernels; /* a backend's threads and scratch */

@@ -63,7 +63,7 @@ static struct lam_matmul_mat mat_at(
 }
 
 static void norm_rows(const struct lam_engine *engine, const float *x, const float *weight,
-    float *out, uint32_t n_rows)
+    float *out, uint32_t n_rows, bool product_only)
 {
     struct lam_rms_norm_args norm = {
         .x = x,
@@ -72,6 +72,7 @@ static void norm_rows(const struct lam_engine *engine, const float *x, const flo
         .n_rows = n_rows,
         .n_cols = engine->model->spec.n_embd,
         .eps = engine->model->spec.norm_eps,
+        .product_only = product_only,
     };
 
     engine->config.ops->rms_norm(engine->kernels, &norm);
@@ -152,6 +153,7 @@ static void attend(const struct lam_engine *engine, const struct lam_pass *pass,
         .kv = kv,
         .seqs = lam_engine_host(engine, engine->layout.seqs),
         .n_seqs = pass->n_seqs,
+        .product_only = true,
     };
 
     rotate(engine, q, pass->n_rows, spec->n_heads);
@@ -191,7 +193,7 @@ static void attention_block(
         .mats = {mat_at(part, LAM_T_ATTN_OUT, x, spec->n_embd)},
     };
 
-    norm_rows(engine, x, floats_at(part, LAM_T_ATTN_NORM), normed, pass->n_rows);
+    norm_rows(engine, x, floats_at(part, LAM_T_ATTN_NORM), normed, pass->n_rows, true);
     ops->matmul(engine->kernels, &qkv);
     attend(engine, pass, part->unit->layer);
     ops->matmul(engine->kernels, &out);
@@ -220,10 +222,11 @@ static void gate_up_block(
         .up = up,
         .out = gate,
         .n = (uint64_t)pass->n_rows * spec->n_ff,
+        .product_cols = spec->n_ff,
     };
 
     norm_rows(engine, lam_engine_at(engine, buffers->residual), floats_at(part, LAM_T_FFN_NORM),
-        normed, pass->n_rows);
+        normed, pass->n_rows, true);
     ops->matmul(engine->kernels, &gate_up);
     ops->swiglu(engine->kernels, &swiglu);
 }
@@ -265,7 +268,7 @@ static uint32_t collect_wanted(const struct lam_engine *engine, const struct lam
         if (n_wanted == 0)
             continue;
         norm_rows(engine, x + (row_end - n_wanted) * n_embd, weight,
-            head_in + (uint64_t)n_collected * n_embd, n_wanted);
+            head_in + (uint64_t)n_collected * n_embd, n_wanted, false);
         n_collected += n_wanted;
     }
     return n_collected;

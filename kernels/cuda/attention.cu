@@ -181,7 +181,7 @@ bool lam_cuda_attention_fits(const lam_kv_layer *kv)
 }
 
 int lam_cuda_attention(CUstream_st *stream, const lam_cuda_chip *chip,
-    const lam_attention_args *args, uint32_t split_tokens, float *splits)
+    const lam_attention_args *args, uint32_t split_tokens, float *splits, void *rounded)
 {
     attention_args own = {};
     uint32_t n_rows = 0;
@@ -190,6 +190,7 @@ int lam_cuda_attention(CUstream_st *stream, const lam_cuda_chip *chip,
     own.q = args->q;
     own.out = args->out;
     own.splits = splits;
+    own.rounded = static_cast<__half *>(rounded);
     own.kv = args->kv;
     own.n_heads = args->n_heads;
     own.group = args->n_heads / args->kv.n_kv_heads;

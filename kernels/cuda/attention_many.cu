@@ -187,9 +187,14 @@ static __device__ __forceinline__ void store_rows(
             float inverse = 1.0f / warp.s[m].sum[i];
 #pragma unroll
             for (uint32_t tile = 0; tile < OUT / 8; tile++) {
+                size_t to = at + tile * 8 + lane % 4 * 2;
                 float2 two = make_float2(warp.s[m].value[tile][i * 2] * inverse,
                     warp.s[m].value[tile][i * 2 + 1] * inverse);
-                *reinterpret_cast<float2 *>(args.out + at + tile * 8 + lane % 4 * 2) = two;
+                if (args.rounded == NULL)
+                    *reinterpret_cast<float2 *>(args.out + to) = two;
+                else
+                    *reinterpret_cast<uint32_t *>(args.rounded + to) =
+                        pair_bits(two.x * LAM_CUDA_ROWS_SCALE, two.y * LAM_CUDA_ROWS_SCALE);
             }
         }
     }

@@ -53,8 +53,13 @@ static void cuda_dequant(struct lam_kernels *kernels, const struct lam_dequant_a
 static void cuda_rms_norm(struct lam_kernels *kernels, const struct lam_rms_norm_args *args)
 {
     assert(args->n_rows <= kernels->config.max_rows);
+    void *rounded =
+        lam_cuda_round_into(kernels, args->out, args->n_rows, args->n_cols, args->product_only);
     lam_cuda_flush(kernels);
-    if (args->n_rows > 0)
+    if (rounded != NULL)
+        queued(kernels, lam_cuda_rms_norm_rounded(kernels->compute, &kernels->chip, args, rounded),
+            "rms_norm");
+    else if (args->n_rows > 0)
         queued(kernels, lam_cuda_rms_norm(kernels->compute, &kernels->chip, args), "rms_norm");
 }
 
@@ -155,18 +160,25 @@ static void cuda_kv_write(struct lam_kernels *kernels, const struct lam_kv_write
 
 static void cuda_attention(struct lam_kernels *kernels, const struct lam_attention_args *args)
 {
+    uint64_t n_rows = 0;
+
     assert(args->n_seqs <= kernels->config.max_seqs);
     assert(args->n_heads <= kernels->config.n_heads && args->n_heads % args->kv.n_kv_heads == 0);
     assert(args->kv.head_dim <= kernels->config.head_dim);
     check_cache(&args->kv);
-    for (uint32_t s = 0; s < args->n_seqs; s++)
+    for (uint32_t s = 0; s < args->n_seqs; s++) {
         assert(args->seqs[s].pos_begin + args->seqs[s].n_rows <= kernels->config.max_ctx);
+        n_rows += args->seqs[s].n_rows;
+    }
+    bool fits = lam_cuda_attention_fits(&args->kv);
+    void *rounded = lam_cuda_round_into(
+        kernels, args->out, n_rows, args->n_heads * args->kv.head_dim, args->product_only && fits);
     lam_cuda_flush(kernels);
-    if (lam_cuda_attention_fits(&args->kv)) {
+    if (fits) {
         assert(kernels->splits != NULL);
         queued(kernels,
             lam_cuda_attention(kernels->compute, &kernels->chip, args, kernels->split_tokens,
-                (float *)(void *)kernels->splits),
+                (float *)(void *)kernels->splits, rounded),
             "attention");
     } else {
         queued(
@@ -176,8 +188,15 @@ static void cuda_attention(struct lam_kernels *kernels, const struct lam_attenti
 
 static void cuda_swiglu(struct lam_kernels *kernels, const struct lam_swiglu_args *args)
 {
+    uint64_t n_rows = args->product_cols > 0 ? args->n / args->product_cols : 0;
+    void *rounded =
+        lam_cuda_round_into(kernels, args->out, n_rows, args->product_cols, args->product_cols > 0);
+
     lam_cuda_flush(kernels);
-    if (args->n > 0)
+    if (rounded != NULL)
+        queued(kernels, lam_cuda_swiglu_rounded(kernels->compute, &kernels->chip, args, rounded),
+            "swiglu");
+    else if (args->n > 0)
         queued(kernels, lam_cuda_swiglu(kernels->compute, &kernels->chip, args), "swiglu");
 }
 

@@ -49,6 +49,12 @@ struct lam_kernels {
     struct lam_rope_args ropes[2];
     uint32_t n_ropes;
 
+    /* What `rows` holds in 16 bits for the product that comes next; x NULL: nothing. */
+    struct {
+        const float *x;
+        uint64_t n;
+    } rounded;
+
     cudaError_t error; /* the first; everything later is its consequence */
     const char *error_call;
 };

@@ -43,6 +43,10 @@ int lam_cuda_dequant(struct CUstream_st *stream, const struct lam_cuda_chip *chi
 int lam_cuda_prepare_rms_norm(void);
 int lam_cuda_rms_norm(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
     const struct lam_rms_norm_args *args);
+/* The result as lam_cuda_pack_rows makes it of args->out, which is not written; so are the other
+ * ..._rounded. */
+int lam_cuda_rms_norm_rounded(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_rms_norm_args *args, void *rounded);
 int lam_cuda_prepare_rope(void);
 int lam_cuda_rope_table(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
     const struct lam_rope_table_args *args);
@@ -67,6 +71,8 @@ int lam_cuda_rope_kv(struct CUstream_st *stream, const struct lam_cuda_chip *chi
 int lam_cuda_prepare_swiglu(void);
 int lam_cuda_swiglu(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
     const struct lam_swiglu_args *args);
+int lam_cuda_swiglu_rounded(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_swiglu_args *args, void *rounded);
 
 /* 1 to 16 rows; all matrices of one dtype. One implementation per family of formats. workspace:
  * 66 bytes for each of n_cols, rounded up to 256. */
@@ -120,13 +126,14 @@ int lam_cuda_prepare_probe(void);
 int lam_cuda_probe(
     struct CUstream_st *stream, const struct lam_cuda_chip *chip, void *from, uint64_t bytes);
 
-/* Attention on tensor cores: F16 pages of at least 16 positions, head sizes that
+/* Attention on tensor cores: F16 or Q8_0 pages of at least 16 positions, head sizes that
  * lam_cuda_attention_fits names. splits: workspace of LAM_DEVICE_SPLIT_ROWS rows. split_tokens:
- * positions of one part of a context, a multiple of 32. */
+ * positions of one part of a context, a multiple of 32. rounded: NULL, or, of calls of more rows
+ * than LAM_DEVICE_SPLIT_ROWS, where the result goes in 16 bits instead of out. */
 bool lam_cuda_attention_fits(const struct lam_kv_layer *kv);
 int lam_cuda_prepare_attention(void);
 int lam_cuda_attention(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
-    const struct lam_attention_args *args, uint32_t split_tokens, float *splits);
+    const struct lam_attention_args *args, uint32_t split_tokens, float *splits, void *rounded);
 
 /* Attention for everything else. */
 int lam_cuda_prepare_attention_any(void);

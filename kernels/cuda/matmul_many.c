@@ -75,10 +75,12 @@ static void by_tiles(struct lam_kernels *kernels, const struct lam_matmul_args *
 {
     uint32_t ld = align_up(args->n_cols, LAM_CUDA_COLS_ALIGN);
 
-    lam_cuda_note(kernels,
-        (cudaError_t)lam_cuda_pack_rows(kernels->compute, &kernels->chip, args->x, args->n_rows,
-            args->n_cols, ld, kernels->rows),
-        "rounding activations");
+    if (kernels->rounded.x == NULL)
+        lam_cuda_note(kernels,
+            (cudaError_t)lam_cuda_pack_rows(kernels->compute, &kernels->chip, args->x, args->n_rows,
+                args->n_cols, ld, kernels->rows),
+            "rounding activations");
+    kernels->rounded.x = NULL;
     for (uint32_t i = 0; i < args->n_mats; i++) {
         uint64_t row_bytes;
         bool whole = lam_dtype_row_bytes(args->mats[i].dtype, args->n_cols, &row_bytes);
@@ -113,11 +115,25 @@ static void by_gemm64(struct lam_kernels *kernels, const struct lam_matmul_args 
     }
 }
 
+void *lam_cuda_round_into(struct lam_kernels *kernels, const float *out, uint64_t n_rows,
+    uint32_t n_cols, bool product_only)
+{
+    bool rounds =
+        product_only && n_rows > LAM_CUDA_GEMM64_ROWS && n_cols % LAM_CUDA_COLS_ALIGN == 0;
+
+    kernels->rounded.x = rounds ? out : NULL;
+    kernels->rounded.n = n_rows * n_cols;
+    return rounds ? kernels->rows : NULL;
+}
+
 void lam_cuda_matmul_many(struct lam_kernels *kernels, const struct lam_matmul_args *args)
 {
     struct lam_matmul_args packed = *args;
     struct lam_matmul_args tiled = *args;
 
+    assert(kernels->rounded.x == NULL ||
+           (kernels->rounded.x == args->x &&
+               kernels->rounded.n == (uint64_t)args->n_rows * args->n_cols));
     packed.n_mats = 0;
     tiled.n_mats = 0;
     for (uint32_t i = 0; i < args->n_mats; i++) {

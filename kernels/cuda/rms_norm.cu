@@ -1,10 +1,13 @@
 /*
  * rms_norm: one block per row.
  *
- * Bytes: 8 * n_cols per row (x stays in registers up to 4096 columns), 4 operations per value: bound
- * by memory for many rows, by latency (about 3 us) for one. The order of the sum depends on n_cols
+ * Bytes: 8 * n_cols per row, 6 where the result is rounded for a product (x stays in registers up to
+ * 4096 columns), 4 operations per value: bound by memory for many rows, by latency (about 3 us) for
+ * one. The order of the sum depends on n_cols
  * alone.
  */
+#include <cuda_fp16.h>
+
 #include "kernels/cuda/cuda.h"
 
 #include "kernels/cuda/dispatch.cuh"
@@ -20,11 +23,22 @@ static __device__ __forceinline__ float warp_sum(float value)
     return value;
 }
 
-static __global__ void __launch_bounds__(BLOCK) rms_norm_rows(const lam_rms_norm_args args)
+/* One value of the result, to out or, where there is such a place, in 16 bits to `rounded`. */
+static __device__ __forceinline__ void store(float *out, __half *rounded, uint32_t i, float value)
+{
+    if (rounded == NULL)
+        out[i] = value;
+    else
+        rounded[i] = __float2half_rn(value * LAM_CUDA_ROWS_SCALE);
+}
+
+static __global__ void __launch_bounds__(BLOCK)
+    rms_norm_rows(const lam_rms_norm_args args, __half *rounded)
 {
     __shared__ float parts[WARPS];
     const float *x = args.x + static_cast<size_t>(blockIdx.x) * args.n_cols;
     float *out = args.out + static_cast<size_t>(blockIdx.x) * args.n_cols;
+    __half *to = rounded == NULL ? NULL : rounded + static_cast<size_t>(blockIdx.x) * args.n_cols;
     float kept[KEPT];
     float weight[KEPT];
     float sum = 0;
@@ -56,15 +70,22 @@ static __global__ void __launch_bounds__(BLOCK) rms_norm_rows(const lam_rms_norm
     for (uint32_t j = 0; j < KEPT; j++) {
         uint32_t i = threadIdx.x + j * BLOCK;
         if (i < args.n_cols)
-            out[i] = kept[j] * scale * weight[j];
+            store(out, to, i, kept[j] * scale * weight[j]);
     }
     for (uint32_t i = threadIdx.x + KEPT * BLOCK; i < args.n_cols; i += BLOCK)
-        out[i] = x[i] * scale * args.weight[i];
+        store(out, to, i, x[i] * scale * args.weight[i]);
 }
 
 int lam_cuda_rms_norm(CUstream_st *stream, const lam_cuda_chip *chip, const lam_rms_norm_args *args)
 {
-    return launch(stream, chip, rms_norm_rows, dim3(args->n_rows), BLOCK, 0, *args);
+    return lam_cuda_rms_norm_rounded(stream, chip, args, NULL);
+}
+
+int lam_cuda_rms_norm_rounded(
+    CUstream_st *stream, const lam_cuda_chip *chip, const lam_rms_norm_args *args, void *rounded)
+{
+    return launch(stream, chip, rms_norm_rows, dim3(args->n_rows), BLOCK, 0, *args,
+        static_cast<__half *>(rounded));
 }
 
 int lam_cuda_prepare_rms_norm(void)

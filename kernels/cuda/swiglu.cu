@@ -1,9 +1,11 @@
 /*
  * swiglu: out = gate / (1 + exp(-gate)) * up.
  *
- * Bytes: 12 per value: bound by memory for many rows (0.98 of an H100's), by the launch for one. exp
- * in full precision.
+ * Bytes: 12 per value, 10 where the result is rounded for a product: bound by memory for many rows
+ * (0.98 of an H100's), by the launch for one. exp in full precision.
  */
+#include <cuda_fp16.h>
+
 #include "kernels/cuda/cuda.h"
 
 #include "kernels/cuda/dispatch.cuh"
@@ -11,7 +13,9 @@
 
 enum : uint32_t { BLOCK = 256, PER_THREAD = 4 };
 
-static __global__ void __launch_bounds__(BLOCK) swiglu_values(const lam_swiglu_args args)
+/* rounded: where the result goes in 16 bits instead of out, or NULL. */
+static __global__ void __launch_bounds__(BLOCK)
+    swiglu_values(const lam_swiglu_args args, __half *rounded)
 {
     uint64_t first = static_cast<uint64_t>(blockIdx.x) * (BLOCK * PER_THREAD) + threadIdx.x;
     float gate[PER_THREAD];
@@ -27,16 +31,29 @@ static __global__ void __launch_bounds__(BLOCK) swiglu_values(const lam_swiglu_a
     }
 #pragma unroll
     for (uint32_t j = 0; j < PER_THREAD; j++) {
-        if (first + j * BLOCK < args.n)
-            args.out[first + j * BLOCK] = gate[j] / (1.0f + expf(-gate[j])) * up[j];
+        uint64_t i = first + j * BLOCK;
+        float value = gate[j] / (1.0f + expf(-gate[j])) * up[j];
+        if (i >= args.n)
+            continue;
+        if (rounded == NULL)
+            args.out[i] = value;
+        else
+            rounded[i] = __float2half_rn(value * LAM_CUDA_ROWS_SCALE);
     }
+}
+
+int lam_cuda_swiglu_rounded(
+    CUstream_st *stream, const lam_cuda_chip *chip, const lam_swiglu_args *args, void *rounded)
+{
+    dim3 grid(div_up(args->n, BLOCK * PER_THREAD));
+
+    return launch(
+        stream, chip, swiglu_values, grid, BLOCK, 0, *args, static_cast<__half *>(rounded));
 }
 
 int lam_cuda_swiglu(CUstream_st *stream, const lam_cuda_chip *chip, const lam_swiglu_args *args)
 {
-    dim3 grid(div_up(args->n, BLOCK * PER_THREAD));
-
-    return launch(stream, chip, swiglu_values, grid, BLOCK, 0, *args);
+    return lam_cuda_swiglu_rounded(stream, chip, args, NULL);
 }
 
 int lam_cuda_prepare_swiglu(void)

@@ -121,7 +121,7 @@ static void run(const struct twin_backend *backend, const struct scene *scene,
     const struct lam_seq_rows *seqs, uint32_t n_seqs, float *out)
 {
     struct lam_attention_args args = {scene->q, out, scene->shape.n_heads,
-        1 / sqrtf((float)scene->shape.head_dim), scene->kv, seqs, n_seqs};
+        1 / sqrtf((float)scene->shape.head_dim), scene->kv, seqs, n_seqs, false};
 
     backend->ops->attention(backend->kernels, &args);
 }

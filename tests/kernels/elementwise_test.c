@@ -36,7 +36,7 @@ static double worst_ratio(const float *exact, const float *fast, size_t n, doubl
 static void norm(const struct twin_backend *backend, const float *x, const float *weight,
     uint32_t n_rows, uint32_t n_cols, float eps, float *out)
 {
-    struct lam_rms_norm_args args = {x, weight, out, n_rows, n_cols, eps};
+    struct lam_rms_norm_args args = {x, weight, out, n_rows, n_cols, eps, false};
 
     backend->ops->rms_norm(backend->kernels, &args);
 }
@@ -176,7 +176,7 @@ static void test_rope(void **state)
 static void swiglu(
     const struct twin_backend *backend, const float *gate, const float *up, size_t n, float *out)
 {
-    struct lam_swiglu_args args = {gate, up, out, n};
+    struct lam_swiglu_args args = {gate, up, out, n, 0};
 
     backend->ops->swiglu(backend->kernels, &args);
 }

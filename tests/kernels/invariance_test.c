@@ -93,10 +93,10 @@ static void test_elementwise_rows(void **state)
             float *values = step == 1 ? x : y;
             for (uint32_t t = 0; t < N_ROWS; t += step) {
                 float *at = values + (size_t)t * WIDTH;
-                struct lam_rms_norm_args norm = {at, weight, at, step, WIDTH, 1e-6f};
+                struct lam_rms_norm_args norm = {at, weight, at, step, WIDTH, 1e-6f, false};
                 struct lam_rope_args rope = {
                     at, table + (size_t)t * HEAD, step, HEADS, HEAD, HEAD, LAM_ROPE_ADJACENT};
-                struct lam_swiglu_args swiglu = {at, at, at, (uint64_t)step * WIDTH};
+                struct lam_swiglu_args swiglu = {at, at, at, (uint64_t)step * WIDTH, 0};
                 ops->rms_norm(set.fast[b].kernels, &norm);
                 ops->rope(set.fast[b].kernels, &rope);
                 ops->swiglu(set.fast[b].kernels, &swiglu);

@@ -33,6 +33,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_matmul_rows),
         cmocka_unit_test(test_matmul_three),
         cmocka_unit_test(test_matmul_nan),
+        cmocka_unit_test(test_product_only),
         cmocka_unit_test(test_kv_write),
         cmocka_unit_test(test_rope_kv),
         cmocka_unit_test(test_attention_twins),

@@ -77,7 +77,7 @@ void test_rms_norm(void **state)
         float *x = twin_random_floats(&rng, n, 0.1f);
         float *weight = twin_random_floats(&rng, n_cols, 2.0f);
         float *exact = twin_floats(n), *other_eps = twin_floats(n), *fast = twin_floats(n);
-        struct lam_rms_norm_args args = {x, weight, other_eps, n_rows, n_cols, 1.1e-5f};
+        struct lam_rms_norm_args args = {x, weight, other_eps, n_rows, n_cols, 1.1e-5f, false};
         gpu->ref->rms_norm(gpu->ref_kernels, &args);
         args.eps = 1e-5f;
         args.out = exact;
@@ -211,7 +211,7 @@ void test_swiglu(void **state)
         float *up = twin_random_floats(&rng, n, 3.0f);
         float *exact = twin_floats(n), *fast = twin_floats(n);
         memcpy(gate, extremes, (n < 8 ? n : 8) * sizeof(*gate));
-        struct lam_swiglu_args args = {gate, up, exact, n};
+        struct lam_swiglu_args args = {gate, up, exact, n, 0};
         gpu->ref->swiglu(gpu->ref_kernels, &args);
         args.gate = gpu_put(gpu, gate, n * sizeof(*gate), 0);
         args.up = gpu_put(gpu, up, n * sizeof(*up), 0);
@@ -249,10 +249,10 @@ void test_elementwise_rows(void **state)
         uint32_t step = i == 0 ? 1 : N_ROWS;
         for (uint32_t t = 0; t < N_ROWS; t += step) {
             float *at = values[i] + (size_t)t * WIDTH;
-            struct lam_rms_norm_args norm = {at, weight, at, step, WIDTH, 1e-6f};
+            struct lam_rms_norm_args norm = {at, weight, at, step, WIDTH, 1e-6f, false};
             struct lam_rope_args rope = {
                 at, table + (size_t)t * HEAD, step, HEADS, HEAD, HEAD, LAM_ROPE_ADJACENT};
-            struct lam_swiglu_args swiglu = {at, at, at, (uint64_t)step * WIDTH};
+            struct lam_swiglu_args swiglu = {at, at, at, (uint64_t)step * WIDTH, 0};
             gpu->ops->rms_norm(gpu->kernels, &norm);
             gpu->ops->rope(gpu->kernels, &rope);
             gpu->ops->swiglu(gpu->kernels, &swiglu);

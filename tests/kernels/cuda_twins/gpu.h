@@ -56,6 +56,7 @@ void test_matmul_alignment(void **state);
 void test_matmul_rows(void **state);
 void test_matmul_three(void **state);
 void test_matmul_nan(void **state);
+void test_product_only(void **state);
 void test_no_rows(void **state);
 
 void test_attention_twins(void **state);

@@ -431,6 +431,72 @@ void test_matmul_nan(void **state)
     }
 }
 
+/* One of the operations that may be told of their product, of n_rows by WIDTH values, and the
+ * product of what it made. */
+enum { WIDTH = 256, N_OUT = 100 };
+
+static void run_chain(
+    struct gpu *gpu, const struct scene *scene, uint32_t which, bool told, float *ret)
+{
+    uint32_t n_rows = scene->shape.n_rows;
+    uint64_t bytes = (uint64_t)n_rows * WIDTH * sizeof(float);
+    const float *x = gpu_put(gpu, scene->x, bytes, 0);
+    float *made = gpu_put(gpu, scene->x, bytes, 0);
+    uint16_t cache[2 * 128 * WIDTH]; /* keys and values of 128 positions, all some number */
+    uint32_t page = 0;
+
+    for (size_t i = 0; i < sizeof(cache) / sizeof(cache[0]); i++)
+        cache[i] = (uint16_t)(0x3000 + i * 7 % 0x0C00);
+    uint8_t *kv = gpu_put(gpu, cache, sizeof(cache), 0);
+    struct lam_seq_rows seq = {0, n_rows, 0, gpu_put(gpu, &page, sizeof(page), 0)};
+    struct lam_attention_args attention = {x, made, 4, 0.125f,
+        {kv, kv + sizeof(cache) / 2, LAM_F16, 4, WIDTH / 4, 128}, &seq, 1, told};
+    struct lam_rms_norm_args norm = {x, x, made, n_rows, WIDTH, 1e-5f, told};
+    struct lam_swiglu_args swiglu = {
+        x, made, made, (uint64_t)n_rows * WIDTH, told ? (uint32_t)WIDTH : 0};
+    struct lam_matmul_args product = {
+        .x = made,
+        .n_rows = n_rows,
+        .n_cols = WIDTH,
+        .n_mats = 1,
+        .mats = {{.weight = gpu_put(gpu, scene->weights, N_OUT * scene->row_bytes, 0),
+            .dtype = scene->dtype,
+            .n_out = N_OUT,
+            .out = gpu_floats(gpu, (size_t)n_rows * N_OUT),
+            .out_stride = N_OUT}},
+    };
+    if (which == 0)
+        gpu->ops->rms_norm(gpu->kernels, &norm);
+    else if (which == 1)
+        gpu->ops->swiglu(gpu->kernels, &swiglu);
+    else
+        gpu->ops->attention(gpu->kernels, &attention);
+    gpu->ops->matmul(gpu->kernels, &product);
+    gpu_get(gpu, ret, product.mats[0].out, (uint64_t)n_rows * N_OUT * sizeof(float));
+    gpu_reset(gpu);
+}
+
+/* An operation that knows of its product changes no bit of it. */
+void test_product_only(void **state)
+{
+    static const uint32_t row_counts[] = {3, 40, 70, 100};
+
+    for (uint32_t i = 0; i < 12; i++) {
+        struct scene scene;
+        scene_init(&scene, LAM_Q8_0, (struct shape){row_counts[i / 3], WIDTH, N_OUT});
+        size_t n = (size_t)scene.shape.n_rows * N_OUT;
+        float *alone = twin_floats(n);
+        float *told = twin_floats(n);
+        run_chain(*state, &scene, i % 3, false, alone);
+        run_chain(*state, &scene, i % 3, true, told);
+        assert_memory_equal(alone, told, n * sizeof(*alone));
+        assert_true(isfinite(alone[n - 1]));
+        scene_done(&scene);
+        twin_free(alone);
+        twin_free(told);
+    }
+}
+
 /* Nothing is read or written. */
 void test_no_rows(void **state)
 {
