@@ -16,6 +16,7 @@
 
 static struct emulated_options next_options;
 static struct emulated_counts counts;
+static struct lam_kernels *latest;
 
 void emulated_set(const struct emulated_options *options)
 {
@@ -27,10 +28,22 @@ struct emulated_counts emulated_counts(void)
     return counts;
 }
 
+void emulated_host_waits(uint64_t ns)
+{
+    assert(latest);
+    emulated_run_all(latest);
+    for (uint32_t q = 0; q < QUEUES; q++)
+        if (latest->queues[q].now_ns > latest->host_ns)
+            latest->host_ns = latest->queues[q].now_ns;
+    latest->host_ns += ns;
+}
+
 static void destroy(struct lam_kernels *kernels)
 {
     if (!kernels)
         return;
+    if (latest == kernels)
+        latest = NULL;
     assert(kernels->n_pins == 0);
     for (uint32_t q = 0; q < QUEUES; q++) {
         emulated_run(kernels, q, kernels->queues[q].n_queued);
@@ -68,6 +81,7 @@ static enum lam_status create(
         destroy(kernels);
         return status;
     }
+    latest = kernels;
     *ret_kernels = kernels;
     return LAM_OK;
 }

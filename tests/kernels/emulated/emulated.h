@@ -51,6 +51,10 @@ struct emulated_counts {
 void emulated_set(const struct emulated_options *options);
 struct emulated_counts emulated_counts(void);
 
+/* The host does nothing for so long, in virtual time: the context that was created last works off
+ * what it has, and what is queued from now on begins that much later. */
+void emulated_host_waits(uint64_t ns);
+
 const struct lam_cuda_backend *emulated_backend(void);
 
 #endif

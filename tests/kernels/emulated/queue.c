@@ -62,6 +62,8 @@ static void run_task(struct lam_kernels *kernels, uint32_t index)
     struct task *task = &queue->tasks[queue->n_run % TASKS_MAX];
     const struct task_queue *other = &kernels->queues[task->queue];
 
+    if (task->queued_ns > queue->now_ns)
+        queue->now_ns = task->queued_ns;
     if (task->kind == TASK_MARK) {
         kernels->times_ns[task->mark] = queue->now_ns;
     } else if (task->kind == TASK_WAIT) {
@@ -114,6 +116,12 @@ void emulated_run(struct lam_kernels *kernels, uint32_t queue, uint64_t number)
     }
 }
 
+void emulated_run_all(struct lam_kernels *kernels)
+{
+    while (run_any(kernels))
+        ;
+}
+
 void emulated_queue(struct lam_kernels *kernels, uint32_t queue, const struct task *task)
 {
     struct task_queue *to = &kernels->queues[queue];
@@ -127,7 +135,8 @@ void emulated_queue(struct lam_kernels *kernels, uint32_t queue, const struct ta
     }
     if (to->n_queued - to->n_run == TASKS_MAX)
         emulated_run(kernels, queue, to->n_run + 1);
-    to->tasks[to->n_queued++ % TASKS_MAX] = *task;
+    to->tasks[to->n_queued % TASKS_MAX] = *task;
+    to->tasks[to->n_queued++ % TASKS_MAX].queued_ns = kernels->host_ns;
     /* Sometimes the device is fast, sometimes it does nothing for long. */
     if (draw(kernels, 16) == 0)
         for (uint32_t n = draw(kernels, 64); n > 0 && run_any(kernels); n--)

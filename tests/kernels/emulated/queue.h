@@ -45,6 +45,7 @@ struct task {
     uint32_t mark;
     uint32_t queue;
     uint64_t number;
+    uint64_t queued_ns; /* on the host's clock */
 };
 
 struct task_queue {
@@ -74,6 +75,7 @@ struct lam_kernels {
     struct lam_kernels *kernels; /* of inner */
     struct emulated_options options;
     uint32_t random;
+    uint64_t host_ns; /* virtual: no task begins before it was queued */
     struct task_queue queues[QUEUES];
     struct mark marks[LAM_DEVICE_MARKS];
     uint64_t times_ns[LAM_DEVICE_MARKS]; /* of the marks that were reached last */
@@ -93,5 +95,8 @@ void emulated_queue(struct lam_kernels *kernels, uint32_t queue, const struct ta
 
 /* Runs tasks of both queues until `number` tasks of `queue` have run. */
 void emulated_run(struct lam_kernels *kernels, uint32_t queue, uint64_t number);
+
+/* Runs all that can run. */
+void emulated_run_all(struct lam_kernels *kernels);
 
 #endif

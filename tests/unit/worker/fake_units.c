@@ -24,6 +24,8 @@ struct lam_units {
     uint32_t n_sessions;
     bool open, once, kept;
     uint64_t n_gathered;
+    uint64_t slow_ns, stall_ns;
+    void (*sleep)(uint64_t ns);
     uint64_t next;                   /* acquires of the session */
     uint64_t released;               /* of the session: the oldest unit that is held */
     unsigned char *rows;             /* [ROWS_MAX, row_bytes] */
@@ -82,6 +84,12 @@ uint64_t fake_units_acquired(const struct lam_units *units)
 void fake_units_keep(struct lam_units *units)
 {
     units->kept = true;
+}
+
+void fake_units_slow(struct lam_units *units, uint64_t ns, void (*sleep)(uint64_t ns))
+{
+    units->slow_ns = ns;
+    units->sleep = sleep;
 }
 
 uint64_t fake_units_gathered(const struct lam_units *units)
@@ -143,6 +151,8 @@ bool lam_units_ready(struct lam_units *units, uint32_t index)
     assert(units->open && index == units->cycle[units->next % units->n_cycle]);
     if (units->next - units->released >= units->n_places)
         return false;
+    if (units->slow_ns > 0)
+        return false;
     if (units->seed == 0)
         return true;
     units->seed = units->seed * 1664525u + 1013904223u;
@@ -160,6 +170,9 @@ enum lam_status lam_units_acquire(
     assert(!units->once || units->next < units->n_cycle);
     assert(units->next - units->released < units->n_cycle);  /* never twice */
     assert(units->next - units->released < units->n_places); /* it would block for ever */
+    if (units->slow_ns > 0)
+        units->sleep(units->slow_ns);
+    units->stall_ns += units->slow_ns;
     if (atomic_load(&units->stopped))
         return lam_fail(err, LAM_CANCELLED, "stopped");
     units->n_acquired++;
@@ -221,6 +234,5 @@ enum lam_status lam_units_check(struct lam_units *units, struct lam_err *err)
 
 uint64_t lam_units_stall_ns(const struct lam_units *units)
 {
-    (void)units;
-    return 0;
+    return units->stall_ns;
 }

@@ -27,6 +27,10 @@ uint64_t fake_units_acquired(const struct lam_units *units);
 /* From now on all units are kept, and are here at once. */
 void fake_units_keep(struct lam_units *units);
 
+/* From now on no unit is here before it is asked for, and each acquire takes so long, as `sleep`
+ * passes the time. */
+void fake_units_slow(struct lam_units *units, uint64_t ns, void (*sleep)(uint64_t ns));
+
 /* Embedding rows asked for so far. */
 uint64_t fake_units_gathered(const struct lam_units *units);
 
