@@ -5,8 +5,10 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "common/buf.h"
+#include "common/clock.h"
 #include "common/mem.h"
 
 #define PLACES 2u
@@ -56,13 +58,17 @@ enum lam_status lam_outbox_create(
     size_t message_bytes_max, struct lam_outbox **ret_outbox, struct lam_err *err)
 {
     struct lam_outbox *outbox = lam_calloc(1, sizeof *outbox);
+    pthread_condattr_t attr;
 
     if (!outbox)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for answers to the gateway");
     for (uint32_t i = 0; i < PLACES; i++)
         outbox->places[i] = LAM_BUF(message_bytes_max);
     pthread_mutex_init(&outbox->lock, NULL);
-    pthread_cond_init(&outbox->changed, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&outbox->changed, &attr);
+    pthread_condattr_destroy(&attr);
     outbox->thread_made = pthread_create(&outbox->thread, NULL, run, outbox) == 0;
     if (!outbox->thread_made) {
         lam_outbox_destroy(outbox);
@@ -116,6 +122,22 @@ enum lam_status lam_outbox_put(
     pthread_cond_broadcast(&outbox->changed);
     pthread_mutex_unlock(&outbox->lock);
     return LAM_OK;
+}
+
+bool lam_outbox_flush(struct lam_outbox *outbox, uint64_t timeout_ns)
+{
+    uint64_t until_ns = lam_now_ns() + timeout_ns;
+    const struct timespec until = {
+        .tv_sec = (time_t)(until_ns / LAM_NS_PER_S), .tv_nsec = (long)(until_ns % LAM_NS_PER_S)};
+    int rc = 0;
+    bool sent;
+
+    pthread_mutex_lock(&outbox->lock);
+    while (outbox->n_done < outbox->n_put && rc == 0)
+        rc = pthread_cond_timedwait(&outbox->changed, &outbox->lock, &until);
+    sent = outbox->n_done == outbox->n_put;
+    pthread_mutex_unlock(&outbox->lock);
+    return sent;
 }
 
 void lam_outbox_close(struct lam_outbox *outbox)

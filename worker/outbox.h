@@ -8,7 +8,9 @@
 #ifndef LAMINAR_WORKER_OUTBOX_H
 #define LAMINAR_WORKER_OUTBOX_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/status.h"
 #include "rpc/client.h"
@@ -30,6 +32,10 @@ void lam_outbox_open(struct lam_outbox *outbox, struct lam_rpc_stream *stream);
  * it is too large. */
 LAM_MUST_USE enum lam_status lam_outbox_put(
     struct lam_outbox *outbox, const ProtobufCMessage *message, struct lam_err *err);
+
+/* Waits until everything that was put is sent or refused, but no longer than this: then false. [any
+ * thread] */
+LAM_MUST_USE bool lam_outbox_flush(struct lam_outbox *outbox, uint64_t timeout_ns);
 
 /* Waits until everything is sent or refused. The stream is not used afterwards. */
 void lam_outbox_close(struct lam_outbox *outbox);

@@ -29,6 +29,7 @@
 #define SERVICE_BACKOFF_MIN_NS (200 * LAM_NS_PER_MS)
 #define SERVICE_BACKOFF_MAX_NS (5 * LAM_NS_PER_S)
 #define SERVICE_REACH_NS (1 * LAM_NS_PER_S) /* for one attempt to reach the gateway */
+#define SERVICE_FLUSH_NS LAM_NS_PER_S       /* for the last answer, when a wait is ended */
 #define SERVICE_CHUNK_BYTES LAM_MIB         /* of the header: the protocol's limit */
 #define SERVICE_SEQ_BYTES 1024u             /* of one SequenceRows, unpacked, without its tokens */
 #define SERVICE_STEPS 2       /* without an answer: one computes, one waits in the stream */
@@ -53,6 +54,7 @@ struct lam_service {
     pthread_cond_t woken;
     /* Under the lock: */
     struct lam_rpc_stream *waiting; /* the stream, while we wait for a message on it */
+    bool half_closed;               /* that stream: we said that nothing more comes */
     bool stopping;
     bool loader_lost;
 };
@@ -124,9 +126,17 @@ static void wake(struct lam_service *service)
 
 void lam_service_stop(struct lam_service *service)
 {
+    bool again;
+
     pthread_mutex_lock(&service->lock);
+    again = service->stopping;
     service->stopping = true;
-    wake(service);
+    /* To cancel a stream drops what the gateway has not yet read of it, and that may be an answer:
+     * it is told that nothing more comes, and ends the stream. A second wish does not wait. */
+    if (!again && service->waiting && lam_outbox_flush(service->outbox, SERVICE_FLUSH_NS))
+        service->half_closed = lam_rpc_stream_half_close(service->waiting, NULL) == LAM_OK;
+    if (again || !service->half_closed)
+        wake(service);
     pthread_mutex_unlock(&service->lock);
 }
 
@@ -354,9 +364,11 @@ static enum lam_status run_step(
  * all. A second wish to stop does not wait for that. */
 static void say_goodbye(struct lam_service *service, struct lam_rpc_stream *stream)
 {
-    bool end = lam_rpc_stream_half_close(stream, NULL) != LAM_OK;
+    bool end;
 
     pthread_mutex_lock(&service->lock);
+    end = !service->half_closed && lam_rpc_stream_half_close(stream, NULL) != LAM_OK;
+    service->half_closed = !end;
     service->waiting = stream;
     pthread_mutex_unlock(&service->lock);
     while (!end && lam_rpc_stream_recv(stream, &service->received, &end, NULL) == LAM_OK)
