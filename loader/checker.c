@@ -1,7 +1,7 @@
 /*
  * checker: see the header. A job is a unit whose bytes have arrived. Threads take runs of chunks of
  * the oldest job; whoever finishes a job's last chunk decides about it. There are no more threads
- * at work than what waits is worth: together they cost more processor time for the same bytes.
+ * at work than what waits is worth: one keeps up with most drives.
  */
 #include "loader/checker.h"
 
