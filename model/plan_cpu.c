@@ -30,7 +30,7 @@ uint64_t lam_plan_cpu_bytes(
     return arena.total_bytes;
 }
 
-/* What a pass reads with this budget. */
+/* What a pass reads with this budget: one unit of those that stream only as far as its kept end. */
 static uint64_t disk_bytes_of(
     const struct lam_kept_table *table, uint64_t budget, bool *kept, struct lam_plan_pool *pool)
 {
@@ -39,7 +39,7 @@ static uint64_t disk_bytes_of(
     lam_pool_choose(table, budget, kept, pool);
     for (uint32_t u = 0; u < table->n_units; u++)
         bytes += kept[u] ? 0 : table->windows[u];
-    return bytes;
+    return bytes - pool->part_bytes;
 }
 
 /* The budget that reads least; of equal ones the first, which keeps most. */

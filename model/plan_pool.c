@@ -1,6 +1,6 @@
 /*
  * plan_pool: which budget the loader is to be given. What it makes of one is model/kept.h; the kept
- * end of a unit is not credited, it is less than a unit in a pass.
+ * end of a unit is credited on a CPU only: a device may hold that unit, and then nothing is saved.
  *
  * A few bytes more can make those rules keep less (one more slot), or spread the kept units
  * otherwise, so that devices hold others. So a plan tries budgets on a grid that depends on the
