@@ -20,7 +20,7 @@
 #define THREADS_MAX 64u
 #define MEMORY_BYTES (64 * LAM_MIB) /* of each thread: beyond all caches */
 #define MEMORY_BLOCK_BYTES (LAM_MIB / 2)
-#define MEMORY_WARM_NS (300 * LAM_NS_PER_MS) /* for all threads to have their buffers */
+#define MEMORY_POLL_NS LAM_NS_PER_MS
 #define MEMORY_NS (500 * LAM_NS_PER_MS)
 
 /* Threads that do one thing at once. */
@@ -104,30 +104,33 @@ enum lam_status lam_measure_disk_of(
 /* ---- memory */
 
 struct memory {
-    uint64_t begin_ns, end_ns; /* what is read in between counts */
+    atomic_uint_fast64_t begin_ns; /* 0: not all threads have their buffers yet */
+    atomic_uint_fast32_t n_ready;
     atomic_uint_fast64_t bytes;
     atomic_uint_fast64_t sum; /* so that the reads are needed */
     atomic_bool failed;
 };
 
-/* Blocks are small beside the window: those that cross its ends do not matter. */
+/* Blocks are small beside the time: those that cross its ends do not matter. */
 static void *read_memory(void *arg)
 {
     struct memory *memory = arg;
     uint64_t *buffer = map_buffer(MEMORY_BYTES);
     uint64_t sums[8] = {0};
-    uint64_t now_ns = lam_now_ns();
+    uint64_t end_ns;
 
     if (!buffer)
         atomic_store(&memory->failed, true);
-    for (uint64_t at = 0; buffer && now_ns < memory->end_ns; at += MEMORY_BLOCK_BYTES) {
+    atomic_fetch_add(&memory->n_ready, 1);
+    while (atomic_load(&memory->begin_ns) == 0)
+        lam_sleep_ns(MEMORY_POLL_NS);
+    end_ns = atomic_load(&memory->begin_ns) + MEMORY_NS;
+    for (uint64_t at = 0; buffer && lam_now_ns() < end_ns; at += MEMORY_BLOCK_BYTES) {
         const uint64_t *block = buffer + at % MEMORY_BYTES / sizeof *buffer;
         for (uint64_t i = 0; i < MEMORY_BLOCK_BYTES / sizeof *block; i += 8)
             for (unsigned k = 0; k < 8; k++)
                 sums[k] += block[i + k];
-        now_ns = lam_now_ns();
-        if (now_ns >= memory->begin_ns)
-            atomic_fetch_add(&memory->bytes, MEMORY_BLOCK_BYTES);
+        atomic_fetch_add(&memory->bytes, MEMORY_BLOCK_BYTES);
     }
     for (unsigned k = 0; k < 8; k++)
         atomic_fetch_add(&memory->sum, sums[k]);
@@ -138,13 +141,15 @@ static void *read_memory(void *arg)
 
 enum lam_status lam_measure_memory(double *ret_rate, struct lam_err *err)
 {
-    struct memory memory = {.begin_ns = lam_now_ns() + MEMORY_WARM_NS};
+    struct memory memory = {0};
     struct crew crew = {0};
     long n_processors = sysconf(_SC_NPROCESSORS_ONLN);
     uint32_t n = n_processors < 1 ? 1 : (uint32_t)n_processors;
 
-    memory.end_ns = memory.begin_ns + MEMORY_NS;
     crew_start(&crew, n < THREADS_MAX ? n : THREADS_MAX, read_memory, &memory);
+    while (atomic_load(&memory.n_ready) < crew.n)
+        lam_sleep_ns(MEMORY_POLL_NS);
+    atomic_store(&memory.begin_ns, lam_now_ns());
     crew_wait(&crew);
     if (atomic_load(&memory.failed) || atomic_load(&memory.bytes) == 0)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory to measure with");
