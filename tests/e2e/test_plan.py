@@ -115,6 +115,51 @@ def test_four_times_three_gib(home, models):
     assert data["host"]["kept_units"] == data["host"]["units"]
 
 
+# The fields that others build on, and what each is.
+FIELDS = {
+    "version": int, "fits": bool, "devices": list, "host": dict, "predicted": dict, "levers": list}
+OF_HOST = {"pool_bytes": int, "kept_units": int, "units": int, "disk_bytes_per_pass": int}
+OF_PREDICTED = {"pass_seconds": float, "tokens_per_second": float, "bound": str}
+OF_LEVERS = {"flag": str, "saves_bytes": int}
+
+
+def check_types(data, types):
+    for name, kind in types.items():
+        assert type(data[name]) is kind, (name, data[name])
+
+
+@pytest.mark.parametrize("arguments", [
+    ("--gpu", "24GiB*4", "--vram", "3,3,3,3", "--ctx", "4096", "--ram", "64GiB"),
+    ("--gpu", "80GiB", "--ram", "64GiB"), ("--ram", "8GiB")])
+def test_fields_have_their_types(home, models, arguments):
+    data = plan(home, models["70b"], *arguments)
+    check_types(data, FIELDS)
+    check_types(data["host"], OF_HOST)
+    check_types(data["predicted"], OF_PREDICTED)
+    assert data["predicted"]["bound"] in ("link", "disk", "memory", "compute")
+    for device in data["devices"]:
+        check_types(device, {"device": str, **{name: int for name in DEVICE_FIELDS[1:]}})
+    assert data["version"] == 1 and data["levers"]
+    for lever in data["levers"]:
+        check_types(lever, OF_LEVERS)
+
+
+def test_every_sacrifice_is_told_in_order(home, models):
+    """What was not given is lowered until it fits; what was given never is."""
+    done = cli.run(home, "plan", models["70b"], "--gpu", "80GiB", "--vram", "1350MiB",
+                   "--ram", "64GiB")
+    notes = [line.split(" instead")[0] for line in done.stderr.decode().splitlines()]
+    assert done.returncode == 0, done.stderr
+    order = ["laminar: note: context 1024", "laminar: note: KV cache in q8_0",
+             "laminar: note: prompts in chunks of 128"]
+    assert [note.rsplit(" ", 1)[0] for note in notes] == [
+        note.rsplit(" ", 1)[0] for note in order], notes
+    given = ("--ctx", "8192", "--kv-type", "f16", "--prefill-chunk", "512")
+    done = cli.run(home, "plan", models["70b"], "--gpu", "80GiB", "--vram", "1350MiB",
+                   "--ram", "64GiB", *given)
+    assert done.returncode == 3 and b"note" not in done.stderr
+
+
 def test_faster_links_and_disks_are_believed(home, models):
     machine = ("--gpu", "80GiB", "--vram", "2GiB")
     slow = plan(home, models["8b"], *machine, "--ram", "64GiB", "--link", "10GB/s")
