@@ -2,11 +2,12 @@
  * cuda_bench: what the GPU backend reaches, on weights of an 8B Llama's shapes filled with random
  * bytes (a kernel's time does not depend on the numbers).
  *
- *     cuda_bench [FOLDER of liblaminar-cuda.so or "-" [LAYERS]]
+ *     cuda_bench [FOLDER of liblaminar-cuda.so or "-" [LAYERS [FORMATS]]]
  *
  * prints the memory's own speed, the link's, and for each weight format the time of a token and of
- * a prompt by operation. Each layer has its own weights, so that the caches see what they would
- * see. Times are the device's, between marks; of several repetitions the median.
+ * a prompt by operation; with FORMATS (BF16,Q4_K) only tokens of those. Each layer has its own
+ * weights, so that the caches see what they would see. Times are the device's, between marks; of
+ * several repetitions the median.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -69,6 +70,7 @@ struct bench {
     void *kv; /* one layer's keys, then its values */
     double read_bytes_per_ns;
     uint32_t n_layers;
+    double queue_ns; /* of the host, for the last pass */
     bool failed;
     bool whole; /* operations follow each other as in a pass */
     /* the pass that is being measured */
@@ -253,11 +255,13 @@ static double time_of(struct bench *bench, enum op op)
 
     for (int i = -1; i < REPEATS; i++) { /* the first warms up */
         bench->device->mark_compute(bench->kernels, 1);
+        uint64_t begin = lam_now_ns();
         if (op == OP_END)
             run_pass(bench);
         for (uint32_t layer = 0; op < OP_END && layer < bench->n_layers; layer++)
             run_op(bench, op, layer);
         bench->device->mark_compute(bench->kernels, 2);
+        bench->queue_ns = (double)(lam_now_ns() - begin);
         wait_for(bench, 2);
         if (i >= 0)
             ns[i] = (double)bench->device->elapsed_ns(bench->kernels, 1, 2);
@@ -309,9 +313,25 @@ static void bench_decode(struct bench *bench, uint32_t n_seqs, uint32_t position
     }
     bytes += weight_bytes(bench->dtype, (uint64_t)VOCABULARY * D);
     double ns = time_of(bench, OP_END);
-    (void)printf("  pass %7.3f ms = %.2f of the memory's %.0f\n", ns / 1e6,
-        bytes / ns / bench->read_bytes_per_ns, bench->read_bytes_per_ns);
+    (void)printf("  pass %7.3f ms = %.3f of the memory's %.0f, queued in %.2f\n", ns / 1e6,
+        bytes / ns / bench->read_bytes_per_ns, bench->read_bytes_per_ns, bench->queue_ns / 1e6);
     (void)fflush(stdout);
+}
+
+/* Tokens of every format, or of those named in `formats`. */
+static void bench_tokens(struct bench *bench, const char *formats)
+{
+    static const enum lam_dtype dtypes[] = {
+        LAM_BF16, LAM_Q8_0, LAM_Q6_K, LAM_Q5_K, LAM_Q5_1, LAM_Q5_0, LAM_Q4_K, LAM_Q4_1, LAM_Q4_0};
+    static const uint32_t row_counts[] = {1, 2, 4, 8, 16};
+
+    for (size_t d = 0; d < sizeof(dtypes) / sizeof(dtypes[0]); d++) {
+        bench->dtype = dtypes[d];
+        if (formats != NULL && strstr(formats, lam_dtype_info(dtypes[d])->name) == NULL)
+            continue;
+        for (size_t r = 0; r < sizeof(row_counts) / sizeof(row_counts[0]); r++)
+            bench_decode(bench, row_counts[r], 1000);
+    }
 }
 
 static void bench_prompt(struct bench *bench, uint32_t n_rows)
@@ -492,9 +512,6 @@ fail:
 
 int main(int argc, char **argv)
 {
-    static const enum lam_dtype dtypes[] = {
-        LAM_BF16, LAM_Q8_0, LAM_Q6_K, LAM_Q5_K, LAM_Q5_1, LAM_Q5_0, LAM_Q4_K, LAM_Q4_1, LAM_Q4_0};
-    static const uint32_t row_counts[] = {1, 2, 4, 8, 16};
     struct bench bench = {.n_layers = LAYERS_MAX};
     int64_t n_layers;
 
@@ -504,6 +521,11 @@ int main(int argc, char **argv)
         !bench_link(&bench))
         return 1;
     bench_memory(&bench);
+    if (argc > 3) {
+        bench_tokens(&bench, argv[3]);
+        bench.ops->destroy(bench.kernels);
+        return bench.failed;
+    }
     bench.dtype = LAM_Q8_0;
     bench_others(&bench, 1, 1, 100);
     bench_others(&bench, 1, 1, 1000);
@@ -513,11 +535,7 @@ int main(int argc, char **argv)
     bench_others(&bench, 1, 512, 0);
     bench_others(&bench, 1, 2048, 0);
     bench_others(&bench, 1, 2048, 6000);
-    for (size_t d = 0; d < sizeof(dtypes) / sizeof(dtypes[0]); d++) {
-        bench.dtype = dtypes[d];
-        for (size_t r = 0; r < sizeof(row_counts) / sizeof(row_counts[0]); r++)
-            bench_decode(&bench, row_counts[r], 1000);
-    }
+    bench_tokens(&bench, NULL);
     static const enum lam_dtype prompt_dtypes[] = {LAM_BF16, LAM_Q8_0, LAM_Q4_K};
     for (size_t d = 0; d < 3; d++) {
         bench.dtype = prompt_dtypes[d];
