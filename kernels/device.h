@@ -129,10 +129,16 @@ static inline uint64_t lam_device_workspace_split_bytes(const struct lam_kernel_
     return (LAM_DEVICE_SPLIT_ROWS * config->n_heads * per_head + 255) / 256 * 256;
 }
 
+/* How many parts of a context are done. */
+static inline uint64_t lam_device_workspace_arrived_bytes(const struct lam_kernel_config *config)
+{
+    return (LAM_DEVICE_SPLIT_ROWS * config->n_heads * 2 * sizeof(uint32_t) + 255) / 256 * 256;
+}
+
 static inline uint64_t lam_device_workspace_bytes(const struct lam_kernel_config *config)
 {
     return lam_device_workspace_rows_bytes(config) + lam_device_workspace_tile_bytes(config) +
-           lam_device_workspace_split_bytes(config);
+           lam_device_workspace_split_bytes(config) + lam_device_workspace_arrived_bytes(config);
 }
 
 #endif

@@ -79,7 +79,8 @@ static uint64_t workspace_bytes(const struct lam_plan_request *request, const st
     if (request->devices[0].kind == LAM_DEVICE_CPU)
         return (longest + Q8_BLOCK - 1) / Q8_BLOCK * Q8_BLOCK_BYTES * w->rows;
     return rows * cols * 2 + max_of(TILE_BYTES, cols * 2 * ROWS_STEP) +
-           lam_align_up(SPLIT_ROWS * SPLITS * (w->q + 2 * w->heads) * 4, LAM_PLAN_ALIGN);
+           lam_align_up(SPLIT_ROWS * SPLITS * (w->q + 2 * w->heads) * 4, LAM_PLAN_ALIGN) +
+           lam_align_up(SPLIT_ROWS * w->heads * 2 * 4, LAM_PLAN_ALIGN);
 }
 
 /* Offsets from *end on, which moves behind the activations. */

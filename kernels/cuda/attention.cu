@@ -3,12 +3,13 @@
  * calls of up to LAM_DEVICE_SPLIT_ROWS rows; attention_many.cu has the others.
  *
  * Bytes: the keys and values that a row sees, once per key/value head: bound by memory and
- * by latency. On an H100 one row at position 1000 takes 11 us.
+ * by latency. On an H100 one row at position 1000 took 11 us when a second
+ * kernel merged the parts; without it a layer takes 2 to 4 us less.
  *
  * How. The rows of a sequence times the query heads that share a key/value head form one list; a
  * block takes 16 of it. The context is cut into parts of split_tokens positions, counted from 0; a
  * part is walked over 32 positions at a time with a running maximum and sum, by a block of its own,
- * and a second kernel merges the parts in order. A row's bits do not depend on other rows.
+ * and the last block to end merges the parts in order. A row's bits do not depend on other rows.
  *
  * Precision: q and the softmax weights are split in two f16 (22 bits), keys and values are f16 as
  * they lie: results are as good as in f32.
@@ -34,8 +35,113 @@ static __device__ __forceinline__ bool find_rows(
     return first < rows.n;
 }
 
+/* The sums of a part, of list entry i of the tile. */
+template <int D>
+static __device__ __forceinline__ float *part_sums(
+    const attention_args &args, const tile_rows &rows, uint32_t i, uint32_t part)
+{
+    size_t row = row_head(args, rows, i, args.part_row[blockIdx.z]);
+
+    return args.splits + (row * LAM_DEVICE_SPLITS_MAX + part) * (D + 2);
+}
+
+/* A warp's WIDTH columns from `column` on; maximum and sum are the same in all warps. */
+template <int D, int WIDTH>
+static __device__ __forceinline__ void store_part(const attention_args &args, const tile_rows &rows,
+    uint32_t part, uint32_t column, uint32_t lane, const state<WIDTH> &s)
+{
+#pragma unroll
+    for (uint32_t i = 0; i < 2; i++) {
+        if (rows.first + lane / 4 + i * 8 >= rows.n)
+            continue;
+        float *to = part_sums<D>(args, rows, lane / 4 + i * 8, part);
+#pragma unroll
+        for (uint32_t tile = 0; tile < WIDTH / 8; tile++) {
+#pragma unroll
+            for (uint32_t e = 0; e < 2; e++)
+                to[column + tile * 8 + lane % 4 * 2 + e] = s.value[tile][i * 2 + e];
+        }
+        if (lane % 4 == 0) {
+            to[D] = s.max[i];
+            to[D + 1] = s.sum[i];
+        }
+    }
+}
+
+/* Whether this block is the last of the n_parts of its tile and columns; what the others stored is
+ * then there. Called by the whole block. */
+static __device__ __forceinline__ bool is_last_part(
+    const attention_args &args, const tile_rows &rows, uint32_t n_parts)
+{
+    __shared__ bool is_last;
+
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        size_t at = row_head(args, rows, 0, args.part_row[blockIdx.z]) * 2;
+        uint32_t *arrived = args.arrived + at + blockIdx.y % 2;
+        is_last = atomicAdd(arrived, 1) + 1 == n_parts;
+        if (is_last)
+            *arrived = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return is_last;
+}
+
+/* Merges the parts of every row of the tile, in order. Warps share the rows, a lane has VALUES
+ * columns. */
+template <int D, int OUT, uint32_t WARPS>
+static __device__ __forceinline__ void merge_parts(
+    const attention_args &args, const tile_rows &rows, uint32_t column)
+{
+    const uint32_t values = OUT / 32;
+    uint32_t lane = threadIdx.x % 32;
+    uint32_t n = min(rows.n - rows.first, static_cast<uint32_t>(TILE_ROWS));
+
+    for (uint32_t i = threadIdx.x / 32; i < n; i += WARPS) {
+        uint32_t n_parts =
+            (rows.seq->pos_begin + row_in_seq(args, rows, i)) / args.split_tokens + 1;
+        float max = -INFINITY;
+        float sum = 0;
+        float value[values] = {};
+        for (uint32_t begin = 0; begin < n_parts; begin += MERGE_AHEAD) {
+            float maxes[MERGE_AHEAD], sums[MERGE_AHEAD], parts[MERGE_AHEAD][values];
+#pragma unroll
+            for (uint32_t p = 0; p < MERGE_AHEAD; p++) {
+                const float *part =
+                    part_sums<D>(args, rows, i, begin + p < n_parts ? begin + p : begin);
+                maxes[p] = part[D];
+                sums[p] = part[D + 1];
+#pragma unroll
+                for (uint32_t v = 0; v < values; v++)
+                    parts[p][v] = part[column + v * 32 + lane];
+            }
+#pragma unroll
+            for (uint32_t p = 0; p < MERGE_AHEAD; p++) {
+                if (begin + p >= n_parts)
+                    break;
+                float new_max = fmaxf(max, maxes[p]);
+                float scale = rescale(max, new_max);
+                float part_scale = rescale(maxes[p], new_max);
+                max = new_max;
+                sum = merged(sum, scale, sums[p], part_scale);
+#pragma unroll
+                for (uint32_t v = 0; v < values; v++)
+                    value[v] = merged(value[v], scale, parts[p][v], part_scale);
+            }
+        }
+        float *out = args.out + row_head(args, rows, i, rows.seq->row_begin) * D + column;
+        float inverse = 1.0f / sum;
+#pragma unroll
+        for (uint32_t v = 0; v < values; v++)
+            out[v * 32 + lane] = value[v] * inverse;
+    }
+}
+
 /* A block per part, its sums into args.splits: every warp takes all scores and has its own columns
- * of the values. Grid as above, with parts * tiles in front. */
+ * of the values. The last block of a tile merges its parts. Grid as above, with parts * tiles in
+ * front. */
 template <int D, int OUT, bool Q8>
 static __global__ void __launch_bounds__(head_shape<D, OUT>::PART_WARPS * 32)
     attend_parts(const attention_args args, uint32_t n_parts)
@@ -81,63 +187,9 @@ static __global__ void __launch_bounds__(head_shape<D, OUT>::PART_WARPS * 32)
             begin + step * STEP, warp * width, lane, s);
     }
     end_part(s);
-#pragma unroll
-    for (uint32_t i = 0; i < 2; i++) {
-        if (rows.first + lane / 4 + i * 8 >= rows.n)
-            continue;
-        size_t row = row_head(args, rows, lane / 4 + i * 8, args.part_row[blockIdx.z]);
-        float *to = args.splits + (row * LAM_DEVICE_SPLITS_MAX + part) * (D + 2);
-#pragma unroll
-        for (uint32_t tile = 0; tile < width / 8; tile++) {
-#pragma unroll
-            for (uint32_t e = 0; e < 2; e++)
-                to[column + warp * width + tile * 8 + lane % 4 * 2 + e] = s.value[tile][i * 2 + e];
-        }
-        if (warp == 0 && lane % 4 == 0) {
-            to[D] = s.max[i];
-            to[D + 1] = s.sum[i];
-        }
-    }
-}
-
-/* Merges the parts of one (row, head) in order. Grid: (rows, heads, sequences), D threads. */
-template <int D> static __global__ void __launch_bounds__(D) merge_parts(const attention_args args)
-{
-    const lam_seq_rows &seq = args.batch.seqs[blockIdx.z];
-    float max = -INFINITY;
-    float sum = 0;
-    float value = 0;
-
-    let_successors_begin();
-    wait_for_predecessors();
-    if (blockIdx.x >= seq.n_rows)
-        return;
-    uint32_t n_parts = (seq.pos_begin + blockIdx.x) / args.split_tokens + 1;
-    size_t row = static_cast<size_t>(args.part_row[blockIdx.z] + blockIdx.x) * args.n_heads;
-    const float *from = args.splits + (row + blockIdx.y) * LAM_DEVICE_SPLITS_MAX * (D + 2);
-    for (uint32_t begin = 0; begin < n_parts; begin += MERGE_AHEAD) {
-        float maxes[MERGE_AHEAD], sums[MERGE_AHEAD], values[MERGE_AHEAD];
-#pragma unroll
-        for (uint32_t i = 0; i < MERGE_AHEAD; i++) {
-            const float *part = from + (begin + i < n_parts ? begin + i : begin) * (D + 2);
-            maxes[i] = part[D];
-            sums[i] = part[D + 1];
-            values[i] = part[threadIdx.x];
-        }
-#pragma unroll
-        for (uint32_t i = 0; i < MERGE_AHEAD; i++) {
-            if (begin + i >= n_parts)
-                break;
-            float new_max = fmaxf(max, maxes[i]);
-            float scale = rescale(max, new_max);
-            float from_scale = rescale(maxes[i], new_max);
-            max = new_max;
-            sum = merged(sum, scale, sums[i], from_scale);
-            value = merged(value, scale, values[i], from_scale);
-        }
-    }
-    size_t at = static_cast<size_t>(seq.row_begin + blockIdx.x) * args.n_heads + blockIdx.y;
-    args.out[at * D + threadIdx.x] = value * (1.0f / sum);
+    store_part<D, width>(args, rows, part, column + warp * width, lane, s);
+    if (is_last_part(args, rows, last / args.split_tokens + 1))
+        merge_parts<D, OUT, shape::PART_WARPS>(args, rows, column);
 }
 
 template <int D, bool Q8> struct head_kernels {
@@ -151,9 +203,7 @@ template <int D, bool Q8> struct head_kernels {
 
     static int prepare(void)
     {
-        int error = load_kernel_with(attend_parts<D, OUT, Q8>, smem_bytes());
-
-        return error != 0 ? error : load_kernel(merge_parts<D>);
+        return load_kernel_with(attend_parts<D, OUT, Q8>, smem_bytes());
     }
 
     static int parts(CUstream_st *stream, const lam_cuda_chip *chip, const attention_args &args,
@@ -161,13 +211,9 @@ template <int D, bool Q8> struct head_kernels {
     {
         uint32_t n_tiles = div_up(static_cast<uint64_t>(rows_max) * args.group, TILE_ROWS);
         dim3 grid(n_parts * n_tiles, args.kv.n_kv_heads * (D / OUT), n_seqs);
-        int error = launch(stream, chip, attend_parts<D, OUT, Q8>, grid, shape::PART_WARPS * 32,
-            smem_bytes(), args, n_parts);
 
-        if (error != 0)
-            return error;
-        return launch(
-            stream, chip, merge_parts<D>, dim3(rows_max, args.n_heads, n_seqs), D, 0, args);
+        return launch(stream, chip, attend_parts<D, OUT, Q8>, grid, shape::PART_WARPS * 32,
+            smem_bytes(), args, n_parts);
     }
 };
 
@@ -181,7 +227,8 @@ bool lam_cuda_attention_fits(const lam_kv_layer *kv)
 }
 
 int lam_cuda_attention(CUstream_st *stream, const lam_cuda_chip *chip,
-    const lam_attention_args *args, uint32_t split_tokens, float *splits, void *rounded)
+    const lam_attention_args *args, uint32_t split_tokens, float *splits, uint32_t *arrived,
+    void *rounded)
 {
     attention_args own = {};
     uint32_t n_rows = 0;
@@ -191,6 +238,7 @@ int lam_cuda_attention(CUstream_st *stream, const lam_cuda_chip *chip,
     own.out = args->out;
     own.splits = splits;
     own.rounded = static_cast<__half *>(rounded);
+    own.arrived = arrived;
     own.kv = args->kv;
     own.n_heads = args->n_heads;
     own.group = args->n_heads / args->kv.n_kv_heads;

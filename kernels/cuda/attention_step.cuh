@@ -27,8 +27,9 @@ struct attention_args {
     uint32_t part_row[SEQ_BATCH]; /* of the first row of a sequence in `splits` */
     const float *q;
     float *out;
-    __half *rounded; /* [T, H, d]: where it goes, in 16 bits, instead of out; or NULL */
-    float *splits;   /* [part row, head, LAM_DEVICE_SPLITS_MAX, d + 2]: values, maximum, sum */
+    __half *rounded;   /* [T, H, d]: where it goes, in 16 bits, instead of out; or NULL */
+    float *splits;     /* [part row, head, LAM_DEVICE_SPLITS_MAX, d + 2]: values, maximum, sum */
+    uint32_t *arrived; /* [part row, head, 2]: parts of a tile that are done; 0 between calls */
     lam_kv_layer kv;
     uint32_t n_heads;
     uint32_t group; /* query heads of a key/value head */

@@ -2,8 +2,7 @@
  * backend: the table of operations on a CUDA device: checks the shapes, chooses the kernel, queues
  * it. Products of up to LAM_CUDA_GEMV_ROWS rows are gemv*.cu, those of more rows matmul_many.c.
  *
- * Rotations are kept back until the next call: a kv_write behind both takes them along in its
- * launch, anything else queues them first.
+ * Some calls are kept back for the ones behind them (kept.c); all others queue those first.
  *
  * create leaves nothing to be loaded later: the memory that the process holds after it stays.
  */
@@ -13,6 +12,7 @@
 
 #include "common/mem.h"
 #include "kernels/cuda/context.h"
+#include "kernels/cuda/kept.h"
 #include "kernels/cuda/matmul_many.h"
 #include "kernels/cuda/open.h"
 
@@ -32,16 +32,6 @@ static void queued(struct lam_kernels *kernels, int error, const char *call)
     lam_cuda_note(kernels, (cudaError_t)error, call);
 }
 
-void lam_cuda_flush(struct lam_kernels *kernels)
-{
-    uint32_t n = kernels->n_ropes;
-
-    kernels->n_ropes = 0;
-    for (uint32_t i = 0; i < n; i++)
-        queued(
-            kernels, lam_cuda_rope(kernels->compute, &kernels->chip, &kernels->ropes[i]), "rope");
-}
-
 static void cuda_dequant(struct lam_kernels *kernels, const struct lam_dequant_args *args)
 {
     assert(args->n_cols <= kernels->config.max_cols);
@@ -55,51 +45,12 @@ static void cuda_rms_norm(struct lam_kernels *kernels, const struct lam_rms_norm
     assert(args->n_rows <= kernels->config.max_rows);
     void *rounded =
         lam_cuda_round_into(kernels, args->out, args->n_rows, args->n_cols, args->product_only);
-    lam_cuda_flush(kernels);
-    if (rounded != NULL)
+    if (rounded != NULL) {
+        lam_cuda_flush(kernels);
         queued(kernels, lam_cuda_rms_norm_rounded(kernels->compute, &kernels->chip, args, rounded),
             "rms_norm");
-    else if (args->n_rows > 0)
-        queued(kernels, lam_cuda_rms_norm(kernels->compute, &kernels->chip, args), "rms_norm");
-}
-
-static void gemv(struct lam_kernels *kernels, const struct lam_matmul_args *args)
-{
-    int error;
-
-    switch (args->mats[0].dtype) {
-    case LAM_F32:
-    case LAM_F16:
-    case LAM_BF16:
-        error = lam_cuda_gemv_float(kernels->compute, &kernels->chip, args, kernels->rows);
-        break;
-    case LAM_Q4_K:
-    case LAM_Q5_K:
-    case LAM_Q6_K:
-        error = lam_cuda_gemv_super(kernels->compute, &kernels->chip, args, kernels->rows);
-        break;
-    default:
-        error = lam_cuda_gemv_block(kernels->compute, &kernels->chip, args, kernels->rows);
-    }
-    queued(kernels, error, "matmul of few rows");
-}
-
-/* One launch for all matrices of one dtype. */
-static void matmul_few(struct lam_kernels *kernels, const struct lam_matmul_args *args)
-{
-    bool done[3] = {false, false, false};
-
-    for (uint32_t i = 0; i < args->n_mats; i++) {
-        struct lam_matmul_args part = *args;
-        part.n_mats = 0;
-        for (uint32_t m = i; m < args->n_mats; m++) {
-            if (done[m] || args->mats[m].dtype != args->mats[i].dtype)
-                continue;
-            part.mats[part.n_mats++] = args->mats[m];
-            done[m] = true;
-        }
-        if (part.n_mats > 0)
-            gemv(kernels, &part);
+    } else if (args->n_rows > 0) {
+        lam_cuda_keep_norm(kernels, args);
     }
 }
 
@@ -107,14 +58,14 @@ static void cuda_matmul(struct lam_kernels *kernels, const struct lam_matmul_arg
 {
     assert(args->n_rows <= kernels->config.max_rows && args->n_cols <= kernels->config.max_cols);
     assert(args->n_mats >= 1 && args->n_mats <= 3);
-    lam_cuda_flush(kernels);
     if (args->n_rows == 0)
         return;
     assert(kernels->rows != NULL);
     if (args->n_rows <= LAM_CUDA_GEMV_ROWS) {
-        matmul_few(kernels, args);
+        lam_cuda_keep_product(kernels, args);
         return;
     }
+    lam_cuda_flush(kernels);
     lam_cuda_matmul_many(kernels, args);
 }
 
@@ -131,9 +82,7 @@ static void cuda_rope(struct lam_kernels *kernels, const struct lam_rope_args *a
     assert(args->n_rows <= kernels->config.max_rows && args->rope_dim <= args->head_dim);
     if (args->n_rows == 0 || args->rope_dim == 0)
         return;
-    if (kernels->n_ropes == 2)
-        lam_cuda_flush(kernels);
-    kernels->ropes[kernels->n_ropes++] = *args;
+    lam_cuda_keep_rope(kernels, args);
 }
 
 static void check_cache(const struct lam_kv_layer *kv)
@@ -146,16 +95,7 @@ static void cuda_kv_write(struct lam_kernels *kernels, const struct lam_kv_write
 {
     assert(args->n_seqs <= kernels->config.max_seqs);
     check_cache(&args->kv);
-    if (kernels->n_ropes == 2) {
-        const struct lam_cuda_rope_kv_args all = {kernels->ropes[0], kernels->ropes[1], *args};
-        if (lam_cuda_rope_kv_fits(&all)) {
-            kernels->n_ropes = 0;
-            queued(kernels, lam_cuda_rope_kv(kernels->compute, &kernels->chip, &all), "kv_write");
-            return;
-        }
-    }
-    lam_cuda_flush(kernels);
-    queued(kernels, lam_cuda_kv_write(kernels->compute, &kernels->chip, args), "kv_write");
+    lam_cuda_take_kv_write(kernels, args);
 }
 
 static void cuda_attention(struct lam_kernels *kernels, const struct lam_attention_args *args)
@@ -178,7 +118,7 @@ static void cuda_attention(struct lam_kernels *kernels, const struct lam_attenti
         assert(kernels->splits != NULL);
         queued(kernels,
             lam_cuda_attention(kernels->compute, &kernels->chip, args, kernels->split_tokens,
-                (float *)(void *)kernels->splits, rounded),
+                (float *)(void *)kernels->splits, kernels->arrived, rounded),
             "attention");
     } else {
         queued(
@@ -192,12 +132,13 @@ static void cuda_swiglu(struct lam_kernels *kernels, const struct lam_swiglu_arg
     void *rounded =
         lam_cuda_round_into(kernels, args->out, n_rows, args->product_cols, args->product_cols > 0);
 
-    lam_cuda_flush(kernels);
-    if (rounded != NULL)
+    if (rounded != NULL) {
+        lam_cuda_flush(kernels);
         queued(kernels, lam_cuda_swiglu_rounded(kernels->compute, &kernels->chip, args, rounded),
             "swiglu");
-    else if (args->n > 0)
-        queued(kernels, lam_cuda_swiglu(kernels->compute, &kernels->chip, args), "swiglu");
+    } else if (args->n > 0) {
+        lam_cuda_take_swiglu(kernels, args);
+    }
 }
 
 static const char *cuda_describe(const struct lam_kernels *kernels)

@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/cublas.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/kept.h"
 #include "kernels/cuda/memory_use.h"
 #include "kernels/device.h"
 
@@ -40,14 +41,13 @@ struct lam_kernels {
     void *arena;
     struct lam_cuda_blas *blas; /* NULL: gemm.cu does it */
 
-    unsigned char *rows; /* the workspace's three parts */
+    unsigned char *rows; /* the workspace's four parts */
     unsigned char *tile;
     unsigned char *splits;
+    uint32_t *arrived;
     uint32_t split_tokens;
 
-    /* Rotations that wait for the kv_write that may take them along: see lam_cuda_flush. */
-    struct lam_rope_args ropes[2];
-    uint32_t n_ropes;
+    struct lam_cuda_kept kept;
 
     /* What `rows` holds in 16 bits for the product that comes next; x NULL: nothing. */
     struct {
@@ -62,7 +62,7 @@ struct lam_kernels {
 /* Keeps the first error of a call named `call`. */
 void lam_cuda_note(struct lam_kernels *kernels, cudaError_t error, const char *call);
 
-/* Queues what backend.c has kept back. Everything that puts something on the compute queue, or
+/* Queues what is kept back. Everything that puts something on the compute queue, or
  * marks it, calls this first. */
 void lam_cuda_flush(struct lam_kernels *kernels);
 

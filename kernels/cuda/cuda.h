@@ -74,17 +74,32 @@ int lam_cuda_swiglu(struct CUstream_st *stream, const struct lam_cuda_chip *chip
 int lam_cuda_swiglu_rounded(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
     const struct lam_swiglu_args *args, void *rounded);
 
-/* 1 to 16 rows; all matrices of one dtype. One implementation per family of formats. workspace:
- * 66 bytes for each of n_cols, rounded up to 256. */
+/*
+ * A product of 1 to LAM_CUDA_GEMV_ROWS rows, all matrices of one dtype, with the operations around
+ * it that it takes along, each NULL if there is none:
+ *   norm     its out is the product's x, which it does not overwrite
+ *   swiglu   of the product's two matrices; its out is the first's
+ *   rope_kv  of the product's matrices, which are among q, k and v; pairs are adjacent
+ * What they leave behind are the bits that they leave one by one.
+ */
+struct lam_cuda_gemv_args {
+    struct lam_matmul_args product;
+    const struct lam_rms_norm_args *norm;
+    const struct lam_swiglu_args *swiglu;
+    const struct lam_cuda_rope_kv_args *rope_kv;
+};
+
+/* One implementation per family of formats. workspace: 66 bytes for each of n_cols, rounded up to
+ * 256. */
 int lam_cuda_prepare_gemv_float(const struct lam_cuda_chip *chip);
 int lam_cuda_gemv_float(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
-    const struct lam_matmul_args *args, void *workspace);
+    const struct lam_cuda_gemv_args *args, void *workspace);
 int lam_cuda_prepare_gemv_block(const struct lam_cuda_chip *chip);
 int lam_cuda_gemv_block(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
-    const struct lam_matmul_args *args, void *workspace);
+    const struct lam_cuda_gemv_args *args, void *workspace);
 int lam_cuda_prepare_gemv_super(const struct lam_cuda_chip *chip);
 int lam_cuda_gemv_super(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
-    const struct lam_matmul_args *args, void *workspace);
+    const struct lam_cuda_gemv_args *args, void *workspace);
 
 /* 17 to 64 rows, of what lam_cuda_gemm64_takes; all matrices of one dtype. gemm64_rows puts x into
  * rows (136 bytes for each of n_cols, 16-byte aligned), once for all products with it. parts:
@@ -127,13 +142,15 @@ int lam_cuda_probe(
     struct CUstream_st *stream, const struct lam_cuda_chip *chip, void *from, uint64_t bytes);
 
 /* Attention on tensor cores: F16 or Q8_0 pages of at least 16 positions, head sizes that
- * lam_cuda_attention_fits names. splits: workspace of LAM_DEVICE_SPLIT_ROWS rows. split_tokens:
- * positions of one part of a context, a multiple of 32. rounded: NULL, or, of calls of more rows
- * than LAM_DEVICE_SPLIT_ROWS, where the result goes in 16 bits instead of out. */
+ * lam_cuda_attention_fits names. splits, arrived: workspace of LAM_DEVICE_SPLIT_ROWS rows; arrived
+ * is 0 before and after. split_tokens: positions of one part of a context, a multiple of 32.
+ * rounded: NULL, or, of calls of more rows than LAM_DEVICE_SPLIT_ROWS, where the result goes in 16
+ * bits instead of out. */
 bool lam_cuda_attention_fits(const struct lam_kv_layer *kv);
 int lam_cuda_prepare_attention(void);
 int lam_cuda_attention(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
-    const struct lam_attention_args *args, uint32_t split_tokens, float *splits, void *rounded);
+    const struct lam_attention_args *args, uint32_t split_tokens, float *splits, uint32_t *arrived,
+    void *rounded);
 
 /* Attention for everything else. */
 int lam_cuda_prepare_attention_any(void);

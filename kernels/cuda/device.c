@@ -86,6 +86,12 @@ static void cuda_workspace(struct lam_kernels *kernels, void *base)
     kernels->rows = base;
     kernels->tile = kernels->rows + lam_device_workspace_rows_bytes(&kernels->config);
     kernels->splits = kernels->tile + lam_device_workspace_tile_bytes(&kernels->config);
+    kernels->arrived =
+        (uint32_t *)(void *)(kernels->splits + lam_device_workspace_split_bytes(&kernels->config));
+    lam_cuda_note(kernels,
+        cudaMemsetAsync(kernels->arrived, 0, lam_device_workspace_arrived_bytes(&kernels->config),
+            kernels->compute),
+        "the workspace");
 }
 
 static enum lam_status cuda_host_memory(

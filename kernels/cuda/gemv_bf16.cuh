@@ -24,15 +24,24 @@ struct math_bf16 {
     typedef uint4 operand;
     enum { HAS_FACTS = 0 };
 
-    /* Columns k + 8t.. of a row: operands of the whole (column 2r) and of the rest (2r + 1). */
-    static __device__ __forceinline__ void split(const gemv_args &args, const float *row,
-        uint32_t k, uint32_t t, uint4 &high, uint4 &low, float2 &)
+    /* The columns of a group that lane t has. */
+    static __device__ __forceinline__ uint32_t first_of(uint32_t t)
     {
-        float x[8];
+        return 8 * t;
+    }
+
+    static __device__ __forceinline__ uint32_t second_of(uint32_t t)
+    {
+        return 8 * t + 4;
+    }
+
+    /* These eight: operands of the whole (column 2r) and of the rest (2r + 1). */
+    static __device__ __forceinline__ void split(
+        const float (&x)[8], uint4 &high, uint4 &low, float2 &)
+    {
         uint32_t whole[8];
         uint32_t rest[8];
 
-        load_eight(args, row, k + 8 * t, k + 8 * t + 4, x);
 #pragma unroll
         for (uint32_t i = 0; i < 8; i++)
             split_float(x[i], whole[i], rest[i]);

@@ -7,7 +7,7 @@
 #include "kernels/cuda/gemv_int8.cuh"
 
 template <lam_dtype DTYPE, int ALIGNMENT> struct format_block {
-    typedef math_int8<ORDER_HALVES> math;
+    typedef math_int8 math;
     static const bool FIFTH = DTYPE == LAM_Q5_0 || DTYPE == LAM_Q5_1;
     static const bool MIN = DTYPE == LAM_Q4_1 || DTYPE == LAM_Q5_1;
     enum : uint32_t {
@@ -31,8 +31,6 @@ template <lam_dtype DTYPE, int ALIGNMENT> struct format_block {
     };
     enum { ALIGN = ALIGNMENT, SCALES = 1, HAS_MIN = MIN };
     static_assert(ROW_SLOT >= STEP_BYTES + 15, "a skew fits");
-    float d[1];
-    float m;
 
     static __device__ __forceinline__ uint32_t place(uint32_t, uint32_t piece)
     {
@@ -43,16 +41,33 @@ template <lam_dtype DTYPE, int ALIGNMENT> struct format_block {
     {
     }
 
-    __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t, uint32_t group,
-        uint32_t lane, uint32_t, uint32_t left, uint32_t (&w)[2])
+    __device__ __forceinline__ void begin(const row_bytes_at &, uint32_t)
+    {
+    }
+
+    static __device__ __forceinline__ group_scales<format_block> shared_scales(
+        const row_bytes_at &row, uint32_t, uint32_t group, uint32_t, uint32_t, uint32_t left)
     {
         const float factor = 1.0f / static_cast<float>(1u << RAISED);
         bool inside = group * GROUP_K < left;
+        uint32_t at = row.at + group * BYTES;
+
+        return {{inside ? half_bits(smem_u16(at)) * factor : 0.0f},
+            MIN && inside ? half_bits(smem_u16(at + 2)) : 0.0f};
+    }
+
+    __device__ __forceinline__ group_scales<format_block> lane_scales(
+        const row_bytes_at &row, uint32_t four, uint32_t t, uint32_t left) const
+    {
+        return shared_scales(row, 0, four + t, 0, 0, left);
+    }
+
+    __device__ __forceinline__ void fetch(
+        const row_bytes_at &row, uint32_t group, uint32_t lane, uint32_t (&w)[2])
+    {
         uint32_t t = lane % 4;
         uint32_t at = group * BYTES;
 
-        d[0] = inside ? half_bits(smem_u16(row.at + at)) * factor : 0.0f;
-        m = MIN && inside ? half_bits(smem_u16(row.at + at + 2)) : 0.0f;
         uint32_t word = smem_word<ALIGN>(row, 4 * t, at + HEAD + (FIFTH ? 4 : 0));
         /* Bits 4t.. and 16 + 4t.. of the word of fifth bits. */
         uint32_t bits = FIFTH ? smem_word<ALIGN>(row, 0, at + HEAD) >> 4 * t : 0;
@@ -68,7 +83,7 @@ template <lam_dtype DTYPE, int ALIGNMENT> struct format_block {
 };
 
 struct format_q8_0 {
-    typedef math_int8<ORDER_HALVES> math;
+    typedef math_int8 math;
     enum : uint32_t {
         BYTES = 34,
         STEP_K = 256,
@@ -79,8 +94,6 @@ struct format_q8_0 {
         SCALE_BYTES = 0,
     };
     enum { ALIGN = 2, SCALES = 1, HAS_MIN = 0 };
-    float d[1];
-    float m;
 
     static __device__ __forceinline__ uint32_t place(uint32_t, uint32_t piece)
     {
@@ -91,23 +104,38 @@ struct format_q8_0 {
     {
     }
 
-    __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t, uint32_t group,
-        uint32_t lane, uint32_t, uint32_t left, uint32_t (&w)[2])
+    __device__ __forceinline__ void begin(const row_bytes_at &, uint32_t)
+    {
+    }
+
+    static __device__ __forceinline__ group_scales<format_q8_0> shared_scales(
+        const row_bytes_at &row, uint32_t, uint32_t group, uint32_t, uint32_t, uint32_t left)
+    {
+        return {{group * GROUP_K < left ? half_bits(smem_u16(row.at + group * BYTES)) : 0.0f}, 0};
+    }
+
+    __device__ __forceinline__ group_scales<format_q8_0> lane_scales(
+        const row_bytes_at &row, uint32_t four, uint32_t t, uint32_t left) const
+    {
+        return shared_scales(row, 0, four + t, 0, 0, left);
+    }
+
+    __device__ __forceinline__ void fetch(
+        const row_bytes_at &row, uint32_t group, uint32_t lane, uint32_t (&w)[2])
     {
         uint32_t at = group * BYTES;
 
-        d[0] = group * GROUP_K < left ? half_bits(smem_u16(row.at + at)) : 0.0f;
         w[0] = smem_word<ALIGN>(row, lane % 4 * 4, at + 2);
         w[1] = smem_word<ALIGN>(row, lane % 4 * 4, at + 18);
     }
 };
 
 int lam_cuda_gemv_block(
-    CUstream_st *stream, const lam_cuda_chip *chip, const lam_matmul_args *args, void *workspace)
+    CUstream_st *stream, const lam_cuda_chip *chip, const lam_cuda_gemv_args *args, void *workspace)
 {
-    lam_dtype dtype = args->mats[0].dtype;
+    lam_dtype dtype = args->product.mats[0].dtype;
     uint64_t row_bytes =
-        static_cast<uint64_t>(args->n_cols) / 32 * lam_dtype_info(dtype)->block_bytes;
+        static_cast<uint64_t>(args->product.n_cols) / 32 * lam_dtype_info(dtype)->block_bytes;
     gemv_args own = gemv_args_of(args, row_bytes, workspace);
     bool aligned = rows_aligned(own, 4);
 

@@ -85,10 +85,10 @@ template <lam_dtype DTYPE, int ALIGNMENT> struct format_float {
 };
 
 int lam_cuda_gemv_float(
-    CUstream_st *stream, const lam_cuda_chip *chip, const lam_matmul_args *args, void *workspace)
+    CUstream_st *stream, const lam_cuda_chip *chip, const lam_cuda_gemv_args *args, void *workspace)
 {
-    lam_dtype dtype = args->mats[0].dtype;
-    uint64_t row_bytes = static_cast<uint64_t>(args->n_cols) * (dtype == LAM_F32 ? 4 : 2);
+    lam_dtype dtype = args->product.mats[0].dtype;
+    uint64_t row_bytes = static_cast<uint64_t>(args->product.n_cols) * (dtype == LAM_F32 ? 4 : 2);
     gemv_args own = gemv_args_of(args, row_bytes, workspace);
     bool aligned = rows_aligned(own, 16);
 

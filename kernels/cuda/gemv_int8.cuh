@@ -13,12 +13,6 @@
 
 #include "kernels/cuda/gemv.cuh"
 
-/* Which columns of a group the fourth t of lanes holds in its two words. */
-enum order {
-    ORDER_HALVES, /* 4t.. and 16 + 4t..: the two half bytes of 4 neighbouring bytes */
-    ORDER_BYTES,  /* 8t.. and 8t + 4..: 8 neighbouring bytes */
-};
-
 /* Byte BYTE of four words, the first lowest. */
 template <uint32_t BYTE> static __device__ __forceinline__ uint32_t pack_bytes(const int *words)
 {
@@ -40,26 +34,39 @@ static __device__ __forceinline__ float rough_inverse(float x)
     return inverse;
 }
 
-template <order ORDER> struct math_int8 {
+/* Scales of a group of a row, of each half if they differ, and its offset. */
+template <typename FORMAT> struct group_scales {
+    float d[FORMAT::SCALES];
+    float m;
+};
+
+struct math_int8 {
     typedef uint2 operand;
     /* Of the integers; 127 * 256 + 127 would still fit. */
     static constexpr float RANGE = 32600.0f;
     enum { HAS_FACTS = 1 };
 
-    /* The eight columns of a row that lane t has in the group at k: operands of the high digits
-     * (column 2r) and of the low ones (2r + 1); facts of the group: scale and sum. Whole warps
-     * only: four lanes share a group. */
-    static __device__ __forceinline__ void split(const gemv_args &args, const float *row,
-        uint32_t k, uint32_t t, uint2 &high, uint2 &low, float2 &facts)
+    /* The columns of a group that lane t has. */
+    static __device__ __forceinline__ uint32_t first_of(uint32_t t)
     {
-        const bool bytes = ORDER == ORDER_BYTES;
-        float x[8];
+        return 4 * t;
+    }
+
+    static __device__ __forceinline__ uint32_t second_of(uint32_t t)
+    {
+        return 16 + 4 * t;
+    }
+
+    /* These eight: operands of the high digits (column 2r) and of the low ones (2r + 1); facts of
+     * the group: scale and sum. Whole warps only: four lanes share a group. */
+    static __device__ __forceinline__ void split(
+        const float (&x)[8], uint2 &high, uint2 &low, float2 &facts)
+    {
         int whole[8];
         int raised[8];
         uint32_t largest = 0; /* as bits: of numbers without a sign in the order of the numbers */
         int sum = 0;
 
-        load_eight(args, row, k + (bytes ? 8 * t : 4 * t), k + (bytes ? 8 * t + 4 : 16 + 4 * t), x);
 #pragma unroll
         for (uint32_t i = 0; i < 8; i++) /* infinity is above all numbers, NaN above that */
             largest = max(largest, __float_as_uint(x[i]) & 0x7FFFFFFFu);
@@ -87,35 +94,73 @@ template <order ORDER> struct math_int8 {
         return static_cast<float>(high * 256 + low);
     }
 
-    /* Adds one group to the sums of rows g and g + 8. */
+    /* Sums of products of a group: rows g and g + 8 by columns 2t and 2t + 1; where the halves of a
+     * group have scales of their own, `second` has those of the second half. */
     template <typename FORMAT>
-    static __device__ __forceinline__ void add_group(
-        const FORMAT (&own)[2], const uint32_t (&w)[2][2], uint2 x, float2 facts, float (&sums)[2])
+    static __device__ __forceinline__ void multiply(
+        const uint32_t (&w)[2][2], uint2 x, int (&dots)[4], int (&second)[4])
     {
-        int dots[4] = {};
-
         if (FORMAT::SCALES == 1) {
             mma_s8(dots, w[0][0], w[1][0], w[0][1], w[1][1], x.x, x.y);
-        } else { /* a scale for each half of the group */
+        } else {
             mma_s8(dots, w[0][0], w[1][0], x.x);
-#pragma unroll
-            for (uint32_t i = 0; i < 2; i++)
-                sums[i] =
-                    fmaf(own[i].d[0] * facts.x, joined(dots[2 * i], dots[2 * i + 1]), sums[i]);
-            dots[0] = dots[1] = dots[2] = dots[3] = 0;
-            mma_s8(dots, w[0][1], w[1][1], x.y);
+            mma_s8(second, w[0][1], w[1][1], x.y);
         }
+    }
+
+    /* What they are worth, of one row. */
+    template <typename FORMAT>
+    static __device__ __forceinline__ float term(const group_scales<FORMAT> &own, float2 facts,
+        const int (&dots)[4], const int (&second)[4], uint32_t i)
+    {
+        float value = own.d[0] * facts.x * joined(dots[2 * i], dots[2 * i + 1]);
+
+        if (FORMAT::SCALES == 2)
+            value = fmaf(own.d[1] * facts.x, joined(second[2 * i], second[2 * i + 1]), value);
+        return FORMAT::HAS_MIN ? fmaf(own.m, facts.y, value) : value;
+    }
+
+    /* A step of one row of activations: column pair r of the products is that of group r of four,
+     * so that lane t has the sums of group t alone, and its scales. */
+    template <typename FORMAT>
+    static __device__ __forceinline__ void add_one(const gemv_args &args,
+        const row_bytes_at (&at)[2], uint32_t step, uint32_t lane, float (&sums)[2])
+    {
+        const uint2 *x_all = reinterpret_cast<const uint2 *>(smem);
+        uint32_t left = args.n_cols - step * FORMAT::STEP_K;
+        FORMAT own[2];
+
+        for (uint32_t i = 0; i < 2; i++)
+            own[i].begin(at[i], lane % 4);
 #pragma unroll
-        for (uint32_t i = 0; i < 2; i++) {
-            float scale = own[i].d[FORMAT::SCALES - 1] * facts.x;
-            sums[i] = fmaf(scale, joined(dots[2 * i], dots[2 * i + 1]), sums[i]);
-            if (FORMAT::HAS_MIN)
-                sums[i] = fmaf(own[i].m, facts.y, sums[i]);
+        for (uint32_t four = 0; four < FORMAT::STEP_K / GROUP_K; four += 4) {
+            uint32_t first = step * (FORMAT::STEP_K / GROUP_K) + four;
+            uint2 x = x_all[first * 8 + lane];
+            float2 facts =
+                *reinterpret_cast<const float2 *>(smem_at(args.facts_at + (first + lane % 4) * 8));
+            int dots[4] = {};
+            int second[4] = {};
+#pragma unroll
+            for (uint32_t j = 0; j < 4; j++) {
+                uint32_t w[2][2];
+                own[0].fetch(at[0], four + j, lane, w[0]);
+                own[1].fetch(at[1], four + j, lane, w[1]);
+                bool mine = lane / 8 == j;
+                multiply<FORMAT>(w, make_uint2(mine ? x.x : 0, mine ? x.y : 0), dots, second);
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < 2; i++) {
+                group_scales<FORMAT> scales = own[i].lane_scales(at[i], four, lane % 4, left);
+                float value = term<FORMAT>(scales, facts, dots, second, i);
+                value += __shfl_xor_sync(0xFFFFFFFFu, value, 1);
+                value += __shfl_xor_sync(0xFFFFFFFFu, value, 2);
+                sums[i] += value;
+            }
         }
     }
 
     /* Adds one step of a tile to the sums of rows g and g + 8, for the lane's row of each column
-     * tile. */
+     * tile. Groups are added up by fours, as add_one does. */
     template <typename FORMAT, int NT, bool ONE>
     static __device__ __forceinline__ void add_step(const gemv_args &args, const tile_rows &rows,
         uint32_t step, uint32_t slot, uint32_t scales, uint32_t lane, float (&sums)[NT][2])
@@ -126,20 +171,40 @@ template <order ORDER> struct math_int8 {
 
         for (uint32_t i = 0; i < 2; i++)
             at[i] = view_of(row_at<FORMAT>(args, rows, step, slot, lane / 4 + i * 8));
+        if (ONE) {
+            add_one<FORMAT>(args, at, step, lane, sums[0]);
+            return;
+        }
         FORMAT::prepare(at, scales, lane);
-#pragma unroll(NT == 4 ? 2 : 8) /* more would not fit into registers */
-        for (uint32_t group = 0; group < FORMAT::STEP_K / GROUP_K; group++) {
-            uint32_t w[2][2];
+#pragma unroll(NT == 4 ? 1 : 2) /* more would not fit into registers */
+        for (uint32_t four = 0; four < FORMAT::STEP_K / GROUP_K; four += 4) {
+            float pairs[NT][2][2];
 #pragma unroll
-            for (uint32_t i = 0; i < 2; i++)
-                own[i].fetch(at[i], scales, group, lane, i, left, w[i]);
+            for (uint32_t j = 0; j < 4; j++) {
+                group_scales<FORMAT> group[2];
+                uint32_t w[2][2];
 #pragma unroll
-            for (uint32_t nt = 0; nt < NT; nt++) {
-                uint2 x;
-                float2 facts;
-                load_x<math_int8, ONE>(
-                    args, step * (FORMAT::STEP_K / GROUP_K) + group, nt, lane, x, facts);
-                add_group<FORMAT>(own, w, x, facts, sums[nt]);
+                for (uint32_t i = 0; i < 2; i++) {
+                    own[i].fetch(at[i], four + j, lane, w[i]);
+                    group[i] = FORMAT::shared_scales(at[i], scales, four + j, lane, i, left);
+                }
+#pragma unroll
+                for (uint32_t nt = 0; nt < NT; nt++) {
+                    int dots[4] = {};
+                    int second[4] = {};
+                    uint2 x;
+                    float2 facts;
+                    load_x<math_int8, ONE>(
+                        args, step * (FORMAT::STEP_K / GROUP_K) + four + j, nt, lane, x, facts);
+                    multiply<FORMAT>(w, x, dots, second);
+#pragma unroll
+                    for (uint32_t i = 0; i < 2; i++) {
+                        float value = term<FORMAT>(group[i], facts, dots, second, i);
+                        pairs[nt][i][j / 2] = j % 2 == 0 ? value : pairs[nt][i][j / 2] + value;
+                        if (j == 3)
+                            sums[nt][i] += pairs[nt][i][0] + pairs[nt][i][1];
+                    }
+                }
             }
         }
     }

@@ -6,21 +6,6 @@
 
 enum : uint32_t { SCALES_PITCH = 80 }; /* bytes of a row's scales: 8 pairs, a gap for the banks */
 
-/* Two neighbouring words at a multiple of ALIGN / 2, or of 2. */
-template <int ALIGN>
-static __device__ __forceinline__ void smem_two_words(
-    const row_bytes_at &row, uint32_t lane, uint32_t offset, uint32_t (&words)[2])
-{
-    if (ALIGN == 16) {
-        uint2 two = *reinterpret_cast<const uint2 *>(smem_at(row.at + lane + offset));
-        words[0] = two.x;
-        words[1] = two.y;
-    } else {
-        words[0] = smem_word<ALIGN>(row, lane, offset);
-        words[1] = smem_word<ALIGN>(row, lane, offset + 4);
-    }
-}
-
 /* Bits FROM.. of each byte to bits TO.. */
 static __device__ __forceinline__ uint32_t moved(uint32_t word, uint32_t from, uint32_t to)
 {
@@ -29,7 +14,7 @@ static __device__ __forceinline__ uint32_t moved(uint32_t word, uint32_t from, u
 
 /* Q4_K and Q5_K: d * scale * q - dmin * min, scales and mins of 6 bits. */
 template <bool FIFTH, int ALIGNMENT> struct format_k {
-    typedef math_int8<ORDER_BYTES> math;
+    typedef math_int8 math;
     enum : uint32_t {
         STEP_K = 256,
         STEP_BYTES = FIFTH ? 176 : 144,
@@ -41,11 +26,9 @@ template <bool FIFTH, int ALIGNMENT> struct format_k {
         SCALE_BYTES = TILE * SCALES_PITCH,
     };
     enum { ALIGN = ALIGNMENT, SCALES = 1, HAS_MIN = 1 };
-    float d[1];
-    float m;
-    float4 scale_pair;      /* scale and offset of two groups */
-    uint32_t words[2];      /* their four bits */
-    uint32_t fifth_bits[2]; /* of all groups */
+    group_scales<format_k> parts[2]; /* t and t + 4, in lane t */
+    uint32_t words[2];               /* the four bits of two groups */
+    uint32_t fifth_bits[2];          /* of all groups */
 
     static __device__ __forceinline__ uint32_t place(uint32_t, uint32_t piece)
     {
@@ -53,6 +36,37 @@ template <bool FIFTH, int ALIGNMENT> struct format_k {
     }
 
     /* Lane t of a row unpacks parts t and t + 4. */
+    __device__ __forceinline__ void begin(const row_bytes_at &row, uint32_t t)
+    {
+        uint32_t head[4];
+
+        if (ALIGN == 16) {
+            uint4 four = *reinterpret_cast<const uint4 *>(smem_at(row.at));
+            head[0] = four.x;
+            head[1] = four.y;
+            head[2] = four.z;
+            head[3] = four.w;
+        } else {
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++)
+                head[i] = smem_word<ALIGN>(row, 0, i * 4);
+        }
+        uint32_t a = head[1] >> 8 * t & 255;
+        uint32_t b = head[2] >> 8 * t & 255;
+        uint32_t c = head[3] >> 8 * t & 255;
+        float d = half_bits(head[0] & 0xFFFFu);
+        float dmin = half_bits(head[0] >> 16);
+        parts[0] = {{d * static_cast<float>(a & 63)}, -(dmin * static_cast<float>(b & 63))};
+        parts[1] = {{d * static_cast<float>((c & 15) | a >> 6 << 4)},
+            -(dmin * static_cast<float>(c >> 4 | b >> 6 << 4))};
+    }
+
+    __device__ __forceinline__ group_scales<format_k> lane_scales(
+        const row_bytes_at &, uint32_t four, uint32_t, uint32_t) const
+    {
+        return parts[four / 4];
+    }
+
     static __device__ __forceinline__ void prepare(
         const row_bytes_at (&rows)[2], uint32_t scales, uint32_t lane)
     {
@@ -60,40 +74,38 @@ template <bool FIFTH, int ALIGNMENT> struct format_k {
 
 #pragma unroll
         for (uint32_t i = 0; i < 2; i++) {
-            uint32_t at = rows[i].at;
-            uint32_t a = *smem_at(at + 4 + t);
-            uint32_t b = *smem_at(at + 8 + t);
-            uint32_t c = *smem_at(at + 12 + t);
-            float d = half_bits(smem_u16(at));
-            float dmin = half_bits(smem_u16(at + 2));
-            float2 low =
-                make_float2(d * static_cast<float>(a & 63), -(dmin * static_cast<float>(b & 63)));
-            float2 high = make_float2(d * static_cast<float>((c & 15) | a >> 6 << 4),
-                -(dmin * static_cast<float>(c >> 4 | b >> 6 << 4)));
+            format_k own;
+            own.begin(rows[i], t);
             uint32_t to = scales + (lane / 4 + i * 8) * SCALES_PITCH + t * 8;
-            *reinterpret_cast<float2 *>(smem_at(to)) = low;
-            *reinterpret_cast<float2 *>(smem_at(to + 32)) = high;
+            *reinterpret_cast<float2 *>(smem_at(to)) =
+                make_float2(own.parts[0].d[0], own.parts[0].m);
+            *reinterpret_cast<float2 *>(smem_at(to + 32)) =
+                make_float2(own.parts[1].d[0], own.parts[1].m);
         }
         __syncwarp();
     }
 
-    /* Two groups share their bytes: the even one has the low four bits. */
-    __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t scales, uint32_t group,
-        uint32_t lane, uint32_t i, uint32_t, uint32_t (&w)[2])
+    static __device__ __forceinline__ group_scales<format_k> shared_scales(
+        const row_bytes_at &, uint32_t scales, uint32_t group, uint32_t lane, uint32_t i, uint32_t)
     {
-        uint32_t byte = lane % 4 * 8;
+        uint32_t from = scales + (lane / 4 + i * 8) * SCALES_PITCH + group * 8;
+        float2 both = *reinterpret_cast<const float2 *>(smem_at(from));
 
-        if (group % 2 == 0) {
-            uint32_t from = scales + (lane / 4 + i * 8) * SCALES_PITCH + group * 8;
-            scale_pair = *reinterpret_cast<const float4 *>(smem_at(from));
-            smem_two_words<ALIGN>(row, byte, (FIFTH ? 48 : 16) + group / 2 * 32, words);
-        }
-        if (FIFTH && group == 0)
-            smem_two_words<ALIGN>(row, byte, 16, fifth_bits);
-        d[0] = group % 2 == 0 ? scale_pair.x : scale_pair.z;
-        m = group % 2 == 0 ? scale_pair.y : scale_pair.w;
+        return {{both.x}, both.y};
+    }
+
+    /* Two groups share their bytes: the even one has the low four bits. */
+    __device__ __forceinline__ void fetch(
+        const row_bytes_at &row, uint32_t group, uint32_t lane, uint32_t (&w)[2])
+    {
+        uint32_t byte = lane % 4 * 4;
+
 #pragma unroll
         for (uint32_t p = 0; p < 2; p++) {
+            if (group % 2 == 0)
+                words[p] = smem_word<ALIGN>(row, byte, (FIFTH ? 48 : 16) + group / 2 * 32 + p * 16);
+            if (FIFTH && group % 4 == 0)
+                fifth_bits[p] = smem_word<ALIGN>(row, byte, 16 + p * 16);
             w[p] = words[p] >> group % 2 * 4 & 0x0F0F0F0Fu;
             if (FIFTH)
                 w[p] |= moved(fifth_bits[p], group, 4) & 0x10101010u;
@@ -104,7 +116,7 @@ template <bool FIFTH, int ALIGNMENT> struct format_k {
 /* Q6_K: d * scale * (q - 32), a scale of 8 bits for every 16 weights. Weights are raised by two
  * bits, see gemv_block.cu; the scales have the factor. */
 struct format_q6_k {
-    typedef math_int8<ORDER_HALVES> math;
+    typedef math_int8 math;
     enum : uint32_t {
         STEP_K = 256,
         STEP_BYTES = 210,
@@ -114,8 +126,6 @@ struct format_q6_k {
         SCALE_BYTES = TILE * SCALES_PITCH,
     };
     enum { ALIGN = 2, SCALES = 2, HAS_MIN = 0 };
-    float d[2];
-    float m;
 
     static __device__ __forceinline__ uint32_t place(uint32_t, uint32_t piece)
     {
@@ -134,25 +144,48 @@ struct format_q6_k {
             uint32_t to = scales + (lane / 4 + i * 8) * SCALES_PITCH + t * 16;
 #pragma unroll
             for (uint32_t half = 0; half < 2; half++) {
-                uint32_t two = smem_u16(rows[i].at + 192 + t * 4 + half * 2);
-                float first = all * static_cast<float>(static_cast<int8_t>(two & 255));
-                float second = all * static_cast<float>(static_cast<int8_t>(two >> 8));
-                *reinterpret_cast<float2 *>(smem_at(to + half * 8)) = make_float2(first, second);
+                group_scales<format_q6_k> two =
+                    two_scales(all, smem_u16(rows[i].at + 192 + t * 4 + half * 2));
+                *reinterpret_cast<float2 *>(smem_at(to + half * 8)) =
+                    make_float2(two.d[0], two.d[1]);
             }
         }
         __syncwarp();
     }
 
-    __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t scales, uint32_t group,
-        uint32_t lane, uint32_t i, uint32_t, uint32_t (&w)[2])
+    __device__ __forceinline__ void begin(const row_bytes_at &, uint32_t)
+    {
+    }
+
+    static __device__ __forceinline__ group_scales<format_q6_k> two_scales(float all, uint32_t two)
+    {
+        return {{all * static_cast<float>(static_cast<int8_t>(two & 255)),
+                    all * static_cast<float>(static_cast<int8_t>(two >> 8))},
+            0};
+    }
+
+    __device__ __forceinline__ group_scales<format_q6_k> lane_scales(
+        const row_bytes_at &row, uint32_t four, uint32_t t, uint32_t) const
+    {
+        return two_scales(
+            half_bits(smem_u16(row.at + 208)) * 0.25f, smem_u16(row.at + 192 + (four + t) * 2));
+    }
+
+    static __device__ __forceinline__ group_scales<format_q6_k> shared_scales(
+        const row_bytes_at &, uint32_t scales, uint32_t group, uint32_t lane, uint32_t i, uint32_t)
+    {
+        uint32_t from = scales + (lane / 4 + i * 8) * SCALES_PITCH + group * 8;
+        float2 both = *reinterpret_cast<const float2 *>(smem_at(from));
+
+        return {{both.x, both.y}, 0};
+    }
+
+    __device__ __forceinline__ void fetch(
+        const row_bytes_at &row, uint32_t group, uint32_t lane, uint32_t (&w)[2])
     {
         uint32_t quarter = group % 4;
         uint32_t byte = lane % 4 * 4;
-        uint32_t from = scales + (lane / 4 + i * 8) * SCALES_PITCH + group * 8;
-        float2 pair = *reinterpret_cast<const float2 *>(smem_at(from));
 
-        d[0] = pair.x;
-        d[1] = pair.y;
 #pragma unroll
         for (uint32_t half = 0; half < 2; half++) { /* the scales want products of 16 neighbours */
             uint32_t low = group / 4 * 64 + quarter % 2 * 32 + half * 16;
@@ -167,11 +200,11 @@ struct format_q6_k {
 };
 
 int lam_cuda_gemv_super(
-    CUstream_st *stream, const lam_cuda_chip *chip, const lam_matmul_args *args, void *workspace)
+    CUstream_st *stream, const lam_cuda_chip *chip, const lam_cuda_gemv_args *args, void *workspace)
 {
-    lam_dtype dtype = args->mats[0].dtype;
+    lam_dtype dtype = args->product.mats[0].dtype;
     uint64_t row_bytes =
-        static_cast<uint64_t>(args->n_cols) / 256 * lam_dtype_info(dtype)->block_bytes;
+        static_cast<uint64_t>(args->product.n_cols) / 256 * lam_dtype_info(dtype)->block_bytes;
     gemv_args own = gemv_args_of(args, row_bytes, workspace);
     bool aligned = rows_aligned(own, 16);
 

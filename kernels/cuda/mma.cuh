@@ -74,10 +74,18 @@ static __device__ __forceinline__ void load_matrices_turned(
                  : "memory");
 }
 
+/* 16 bytes to shared memory. LINES: the 256 around them are wanted soon, the second level cache may
+ * read them together. */
+template <bool LINES = false>
 static __device__ __forceinline__ void copy_async_16(uint32_t smem_address, const void *from)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address), "l"(from)
-                 : "memory");
+    if (LINES)
+        asm volatile(
+            "cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(smem_address), "l"(from)
+            : "memory");
+    else
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address), "l"(from)
+                     : "memory");
 }
 
 static __device__ __forceinline__ void copy_async_commit(void)

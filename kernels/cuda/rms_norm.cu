@@ -3,8 +3,7 @@
  *
  * Bytes: 8 * n_cols per row, 6 where the result is rounded for a product (x stays in registers up to
  * 4096 columns), 4 operations per value: bound by memory for many rows, by latency (about 3 us) for
- * one. The order of the sum depends on n_cols
- * alone.
+ * one. The order of the sum depends on n_cols alone; norm.cuh has the same.
  */
 #include <cuda_fp16.h>
 
@@ -12,16 +11,10 @@
 
 #include "kernels/cuda/dispatch.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/norm.cuh"
 
 /* Columns of a thread that stay in registers; those behind are read twice. */
-enum : uint32_t { BLOCK = 512, WARPS = BLOCK / 32, KEPT = 8 };
-
-static __device__ __forceinline__ float warp_sum(float value)
-{
-    for (int step = 16; step > 0; step /= 2)
-        value += __shfl_xor_sync(0xFFFFFFFFu, value, step);
-    return value;
-}
+enum : uint32_t { BLOCK = NORM_SUMS, WARPS = BLOCK / 32, KEPT = 8 };
 
 /* One value of the result, to out or, where there is such a place, in 16 bits to `rounded`. */
 static __device__ __forceinline__ void store(float *out, __half *rounded, uint32_t i, float value)

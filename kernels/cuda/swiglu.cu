@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/dispatch.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/silu.cuh"
 
 enum : uint32_t { BLOCK = 256, PER_THREAD = 4 };
 
@@ -32,7 +33,7 @@ static __global__ void __launch_bounds__(BLOCK)
 #pragma unroll
     for (uint32_t j = 0; j < PER_THREAD; j++) {
         uint64_t i = first + j * BLOCK;
-        float value = gate[j] / (1.0f + expf(-gate[j])) * up[j];
+        float value = silu(gate[j]) * up[j];
         if (i >= args.n)
             continue;
         if (rounded == NULL)

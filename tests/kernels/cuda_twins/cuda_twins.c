@@ -36,6 +36,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_product_only),
         cmocka_unit_test(test_kv_write),
         cmocka_unit_test(test_rope_kv),
+        cmocka_unit_test(test_kept),
         cmocka_unit_test(test_attention_twins),
         cmocka_unit_test(test_attention_bound_has_teeth),
         cmocka_unit_test(test_attention_chunks),

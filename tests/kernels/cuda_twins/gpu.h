@@ -72,6 +72,8 @@ void test_rope(void **state);
 void test_swiglu(void **state);
 void test_elementwise_rows(void **state);
 
+void test_kept(void **state);
+
 void test_wrong_device(void **state);
 void test_transfers(void **state);
 void test_pinned_copies(void **state);
