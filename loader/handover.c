@@ -136,27 +136,46 @@ static void drop_peer(struct lam_handover *handover, struct peer *peer)
 
 /* ---- the thread ---- */
 
+/* What to wait for, without gaps: poll refuses more entries than a process may have descriptors,
+ * used or not. waits, peers: [2 + 2 * LAM_HANDOVER_PEERS_MAX]. Returns how many. */
+static nfds_t gather(struct lam_handover *handover, struct pollfd *waits, struct peer **peers)
+{
+    nfds_t n = 0;
+
+    waits[n++] = (struct pollfd){.fd = handover->stop_fd, .events = POLLIN};
+    waits[n++] = (struct pollfd){.fd = handover->listen_fd, .events = POLLIN};
+    for (uint32_t i = 0; i < LAM_HANDOVER_PEERS_MAX; i++) {
+        struct peer *peer = &handover->peers[i];
+
+        if (peer->fd < 0)
+            continue;
+        peers[n] = peer;
+        waits[n++] = (struct pollfd){.fd = peer->fd, .events = POLLIN};
+        if (peer->pid_fd < 0)
+            continue;
+        peers[n] = peer;
+        waits[n++] = (struct pollfd){.fd = peer->pid_fd, .events = POLLIN};
+    }
+    return n;
+}
+
 static void *run(void *arg)
 {
     struct lam_handover *handover = arg;
     struct pollfd waits[2 + 2 * LAM_HANDOVER_PEERS_MAX];
+    struct peer *peers[2 + 2 * LAM_HANDOVER_PEERS_MAX];
 
     for (;;) {
-        waits[0] = (struct pollfd){.fd = handover->stop_fd, .events = POLLIN};
-        waits[1] = (struct pollfd){.fd = handover->listen_fd, .events = POLLIN};
-        for (uint32_t i = 0; i < LAM_HANDOVER_PEERS_MAX; i++) {
-            /* poll passes over negative descriptors. */
-            waits[2 + 2 * i] = (struct pollfd){.fd = handover->peers[i].fd, .events = POLLIN};
-            waits[3 + 2 * i] = (struct pollfd){.fd = handover->peers[i].pid_fd, .events = POLLIN};
-        }
-        if (poll(waits, sizeof(waits) / sizeof(*waits), -1) < 0)
+        nfds_t n = gather(handover, waits, peers);
+
+        if (poll(waits, n, -1) < 0)
             continue; /* EINTR */
         if (waits[0].revents != 0)
             return NULL;
-        for (uint32_t i = 0; i < LAM_HANDOVER_PEERS_MAX; i++) {
+        for (nfds_t i = 2; i < n; i++) {
             /* Peers have nothing to say: whatever comes on the connection is its end. */
-            if (waits[2 + 2 * i].revents != 0 || waits[3 + 2 * i].revents != 0)
-                drop_peer(handover, &handover->peers[i]);
+            if (waits[i].revents != 0 && peers[i]->fd >= 0)
+                drop_peer(handover, peers[i]);
         }
         if (waits[1].revents != 0)
             accept_peer(handover);

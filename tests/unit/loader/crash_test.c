@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -249,10 +250,9 @@ static uint64_t wait_until_free(struct pool_worker *observer, uint32_t n_session
 
 static void assert_all_slots_accounted(struct pool_worker *observer)
 {
-    const Laminar__V1__GetStatsResponse *stats = pool_worker_stats(observer);
     uint32_t n_slots = pool_worker_register(observer, "", NULL)->slots;
+    const Laminar__V1__GetStatsResponse *stats = pool_worker_stats(observer);
 
-    stats = pool_worker_stats(observer);
     assert_int_equal(stats->leases, 0);
     assert_int_equal(stats->slots_held, 0);
     assert_int_equal(stats->slots_free + stats->slots_loading + stats->slots_ready, n_slots);
@@ -268,11 +268,23 @@ static int compare_ns(const void *a, const void *b)
 
 /* ---- tests ---- */
 
+/* How long the kernel took to end it, which is when anybody can know. */
+static uint64_t kill_and_wait(const struct process *process)
+{
+    struct pollfd wait = {.fd = (int)syscall(SYS_pidfd_open, process->pid, 0), .events = POLLIN};
+    uint64_t begin_ns = lam_now_ns();
+
+    kill(process->pid, SIGKILL);
+    assert_int_equal(poll(&wait, 1, 5000), 1);
+    close(wait.fd);
+    return lam_now_ns() - begin_ns;
+}
+
 static void a_worker_killed_in_any_state_leaves_nothing(void **state)
 {
     struct process loader = start_loader();
     struct pool_worker observer;
-    uint64_t took_ns[3 * N_STATES];
+    uint64_t took_ns[3 * N_STATES], reclaim_ns[3 * N_STATES];
     uint32_t n = 0;
 
     (void)state;
@@ -282,18 +294,20 @@ static void a_worker_killed_in_any_state_leaves_nothing(void **state)
             struct process worker = start("be", states[i].name, live_model.dir);
 
             wait_for_byte(&worker);
-            if (round == 2) /* stopped first: it cannot help with its own end */
-                kill(worker.pid, SIGSTOP);
-            kill(worker.pid, SIGKILL);
-            took_ns[n++] = wait_until_free(&observer, 0);
+            kill(worker.pid, round == 2 ? SIGSTOP : 0); /* it cannot help with its own end */
+            took_ns[n] = kill_and_wait(&worker);
+            took_ns[n] += reclaim_ns[n] = wait_until_free(&observer, 0);
+            n++;
             finish(&worker);
         }
     }
-    /* The worst one of a busy machine tells how busy it is. */
+    /* The worst ones of a busy machine tell how busy it is. */
     qsort(took_ns, n, sizeof *took_ns, compare_ns);
-    print_message("from a kill to free slots: %.1f ms, at most %.1f ms\n",
-        (double)took_ns[n / 2] / 1e6, (double)took_ns[n - 1] / 1e6);
-    assert_true(took_ns[n / 2] < RECLAIM_NS);
+    qsort(reclaim_ns, n, sizeof *reclaim_ns, compare_ns);
+    print_message("from a kill to free slots: %.1f ms, at most %.1f; ours of that: %.1f, %.1f\n",
+        1e-6 * (double)took_ns[n / 2], 1e-6 * (double)took_ns[n - 1],
+        1e-6 * (double)reclaim_ns[n / 2], 1e-6 * (double)reclaim_ns[n - 1]);
+    assert_true(took_ns[n / 2] < RECLAIM_NS && reclaim_ns[9 * n / 10] < RECLAIM_NS);
     assert_all_slots_accounted(&observer);
     pool_worker_open(&observer);
     live_walk(&observer, 2);

@@ -5,11 +5,13 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -202,6 +204,44 @@ static void bad_paths_are_named(void **state)
     memcpy(path, saved, sizeof(path));
 }
 
+/* Without a descriptor left nobody new is served, and all else goes on; poll must not be asked for
+ * more entries than the limit, or its thread would spin and never end. */
+static void no_descriptors_are_only_a_delay(void **state)
+{
+    struct sockaddr_un address = address_of(path);
+    struct lam_handover *handover = NULL;
+    struct lam_pool_greeting greeting;
+    struct rlimit old, none;
+    int first, second = -1;
+    char byte;
+
+    (void)state;
+    assert_int_equal(start(&handover, NULL), LAM_OK);
+    assert_true(take(&first, &greeting));
+    second = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+    none = old;
+    none.rlim_cur = (rlim_t)second + 1;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    assert_int_equal(connect(second, (struct sockaddr *)&address, sizeof(address)), 0);
+    lam_sleep_ns(50 * LAM_NS_PER_MS);
+    assert_int_equal(recv(second, &byte, 1, 0), -1); /* not greeted */
+    assert_true(lam_handover_knows(handover, greeting.token, sizeof(greeting.token)));
+    close(first); /* gone, and known to be, and its descriptors are free for the other one */
+    assert_true(gone_within(1, LAM_NS_PER_S));
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+    assert_int_equal(poll(&(struct pollfd){.fd = second, .events = POLLIN}, 1, 1000), 1);
+    close(second);
+    assert_true(gone_within(2, LAM_NS_PER_S));
+
+    none.rlim_cur = 24;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    assert_true(take(&first, &greeting)); /* wakes the thread, which then waits again */
+    lam_handover_stop(handover);
+    close(first);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -210,6 +250,7 @@ int main(void)
         cmocka_unit_test(the_socket_of_a_dead_loader_is_replaced_and_of_a_live_one_not),
         cmocka_unit_test(what_is_no_socket_is_left_alone),
         cmocka_unit_test(bad_paths_are_named),
+        cmocka_unit_test(no_descriptors_are_only_a_delay),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
