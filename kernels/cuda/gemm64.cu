@@ -5,7 +5,7 @@
 #include <assert.h>
 #include <cuda_fp16.h>
 
-#include "kernels/cuda/gemm64.h"
+#include "kernels/cuda/gemm64_args.cuh"
 #include "kernels/device.h"
 
 #include "kernels/cuda/dispatch.cuh"

@@ -38,7 +38,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include "kernels/cuda/dispatch.cuh"
-#include "kernels/cuda/gemm64.h"
+#include "kernels/cuda/gemm64_args.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/smem.cuh"

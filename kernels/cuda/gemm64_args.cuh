@@ -1,9 +1,9 @@
 /*
- * gemm64: what the files of gemm64 share: the arguments of a launch, and one launcher per family of
- * formats. See gemm64.cuh.
+ * gemm64_args: what the files of gemm64 share: the arguments of a launch, and one launcher per
+ * family of formats. See gemm64.cuh.
  */
-#ifndef LAMINAR_KERNELS_CUDA_GEMM64_H
-#define LAMINAR_KERNELS_CUDA_GEMM64_H
+#ifndef LAMINAR_KERNELS_CUDA_GEMM64_ARGS_CUH
+#define LAMINAR_KERNELS_CUDA_GEMM64_ARGS_CUH
 
 #include "kernels/cuda/cuda.h"
 
