@@ -114,6 +114,8 @@ struct lam_rpc_server {
     pthread_cond_t changed; /* a call has ended */
     size_t n_calls;         /* [lock] open, of any kind; call.c counts */
     size_t n_service_calls; /* [lock] those of the services */
+    uint64_t ended_ns;      /* [lock] when the last one of the services ended */
+    bool leaving;           /* [lock] no new calls of the services */
 };
 
 /* call.c. All [io]. */

@@ -6,9 +6,10 @@
  * (UNIMPLEMENTED), not a client that hangs until its deadline, which is what registered methods
  * alone give.
  *
- * Shutdown, in this order: no new calls (shutdown_and_notify), wait for open ones, cancel the rest,
- * and when the core's notice has come and every call is done: queue shutdown, drain, destroy.
- * Destroying an undrained queue aborts the process.
+ * Shutdown, in this order: refuse new calls, wait for open ones, and until their clients have read
+ * the end; close connections (shutdown_and_notify), cancel the rest, and when the core's notice has
+ * come and every call is done: queue shutdown, drain, destroy. Destroying an undrained queue aborts
+ * the process.
  */
 #include "rpc/internal.h"
 
@@ -30,6 +31,9 @@
 /* For calls that are finished but whose end is still on its way: health watchers hear
  * NOT_SERVING. */
 #define LAST_WORDS_NS (200 * LAM_NS_PER_MS)
+
+/* For clients to read the end of a call before their connection is closed. */
+#define LINGER_NS (100 * LAM_NS_PER_MS)
 
 /* Beyond calls_max: health and reflection still answer, and refusals have room to travel. */
 #define CALLS_SPARE 64
@@ -183,6 +187,16 @@ static bool has_room(struct lam_rpc_server *server, const struct lam_rpc_route *
     return room;
 }
 
+static bool is_leaving(struct lam_rpc_server *server)
+{
+    bool leaving;
+
+    pthread_mutex_lock(&server->lock);
+    leaving = server->leaving;
+    pthread_mutex_unlock(&server->lock);
+    return leaving;
+}
+
 static bool any_calls(struct lam_rpc_server *server)
 {
     bool any;
@@ -230,6 +244,8 @@ static void handle_arrived(struct lam_rpc_server *server, bool ok)
     if (!route)
         lam_call_open(
             call, NULL, LAM_UNIMPLEMENTED, "no such method: server reflection lists the services");
+    else if (!route->standard && is_leaving(server))
+        lam_call_open(call, NULL, LAM_UNAVAILABLE, "the server is shutting down");
     else if (!has_room(server, route))
         lam_call_open(call, NULL, LAM_RESOURCE_EXHAUSTED, "too many open calls: try again later");
     else
@@ -374,6 +390,7 @@ enum lam_status lam_rpc_server_start(struct lam_rpc_server *server, struct lam_e
     if (status != LAM_OK)
         goto fail;
     grpc_server_start(server->core);
+    server->leaving = false;
     code = pthread_create(&server->thread, NULL, run, server);
     if (code != 0) {
         status = lam_fail_errno(err, code, "cannot start the I/O thread of the gRPC server");
@@ -408,6 +425,20 @@ static void wait_for_calls(struct lam_rpc_server *server, const size_t *count, u
     pthread_mutex_unlock(&server->lock);
 }
 
+/* The core closes a connection as soon as it has no calls any more, and a client that writes to it
+ * then, be it the answer to a ping, gives it up with what it has not read. */
+static void let_clients_read(struct lam_rpc_server *server)
+{
+    uint64_t now_ns = lam_now_ns();
+    uint64_t until_ns;
+
+    pthread_mutex_lock(&server->lock);
+    until_ns = server->ended_ns + LINGER_NS;
+    pthread_mutex_unlock(&server->lock);
+    if (now_ns < until_ns)
+        lam_sleep_ns(until_ns - now_ns);
+}
+
 void lam_rpc_server_shutdown(struct lam_rpc_server *server, uint64_t grace_ns)
 {
     if (!server->started)
@@ -416,10 +447,14 @@ void lam_rpc_server_shutdown(struct lam_rpc_server *server, uint64_t grace_ns)
     for (size_t i = 0; i < server->n_health; i++)
         lam_rpc_server_set_serving(server, server->health[i].name, false);
     lam_health_end(server);
-    grpc_server_shutdown_and_notify(server->core, server->queue, server);
+    pthread_mutex_lock(&server->lock);
+    server->leaving = true;
+    pthread_mutex_unlock(&server->lock);
     wait_for_calls(
         server, &server->n_service_calls, grace_ns < GRACE_NS_MAX ? grace_ns : GRACE_NS_MAX);
     wait_for_calls(server, &server->n_calls, LAST_WORDS_NS);
+    let_clients_read(server);
+    grpc_server_shutdown_and_notify(server->core, server->queue, server);
     grpc_server_cancel_all_calls(server->core);
     pthread_join(server->thread, NULL);
     server->started = false;

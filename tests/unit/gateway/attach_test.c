@@ -1,4 +1,5 @@
 /* What workers see of the gateway: those that die, lie, bring another model, or stay to the end. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -142,12 +143,23 @@ static void test_nobody_there(void **state)
     world_stop(&world);
 }
 
+static void *shut_down(void *arg)
+{
+    struct world *world = arg;
+
+    lam_service_shutdown(world->service, 15 * LAM_NS_PER_S);
+    return NULL;
+}
+
+/* Connections were closed as soon as their calls had ended: a client that had not read everything
+ * by then wrote to a closed socket, and lost the last tokens (16 times in 1,080 runs). */
 static void test_shutdown_drains(void **state)
 {
     struct world world;
     static struct fake_worker worker;
     struct reading reading;
     Laminar__V1__GenerateRequest request = world_ask("x", 60);
+    pthread_t stopper;
     uint64_t before_ns;
 
     (void)state;
@@ -157,14 +169,15 @@ static void test_shutdown_drains(void **state)
     reading_open(&world, &request, &reading);
     assert_true(reading_one(&world, &reading));
     before_ns = lam_now_ns();
-    lam_service_shutdown(world.service, 15 * LAM_NS_PER_S);
-    assert_true(lam_now_ns() - before_ns < 5 * LAM_NS_PER_S);
+    assert_int_equal(pthread_create(&stopper, NULL, shut_down, &world), 0);
     reading_all(&world, &reading);
     assert_int_equal(reading.n_ids, 60);
     reading_done(&reading);
+    lam_rpc_channel_destroy(world.channel);
+    pthread_join(stopper, NULL);
+    assert_true(lam_now_ns() - before_ns < 5 * LAM_NS_PER_S);
     fake_worker_join(&worker);
     assert_int_equal(worker.end.status, LAM_UNAVAILABLE);
-    lam_rpc_channel_destroy(world.channel);
     lam_service_destroy(world.service);
     lam_arena_done(&world.arena);
     lam_buf_done(&world.model.header);
