@@ -16,7 +16,7 @@
 #define MESSAGE_BYTES_MAX 8192u
 
 /* Of rest to work while there are sessions. */
-#define RESTS_PER_WORK 3u
+#define RESTS_PER_WORK 9u
 
 /* Progress is left out for a client that does not read. */
 #define QUEUED_MAX 16u

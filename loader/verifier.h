@@ -2,7 +2,7 @@
  * verifier: the method Verify: lam_verify on a thread of its own, beside a loader that serves.
  *
  * It reads with one request at a time, past the pool and the page cache. While sessions are open it
- * rests three times as long as it has worked, so workers keep their speed; with none it goes on at
+ * rests nine times as long as it has worked, so workers keep their speed; with none it goes on at
  * once. What it sees for the first time goes into the record that the sessions use too, and the
  * checker saves it.
  *
