@@ -68,8 +68,14 @@ static json_t *extra_json(
     return extra;
 }
 
-/* What came of the plan, on stderr: a line, or with --profile all of it. A cap that did not hold is
- * told in any case. */
+/* Who gives a budget wants to see what becomes of it. */
+static bool wants_table(const struct run *run)
+{
+    return run->profile || run->stack.plan.vram || strcmp(run->stack.plan.ram, "auto") != 0;
+}
+
+/* What came of the plan, on stderr: its table, or a line where nobody set a budget; --profile adds
+ * the passes. A cap that did not hold is told in any case. */
 static void print_measured(
     const struct run *run, const struct lam_session *session, const struct lam_session_watch *watch)
 {
@@ -77,14 +83,16 @@ static void print_measured(
 
     if (session->model.n_workers == 0)
         return; /* it ended well, and is ending */
-    if (run->profile && !run->answer.json) {
+    if (wants_table(run) && !run->answer.json) {
         fprintf(stderr, "\n");
         lam_plan_report_text(&report);
+    } else {
+        lam_plan_report_line(&report);
+    }
+    if (run->profile && !run->answer.json) {
         fprintf(stderr, "profile\n");
         lam_usage_print_passes(stderr, &session->model.workers[0],
             watch->counted ? watch->after.disk_bytes : UINT64_MAX);
-    } else {
-        lam_plan_report_line(&report);
     }
     lam_usage_warn(stderr, &session->model.workers[0]);
 }
@@ -201,8 +209,9 @@ int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
     };
     struct lam_flag flags[2 + LAM_ANSWER_FLAGS + LAM_STACK_FLAGS + 1] = {
         {"profile", 0, LAM_FLAG_BOOL, &run.profile, NULL,
-            "At the end: the plan, what was measured, and what the passes waited for.", 0, 0, NULL,
-            NULL},
+            "At the end, besides the plan and what was measured (shown with --vram and --ram as "
+            "well): what the passes waited for.",
+            0, 0, NULL, NULL},
         {"trace", 0, LAM_FLAG_TEXT, &run.trace, "FILE",
             "What the services do when, from their start to the end of the answer; opens in "
             "Perfetto.",

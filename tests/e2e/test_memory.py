@@ -106,9 +106,13 @@ def test_profile_of_a_run(home):
     text = done.stderr.decode()
     assert done.returncode == 0, text
     plain = cli.run(home, "run", cli.MODEL, *flags)
-    assert plain.stdout == done.stdout != b"" and b"forecast" not in plain.stderr
-    line = r"laminar: cpu held [\d.]+ MiB of 90\.0 MiB, planned [\d.]+ MiB; a pass took [\d.]+ s, "
-    assert re.search(line + r"planned [\d.]+\n", plain.stderr.decode()), plain.stderr
+    assert plain.stdout == done.stdout != b"" and b"waiting for disk" not in plain.stderr
+    assert b"of the forecast" in plain.stderr and b"\nmeasured " in plain.stderr
+    unset = cli.run(home, "run", cli.MODEL, "--ctx", "512", *flags[4:])
+    line = (r"laminar: cpu held [\d.]+ MiB of [\d.]+ [MG]iB, planned [\d.]+ MiB; "
+            r"a pass took [\d.]+ s, planned [\d.]+\n")
+    assert re.search(line, unset.stderr.decode()), unset.stderr
+    assert b"forecast" not in unset.stderr
     for pattern in (r"measured [\d.]+ s, [\d.]+ of the forecast", r"waiting for disk [\d.]+ \(",
                     r"passes   6, 7 rows", r"[\d.]+ [MG]iB from disk"):
         assert re.search(pattern, text), text
