@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -37,10 +38,12 @@
 /* More do not help: the kernel clears pages at the speed of memory. */
 #define POPULATE_THREADS_MAX 8u
 
-/* A step that takes longer for its huge pages is the last of its region that asks for them, since
- * somebody waits: where memory is in fragments the kernel moves others' pages about, and a virtual
- * machine may get its largest free blocks back from the host first. */
-#define COLLAPSE_NS_MAX (100 * LAM_NS_PER_MS)
+/* What a step with huge pages takes at most where memory is at hand. What steps take beyond that is
+ * summed up over the whole pool, since somebody waits: where memory is in fragments the kernel
+ * moves others' pages about, and a virtual machine has to get its largest free blocks back from the
+ * host, 5 s for a GiB where small pages take 0.5. Processor time: being preempted says nothing. */
+#define COLLAPSE_STEP_NS (25 * LAM_NS_PER_MS)
+#define COLLAPSE_LATE_NS_MAX (250 * LAM_NS_PER_MS)
 
 #define COLLAPSE_TRIES 3u /* somebody else holds a page for a moment */
 
@@ -49,7 +52,7 @@ struct populating {
     const struct lam_pool *pool;
     uint64_t end;
     atomic_bool collapse;      /* huge pages are asked for */
-    atomic_bool none;          /* there are none */
+    atomic_uint_fast64_t late; /* ns that steps took beyond COLLAPSE_STEP_NS, of the whole pool */
     atomic_uint_fast64_t next; /* the first byte that nobody has taken */
     atomic_uint_fast64_t small_bytes;
     atomic_int error; /* errno of the first that failed */
@@ -82,20 +85,37 @@ static int collapse_range(unsigned char *base, uint64_t bytes)
     return lam_fault_hit("collapse") ? ENOMEM : error;
 }
 
+static uint64_t thread_ns(void)
+{
+    struct timespec now;
+
+    lam_ignore(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) == 0, "Linux always has it");
+    return (uint64_t)now.tv_sec * LAM_NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+/* Huge pages for a step, and whether it is worth it to ask for more. */
+static int collapse_step(struct populating *it, unsigned char *base, uint64_t bytes)
+{
+    uint64_t begin_ns = thread_ns();
+    int error = collapse_range(base, lam_align_down(bytes, LAM_HUGE_PAGE_BYTES));
+    uint64_t took_ns = thread_ns() - begin_ns;
+
+    if (took_ns > COLLAPSE_STEP_NS)
+        atomic_fetch_add(&it->late, took_ns - COLLAPSE_STEP_NS);
+    if (lam_fault_hit("late collapse"))
+        atomic_fetch_add(&it->late, COLLAPSE_LATE_NS_MAX + 1);
+    if ((error != 0 && error != EAGAIN) || atomic_load(&it->late) > COLLAPSE_LATE_NS_MAX)
+        atomic_store(&it->collapse, false);
+    return error;
+}
+
 /* A step, with huge pages if they are to be had. */
 static int populate_step(struct populating *it, uint64_t begin, uint64_t bytes)
 {
     unsigned char *base = it->pool->base + begin;
-    uint64_t begin_ns = lam_now_ns();
-    bool asked = atomic_load(&it->collapse);
-    int error = asked ? collapse_range(base, lam_align_down(bytes, LAM_HUGE_PAGE_BYTES)) : 0;
 
-    if (!asked || error != 0)
+    if (!atomic_load(&it->collapse) || collapse_step(it, base, bytes) != 0)
         atomic_fetch_add(&it->small_bytes, bytes);
-    if (error != 0 && error != EAGAIN)
-        atomic_store(&it->none, true);
-    if (atomic_load(&it->none) || lam_now_ns() - begin_ns > COLLAPSE_NS_MAX)
-        atomic_store(&it->collapse, false);
     return lam_fault_hit("populate") ? ENOMEM : populate_range(base, bytes);
 }
 
@@ -141,7 +161,7 @@ enum lam_status lam_pool_populate(
     char have[24], want[24];
 
     atomic_init(&it.collapse, pool->asks_huge);
-    atomic_init(&it.none, false);
+    atomic_init(&it.late, pool->late_ns);
     atomic_init(&it.next, begin);
     atomic_init(&it.small_bytes, 0);
     atomic_init(&it.error, 0);
@@ -154,7 +174,8 @@ enum lam_status lam_pool_populate(
         pthread_join(threads[i], NULL);
     if (strcmp(pool->pages, "thp") == 0)
         pool->small_bytes += atomic_load(&it.small_bytes);
-    pool->asks_huge = pool->asks_huge && !atomic_load(&it.none);
+    pool->asks_huge = atomic_load(&it.collapse);
+    pool->late_ns = atomic_load(&it.late);
     if (atomic_load(&it.error) == 0)
         return LAM_OK;
     return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
@@ -225,8 +246,8 @@ enum lam_status lam_pool_init(
     snprintf(pool.note, sizeof(pool.note), "no huge pages are set aside (%.120s)%s", why.text,
         strcmp(pool.pages, "thp") == 0
             ? ", transparent ones take their place"
-            : ", and the kernel gave no transparent ones: pages of 4 KiB, which cost more "
-              "processor time; Linux 6.1 or newer has them where enough memory is free");
+            : ", and the kernel gave no transparent ones in time: pages of 4 KiB, which cost "
+              "more processor time; Linux 6.1 or newer has them where enough memory is free");
     *ret_pool = pool;
     return LAM_OK;
 }

@@ -23,6 +23,7 @@ struct lam_pool {
     uint64_t bytes;       /* of the memfd: pool_bytes of the layout, rounded up to whole pages */
     const char *pages;    /* "hugetlb", "thp" or "4k" */
     bool asks_huge;       /* transparent huge pages are asked for in what is populated next */
+    uint64_t late_ns;     /* that they have cost beyond what they should; a limit ends the asking */
     uint64_t small_bytes; /* populated in pages of 4 KiB since "thp" was said */
     char note[320];       /* why not the better kinds of pages; "" */
 };

@@ -118,6 +118,31 @@ static void no_huge_page_is_no_failure(void **state)
     lam_pool_done(&pool);
 }
 
+/* Whoever reads waits for memory: when it comes late, no later region asks for huge pages. */
+static void huge_pages_that_are_late_are_not_asked_for_again(void **state)
+{
+    const uint64_t page = LAM_HUGE_PAGE_BYTES;
+    struct lam_pool pool;
+    bool asked;
+
+    (void)state;
+    assert_int_equal(lam_pool_init(POOL_BYTES, page, &pool, NULL), LAM_OK);
+    asked = pool.asks_huge;
+    if (asked) {
+        lam_fault_arm("late collapse", 1);
+        assert_int_equal(lam_pool_populate(&pool, page, page, NULL), LAM_OK);
+        assert_true(lam_fault_fired());
+        lam_fault_arm("late collapse", 0);
+        assert_false(pool.asks_huge);
+        assert_int_equal(pool.small_bytes, 0); /* this region has them still */
+        assert_int_equal(lam_pool_populate(&pool, 2 * page, POOL_BYTES - 2 * page, NULL), LAM_OK);
+        assert_int_equal(pool.small_bytes, POOL_BYTES - 2 * page);
+    }
+    lam_pool_done(&pool);
+    if (!asked)
+        skip(); /* reserved ones, or none to be had */
+}
+
 static void a_machine_without_memory_is_a_status(void **state)
 {
     struct lam_pool pool;
@@ -144,6 +169,7 @@ int main(void)
         cmocka_unit_test(populated_means_in_memory),
         cmocka_unit_test(pages_are_what_the_pool_says),
         cmocka_unit_test(no_huge_page_is_no_failure),
+        cmocka_unit_test(huge_pages_that_are_late_are_not_asked_for_again),
         cmocka_unit_test(a_machine_without_memory_is_a_status),
     };
 
