@@ -154,8 +154,6 @@ static void count_closed(struct lam_rpc_call *call)
     pthread_mutex_lock(&server->lock);
     server->n_calls--;
     server->n_service_calls -= is_standard(call) ? 0 : 1;
-    if (!is_standard(call))
-        server->ended_ns = lam_now_ns();
     pthread_cond_broadcast(&server->changed);
     pthread_mutex_unlock(&server->lock);
 }

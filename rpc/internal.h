@@ -111,10 +111,10 @@ struct lam_rpc_server {
     struct lam_buf scratch;        /* [io] the message being delivered */
 
     pthread_mutex_t lock;
-    pthread_cond_t changed; /* a call has ended */
+    pthread_cond_t changed; /* one of these numbers is smaller */
     size_t n_calls;         /* [lock] open, of any kind; call.c counts */
     size_t n_service_calls; /* [lock] those of the services */
-    uint64_t ended_ns;      /* [lock] when the last one of the services ended */
+    size_t n_cores;         /* [lock] 1 from start until the core has closed its connections */
     bool leaving;           /* [lock] no new calls of the services */
 };
 

@@ -32,8 +32,9 @@
  * NOT_SERVING. */
 #define LAST_WORDS_NS (200 * LAM_NS_PER_MS)
 
-/* For clients to read the end of a call before their connection is closed. */
-#define LINGER_NS (100 * LAM_NS_PER_MS)
+/* For clients to answer the ping behind GOAWAY: by then they have read all that was sent to them. A
+ * client that is stopped, or polls nothing, does not answer. */
+#define GOODBYE_NS LAM_NS_PER_S
 
 /* Beyond calls_max: health and reflection still answer, and refusals have room to travel. */
 #define CALLS_SPARE 64
@@ -252,12 +253,21 @@ static void handle_arrived(struct lam_rpc_server *server, bool ok)
         lam_call_open(call, route, LAM_OK, NULL);
 }
 
+static void note_stopped(struct lam_rpc_server *server)
+{
+    server->stopped = true;
+    pthread_mutex_lock(&server->lock);
+    server->n_cores = 0;
+    pthread_cond_broadcast(&server->changed);
+    pthread_mutex_unlock(&server->lock);
+}
+
 static void handle_event(struct lam_rpc_server *server, const grpc_event *event)
 {
     struct lam_event_tag *tag = event->tag;
 
     if (event->tag == server)
-        server->stopped = true;
+        note_stopped(server);
     else if (tag->event == LAM_EVENT_ARRIVED)
         handle_arrived(server, event->success != 0);
     else
@@ -391,6 +401,7 @@ enum lam_status lam_rpc_server_start(struct lam_rpc_server *server, struct lam_e
         goto fail;
     grpc_server_start(server->core);
     server->leaving = false;
+    server->n_cores = 1;
     code = pthread_create(&server->thread, NULL, run, server);
     if (code != 0) {
         status = lam_fail_errno(err, code, "cannot start the I/O thread of the gRPC server");
@@ -409,34 +420,35 @@ int lam_rpc_server_port(const struct lam_rpc_server *server, size_t i)
     return server->ports[i];
 }
 
-/* Waits until a count of open calls, n_calls or n_service_calls, is zero. */
-static void wait_for_calls(struct lam_rpc_server *server, const size_t *count, uint64_t grace_ns)
+/* Waits until *count, a number under the lock, is zero; false when the time was not enough. */
+static bool wait_for_none(struct lam_rpc_server *server, const size_t *count, uint64_t limit_ns)
 {
-    const uint64_t until_ns = lam_now_ns() + grace_ns;
+    const uint64_t until_ns = lam_now_ns() + limit_ns;
     const struct timespec until = {
         .tv_sec = (time_t)(until_ns / LAM_NS_PER_S),
         .tv_nsec = (long)(until_ns % LAM_NS_PER_S),
     };
     int code = 0;
+    bool none;
 
     pthread_mutex_lock(&server->lock);
     while (*count > 0 && code == 0)
         code = pthread_cond_timedwait(&server->changed, &server->lock, &until);
+    none = *count == 0;
     pthread_mutex_unlock(&server->lock);
+    return none;
 }
 
-/* The core closes a connection as soon as it has no calls any more, and a client that writes to it
- * then, be it the answer to a ping, gives it up with what it has not read. */
-static void let_clients_read(struct lam_rpc_server *server)
+/* Closes the connections. The core says GOAWAY, sends a ping, and closes a connection that has no
+ * calls when the ping is answered; grpc_server_cancel_all_calls cuts all of them off at once, with
+ * what a client has not read. */
+static void close_core(struct lam_rpc_server *server)
 {
-    uint64_t now_ns = lam_now_ns();
-    uint64_t until_ns;
+    const bool idle = wait_for_none(server, &server->n_calls, LAST_WORDS_NS);
 
-    pthread_mutex_lock(&server->lock);
-    until_ns = server->ended_ns + LINGER_NS;
-    pthread_mutex_unlock(&server->lock);
-    if (now_ns < until_ns)
-        lam_sleep_ns(until_ns - now_ns);
+    grpc_server_shutdown_and_notify(server->core, server->queue, server);
+    if (!idle || !wait_for_none(server, &server->n_cores, GOODBYE_NS))
+        grpc_server_cancel_all_calls(server->core);
 }
 
 void lam_rpc_server_shutdown(struct lam_rpc_server *server, uint64_t grace_ns)
@@ -450,12 +462,9 @@ void lam_rpc_server_shutdown(struct lam_rpc_server *server, uint64_t grace_ns)
     pthread_mutex_lock(&server->lock);
     server->leaving = true;
     pthread_mutex_unlock(&server->lock);
-    wait_for_calls(
+    (void)wait_for_none(
         server, &server->n_service_calls, grace_ns < GRACE_NS_MAX ? grace_ns : GRACE_NS_MAX);
-    wait_for_calls(server, &server->n_calls, LAST_WORDS_NS);
-    let_clients_read(server);
-    grpc_server_shutdown_and_notify(server->core, server->queue, server);
-    grpc_server_cancel_all_calls(server->core);
+    close_core(server);
     pthread_join(server->thread, NULL);
     server->started = false;
     destroy_core(server);
