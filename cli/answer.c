@@ -13,6 +13,7 @@
 struct lam_answer_options lam_answer_defaults(void)
 {
     return (struct lam_answer_options){
+        .seed.value = -1, /* none: --help shows no default */
         .top_p.value = 1,
         .repetition_penalty.value = 1,
     };

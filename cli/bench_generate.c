@@ -50,7 +50,7 @@ static const char *const epilog =
     "doctor --measure` found on this machine, or over assumed ones, which are then named.\n\n"
     "Examples:\n"
     "  laminar bench generate model.gguf --batch 4 --prompt 128 --gen 64\n"
-    "  laminar bench generate model.gguf --device cuda:0 --vram 3GiB --json\n";
+    "  laminar bench generate model.gguf --device cuda:0 --vram 3GiB --json";
 
 static bool is_gpu(const struct bench *bench)
 {

@@ -87,11 +87,10 @@ struct bench {
     struct lam_loader_stats end;
 };
 
-static const char *const epilog =
-    "Examples:\n"
-    "  laminar bench loader model.gguf --ram 2GiB --laps 5\n"
-    "  laminar bench loader model.gguf --against-fio --json\n"
-    "  laminar bench loader model.gguf --against-fio --checksum off\n";
+static const char *const epilog = "Examples:\n"
+                                  "  laminar bench loader model.gguf --ram 2GiB --laps 5\n"
+                                  "  laminar bench loader model.gguf --against-fio --json\n"
+                                  "  laminar bench loader model.gguf --against-fio --checksum off";
 
 /* ---- one window ---- */
 

@@ -9,8 +9,6 @@
 #include "cli/command.h"
 #include "common/log.h"
 
-#define VERSION "0.1.0"
-
 struct command {
     const char *name;
     const char *summary;
@@ -71,7 +69,7 @@ int main(int argc, char **argv)
                strcmp(name, "-h") == 0) {
         return print_help(stdout);
     } else if (strcmp(name, "--version") == 0) {
-        printf("laminar %s\n", VERSION);
+        printf("laminar %s\n", LAM_VERSION);
         return LAM_EXIT_OK;
     }
     for (size_t i = 0; i < N_COMMANDS; i++)

@@ -28,19 +28,17 @@ struct synth {
 
 static const char *const epilog =
     "Shapes are those of the models they are named after, with as many tokens in the vocabulary;\n"
-    "tiny (4 layers, 14 MiB in f32) and small (8 layers) are for tests. Norms are 1 and matrices "
-    "are\n"
-    "scaled so that activations stay near 1 through all layers and logits are neither flat nor\n"
-    "certain. The same flags give the same bytes.\n\n"
+    "tiny (4 layers, 14 MiB in f32) and small (8 layers) are for tests. Norms are 1 and matrices\n"
+    "are scaled so that activations stay near 1 through all layers and logits are neither flat\n"
+    "nor certain. The same flags give the same bytes.\n\n"
     "Types: all matrices have the one that is named, but in the K types the head has q6_k, as in\n"
     "files of llama.cpp (and with it the embedding where a shape uses it as its head). q4_k_m is\n"
-    "q4_k with q6_k for the value and down matrices of half of the layers, as in such files. K "
-    "types\n"
-    "need rows of a multiple of 256 weights.\n\n"
+    "q4_k with q6_k for the value and down matrices of half of the layers, as in such files. K\n"
+    "types need rows of a multiple of 256 weights.\n\n"
     "Examples:\n"
     "  laminar synth --preset llama3-8b --type bf16 -o 8b.gguf\n"
     "  laminar synth --preset llama3-70b --type q4_k --layers 8 -o part.gguf\n"
-    "  laminar synth --preset llama3.1-405b --type q4_k_m --sparse -o plan.gguf\n";
+    "  laminar synth --preset llama3.1-405b --type q4_k_m --sparse -o plan.gguf";
 
 static double seconds_since(uint64_t then_ns)
 {

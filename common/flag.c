@@ -192,7 +192,7 @@ static enum lam_status note_flag(struct walk *walk, const struct lam_flag *flag)
 }
 
 /* argv[at] begins with '-' and is longer than that. */
-static enum lam_status take_flag(struct walk *walk, bool *ret_help)
+static enum lam_status take_flag(struct walk *walk, enum lam_flag_ask *ret_ask)
 {
     const char *arg = walk->argv[walk->at++];
     bool is_long = arg[1] == '-';
@@ -205,7 +205,11 @@ static enum lam_status take_flag(struct walk *walk, bool *ret_help)
     if (is_long || !name[1])
         flag = find_flag(walk->program->flags, is_long ? '\0' : *name, name, length);
     if (!flag && (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0)) {
-        *ret_help = true;
+        *ret_ask = LAM_FLAG_ASK_HELP;
+        return LAM_OK;
+    }
+    if (!flag && strcmp(arg, "--version") == 0) {
+        *ret_ask = LAM_FLAG_ASK_VERSION;
         return LAM_OK;
     }
     if (!flag)
@@ -227,19 +231,19 @@ static enum lam_status take_flag(struct walk *walk, bool *ret_help)
 }
 
 static enum lam_status walk_line(struct walk *walk, const char **operands, size_t max_operands,
-    size_t *ret_n_operands, bool *ret_help)
+    size_t *ret_n_operands, enum lam_flag_ask *ret_ask)
 {
     size_t n_operands = 0;
     bool flags_over = false;
-    bool help = false;
+    enum lam_flag_ask ask = LAM_FLAG_ASK_NOTHING;
 
-    while (walk->at < walk->argc && !help) {
+    while (walk->at < walk->argc && ask == LAM_FLAG_ASK_NOTHING) {
         const char *arg = walk->argv[walk->at];
         if (!flags_over && strcmp(arg, "--") == 0) {
             flags_over = true;
             walk->at++;
         } else if (!flags_over && arg[0] == '-' && arg[1]) {
-            enum lam_status status = take_flag(walk, &help);
+            enum lam_status status = take_flag(walk, &ask);
             if (status)
                 return status;
         } else if (n_operands == max_operands) {
@@ -251,7 +255,7 @@ static enum lam_status walk_line(struct walk *walk, const char **operands, size_
         }
     }
     *ret_n_operands = n_operands;
-    *ret_help = help;
+    *ret_ask = ask;
     return LAM_OK;
 }
 
@@ -269,28 +273,28 @@ static void check_table(const struct lam_flag *flags)
 }
 
 enum lam_status lam_flag_parse(const struct lam_flag_program *program, int argc, char **argv,
-    const char **operands, size_t max_operands, size_t *ret_n_operands, bool *ret_help,
+    const char **operands, size_t max_operands, size_t *ret_n_operands, enum lam_flag_ask *ret_ask,
     struct lam_err *err)
 {
     struct walk walk = {.program = program, .argc = argc, .argv = argv, .at = 1, .err = err};
     enum lam_status status;
-    bool help;
+    enum lam_flag_ask ask;
     size_t n_operands;
 
     check_table(program->flags);
-    status = walk_line(&walk, operands, max_operands, &n_operands, &help);
+    status = walk_line(&walk, operands, max_operands, &n_operands, &ask);
     if (status)
         return status;
-    if (!help) {
+    if (ask == LAM_FLAG_ASK_NOTHING) {
         walk.at = 1;
         walk.seen = 0;
         memset(walk.n_items, 0, sizeof walk.n_items);
         walk.store = true;
-        status = walk_line(&walk, operands, max_operands, &n_operands, &help);
+        status = walk_line(&walk, operands, max_operands, &n_operands, &ask);
         assert(status == LAM_OK);
     }
     *ret_n_operands = n_operands;
-    *ret_help = help;
+    *ret_ask = ask;
     return LAM_OK;
 }
 
@@ -309,6 +313,31 @@ static int print_words(const char *text, int column, int indent)
     return column;
 }
 
+static void describe_int(const struct lam_flag *flag, char *buf, size_t buf_bytes)
+{
+    long long min = int_bound(flag->min);
+    long long max = int_bound(flag->max);
+    long long value = *(const int64_t *)flag->target;
+    int n = max == INT64_MAX ? snprintf(buf, buf_bytes, "[from %lld", min)
+                             : snprintf(buf, buf_bytes, "[%lld..%lld", min, max);
+
+    if (value >= min && value <= max)
+        snprintf(buf + n, buf_bytes - (size_t)n, ", default %lld]", value);
+    else
+        snprintf(buf + n, buf_bytes - (size_t)n, "]");
+}
+
+static void describe_real(const struct lam_flag *flag, char *buf, size_t buf_bytes)
+{
+    double value = *(const double *)flag->target;
+    int n = snprintf(buf, buf_bytes, "[%g..%g", flag->min, flag->max);
+
+    if (value >= flag->min && value <= flag->max)
+        snprintf(buf + n, buf_bytes - (size_t)n, ", default %g]", value);
+    else
+        snprintf(buf + n, buf_bytes - (size_t)n, "]");
+}
+
 /* "[1..100, default 8]", as far as the kind has it. */
 static void describe_value(const struct lam_flag *flag, char *buf, size_t buf_bytes)
 {
@@ -322,12 +351,10 @@ static void describe_value(const struct lam_flag *flag, char *buf, size_t buf_by
         snprintf(buf, buf_bytes, "[may be repeated]");
         break;
     case LAM_FLAG_INT:
-        snprintf(buf, buf_bytes, "[%lld..%lld, default %lld]", (long long)int_bound(flag->min),
-            (long long)int_bound(flag->max), (long long)*(const int64_t *)flag->target);
+        describe_int(flag, buf, buf_bytes);
         break;
     case LAM_FLAG_REAL:
-        snprintf(buf, buf_bytes, "[%g..%g, default %g]", flag->min, flag->max,
-            *(const double *)flag->target);
+        describe_real(flag, buf, buf_bytes);
         break;
     case LAM_FLAG_TEXT:
     case LAM_FLAG_CHOICE:
@@ -367,6 +394,7 @@ void lam_flag_print_help(const struct lam_flag_program *program)
         printf("\n");
     }
     printf("  -h, --help%*sShow this text.\n", HELP_COLUMN - 12, "");
+    printf("      --version%*sShow the version.\n", HELP_COLUMN - 15, "");
     if (program->epilog)
         printf("\n%s\n", program->epilog);
 }

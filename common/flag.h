@@ -43,23 +43,31 @@ struct lam_flag {
     bool *was_set; /* may be NULL: set true when the flag is given */
 };
 
+/* What a line asks for instead of running the program. */
+enum lam_flag_ask {
+    LAM_FLAG_ASK_NOTHING,
+    LAM_FLAG_ASK_HELP,    /* --help, -h */
+    LAM_FLAG_ASK_VERSION, /* --version */
+};
+
 struct lam_flag_program {
     const char *usage;   /* "laminar run MODEL [flags]" */
     const char *summary; /* what it does: a paragraph */
     const struct lam_flag *flags;
-    const char *epilog; /* examples; may be NULL */
+    const char *epilog; /* examples; no line end behind the last; may be NULL */
 };
 
 /*
  * Parses argv[1..argc). Operands are moved, in order, to operands[0, *ret_n_operands);
- * `max_operands` of them at most. --help sets *ret_help and stops. A flag given twice is an
- * error, but for lists.
+ * `max_operands` of them at most. --help and --version, which every program has, set *ret_ask and
+ * stop. A flag given twice is an error, but for lists.
  */
 LAM_MUST_USE enum lam_status lam_flag_parse(const struct lam_flag_program *program, int argc,
-    char **argv, const char **operands, size_t max_operands, size_t *ret_n_operands, bool *ret_help,
-    struct lam_err *err);
+    char **argv, const char **operands, size_t max_operands, size_t *ret_n_operands,
+    enum lam_flag_ask *ret_ask, struct lam_err *err);
 
-/* Writes the help text to stdout. */
+/* Writes the help text to stdout. An INT or REAL whose default is outside of its range has none: it
+ * is shown without. */
 void lam_flag_print_help(const struct lam_flag_program *program);
 
 /* A whole decimal integer in min..max, no spaces, no sign but '-'. */

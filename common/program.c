@@ -14,19 +14,22 @@ bool lam_program_begin_list(const char *name, const struct lam_flag_program *pro
     char **argv, const char **operands, size_t operands_max, size_t *ret_n, int *ret_exit)
 {
     struct lam_err err = {0};
-    bool help = false;
+    enum lam_flag_ask ask = LAM_FLAG_ASK_NOTHING;
     enum lam_status status =
-        lam_flag_parse(program, argc, argv, operands, operands_max, ret_n, &help, &err);
+        lam_flag_parse(program, argc, argv, operands, operands_max, ret_n, &ask, &err);
 
     if (status != LAM_OK) {
         *ret_exit = lam_program_fail(name, &err, LAM_EXIT_USAGE);
         return false;
     }
-    if (help) {
+    if (ask == LAM_FLAG_ASK_HELP)
         lam_flag_print_help(program);
-        *ret_exit = LAM_EXIT_OK;
-    }
-    return !help;
+    if (ask == LAM_FLAG_ASK_VERSION)
+        printf("%s %s\n", name, LAM_VERSION);
+    if (ask == LAM_FLAG_ASK_NOTHING)
+        return true;
+    *ret_exit = LAM_EXIT_OK;
+    return false;
 }
 
 bool lam_program_begin(const char *name, const struct lam_flag_program *program, int argc,

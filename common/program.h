@@ -13,6 +13,8 @@
 #include "common/flag.h"
 #include "common/status.h"
 
+#define LAM_VERSION "0.1.0"
+
 enum lam_exit {
     LAM_EXIT_OK = 0,
     LAM_EXIT_FAILED = 1,
@@ -47,8 +49,8 @@ enum lam_exit {
 
 /*
  * Parses the line; exactly n_operands operands, named in the program's usage, are wanted.
- * name: what the error line begins with, "laminar-loader". True: go on. False: help or an error was
- * printed and *ret_exit is the exit code.
+ * name: what an error line and the version begin with, "laminar-loader". True: go on. False: help,
+ * the version or an error was printed and *ret_exit is the exit code.
  */
 bool lam_program_begin(const char *name, const struct lam_flag_program *program, int argc,
     char **argv, const char **operands, size_t n_operands, int *ret_exit);

@@ -154,7 +154,7 @@ static const struct lam_flag_program program = {
                "than the model: as many layers as fit stay in it, the others stream through.",
     .flags = flags,
     .epilog = "Example: laminar-loader --model llama-8b.gguf --ram 3GiB "
-              "--listen unix:/run/laminar/loader.sock --pool-socket /run/laminar/pool.sock\n",
+              "--listen unix:/run/laminar/loader.sock --pool-socket /run/laminar/pool.sock",
 };
 
 /* False: *ret_exit is the exit code. */

@@ -20,14 +20,14 @@ static enum lam_status parse(struct lam_answer_options *options, char *const mor
     char *argv[] = {name, p, x, more[0], more[1], more[2], more[3], NULL};
     struct lam_err err = {0};
     size_t n_operands = 0;
-    bool help = false;
+    enum lam_flag_ask ask;
     int argc = 3;
 
     for (int i = 0; i < 4 && more[i]; i++)
         argc++;
     *options = lam_answer_defaults();
     lam_answer_add_flags(options, flags);
-    if (lam_flag_parse(&program, argc, argv, NULL, 0, &n_operands, &help, &err))
+    if (lam_flag_parse(&program, argc, argv, NULL, 0, &n_operands, &ask, &err))
         return err.status;
     return lam_answer_check(options, &err);
 }

@@ -26,7 +26,7 @@ struct line {
     const char *device;
     const char *operands[OPERANDS_MAX];
     size_t n_operands;
-    bool help;
+    enum lam_flag_ask ask;
     struct lam_err err;
 };
 
@@ -90,7 +90,7 @@ static enum lam_status parse(struct line *line, const char *text)
     for (char *word = strtok_r(words, " ", &rest); word; word = strtok_r(NULL, " ", &rest))
         argv[argc++] = word;
     return lam_flag_parse(&program, argc, argv, line->operands, OPERANDS_MAX, &line->n_operands,
-        &line->help, &line->err);
+        &line->ask, &line->err);
 }
 
 static void test_forms(void **state)
@@ -109,7 +109,7 @@ static void test_forms(void **state)
     assert_int_equal(line.n_operands, 2);
     assert_string_equal(line.operands[0], "a");
     assert_string_equal(line.operands[1], "b");
-    assert_false(line.help);
+    assert_int_equal(line.ask, LAM_FLAG_ASK_NOTHING);
 }
 
 /* A list keeps its values in order; one too many is an error that stores nothing. */
@@ -126,14 +126,14 @@ static void test_lists(void **state)
     char *bad[] = {"x", "--model", "a", "--model=b", "--model", "c"};
     struct lam_err err = {0};
     size_t n_operands;
-    bool help;
+    enum lam_flag_ask ask;
 
     (void)state;
     assert_int_equal(
-        lam_flag_parse(&repeats, 6, bad, NULL, 0, &n_operands, &help, &err), LAM_INVALID_ARGUMENT);
+        lam_flag_parse(&repeats, 6, bad, NULL, 0, &n_operands, &ask, &err), LAM_INVALID_ARGUMENT);
     assert_non_null(strstr(err.text, "--model is given more than 2 times"));
     assert_int_equal(list.n, 0);
-    assert_int_equal(lam_flag_parse(&repeats, 4, good, NULL, 0, &n_operands, &help, &err), LAM_OK);
+    assert_int_equal(lam_flag_parse(&repeats, 4, good, NULL, 0, &n_operands, &ask, &err), LAM_OK);
     assert_int_equal(list.n, 2);
     assert_string_equal(items[0], "a");
     assert_string_equal(items[1], "b");
@@ -177,10 +177,12 @@ static void test_help_stops(void **state)
 
     (void)state;
     assert_int_equal(parse(&line, "m --ctx 5 --help --nonsense"), LAM_OK);
-    assert_true(line.help);
+    assert_int_equal(line.ask, LAM_FLAG_ASK_HELP);
     assert_int_equal(line.ctx, 8); /* --help prints the table's defaults, not this line's values */
     assert_int_equal(parse(&line, "-h"), LAM_OK);
-    assert_true(line.help);
+    assert_int_equal(line.ask, LAM_FLAG_ASK_HELP);
+    assert_int_equal(parse(&line, "--version --nonsense"), LAM_OK);
+    assert_int_equal(line.ask, LAM_FLAG_ASK_VERSION);
 }
 
 static void test_bad_lines(void **state)
@@ -295,7 +297,7 @@ static void test_int_bounds_beyond_64_bits(void **state)
     table[2].min = -1e30;
     table[2].max = 1e30;
     assert_int_equal(lam_flag_parse(&program, 3, argv, line.operands, OPERANDS_MAX,
-                         &line.n_operands, &line.help, &line.err),
+                         &line.n_operands, &line.ask, &line.err),
         LAM_OK);
     assert_int_equal(line.ctx, INT64_MIN);
 }
@@ -305,7 +307,7 @@ static void test_help_text(void **state)
 {
     static const char *const wanted[] = {"usage: laminar run MODEL [flags]\n", "Runs a model.",
         "  -p, --prompt TEXT", "      --json", "[-4..100, default 8]", "[0..2, default 0.5]",
-        "[auto|cpu|cuda, default auto]", "  -h, --help", "example: laminar run"};
+        "[auto|cpu|cuda, default auto]", "  -h, --help", "      --version", "example: laminar run"};
     char *text;
     char *rest;
     struct line line;
@@ -325,6 +327,30 @@ static void test_help_text(void **state)
         assert_true(strlen(at) <= 96);
 }
 
+/* A default outside of its range stands for "not given": showing it would invite a user to write
+ * what is refused. A bound that no int64_t exceeds is no bound. */
+static void test_help_without_default(void **state)
+{
+    struct line line;
+    char *text;
+
+    (void)state;
+    set_table(&line);
+    line.ctx = -5;
+    line.temperature = 3;
+    capture_begin(STDOUT_FILENO);
+    lam_flag_print_help(&program);
+    text = capture_end();
+    assert_non_null(strstr(text, "[-4..100]\n"));
+    assert_non_null(strstr(text, "[0..2]\n"));
+    set_table(&line);
+    table[2].max = 0x1p63;
+    capture_begin(STDOUT_FILENO);
+    lam_flag_print_help(&program);
+    text = capture_end();
+    assert_non_null(strstr(text, "[from -4, default 8]\n"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -339,6 +365,7 @@ int main(void)
         cmocka_unit_test(test_ints),
         cmocka_unit_test(test_int_bounds_beyond_64_bits),
         cmocka_unit_test(test_help_text),
+        cmocka_unit_test(test_help_without_default),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -75,6 +75,21 @@ static void test_help(void **state)
     assert_non_null(strstr(caught, "--run-dir"));
 }
 
+static void test_version(void **state)
+{
+    struct flags flags = {.log_level = "info"};
+    int exit_code = -1;
+    bool go_on;
+
+    (void)state;
+    capture_begin(STDOUT_FILENO);
+    go_on = begin(&flags, 0, NULL, &exit_code, "--version", NULL, NULL);
+    caught = capture_end();
+    assert_false(go_on);
+    assert_int_equal(exit_code, LAM_EXIT_OK);
+    assert_string_equal(caught, "prog " LAM_VERSION "\n");
+}
+
 static void test_bad_lines(void **state)
 {
     static const struct {
@@ -212,6 +227,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_begin),
         cmocka_unit_test(test_help),
+        cmocka_unit_test(test_version),
         cmocka_unit_test(test_bad_lines),
         cmocka_unit_test(test_error_line),
         cmocka_unit_test(test_start),
