@@ -15,6 +15,9 @@
 #include "gateway/request.h"
 #include "gateway/service_impl.h"
 
+/* A drawn seed has 53 bits: JSON's numbers carry it, and `--seed` takes it back. */
+#define SEED_BITS_OFF 11
+
 static double seconds(uint64_t from_ns, uint64_t to_ns)
 {
     return from_ns && to_ns > from_ns ? (double)(to_ns - from_ns) * 1e-9 : 0.0;
@@ -218,6 +221,7 @@ void lam_generate_on_message(
         lam_rpc_call_finish(call, LAM_INTERNAL, err.text);
         return;
     }
+    seed >>= SEED_BITS_OFF;
     message = lam_service_unpack(service, call, &laminar__v1__generate_request__descriptor, bytes,
         n_bytes, LAM_REQUEST_BYTES_MAX);
     if (!message)
