@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "common/mem.h"
 #include "common/size.h"
 #include "proto/laminar/v1/generation.pb-c.h"
@@ -14,6 +15,7 @@
 
 #define MESSAGE_BYTES_MAX (16 * LAM_MIB)
 #define ARENA_BYTES (4 * LAM_MIB) /* of one unpacked answer */
+#define OPEN_TIMEOUT_NS (10 * LAM_NS_PER_S)
 #define TEXT_BYTES_MAX (256 * LAM_MIB)
 
 struct lam_client {
@@ -177,6 +179,28 @@ enum lam_status lam_client_get_model(struct lam_client *client, uint64_t timeout
         ret_model->n_workers = LAM_CLIENT_WORKERS_MAX;
     for (size_t i = 0; i < ret_model->n_workers; i++)
         take_worker(response->workers[i], &ret_model->workers[i]);
+    return LAM_OK;
+}
+
+enum lam_status lam_client_open(const char *target, struct lam_client **ret_client,
+    struct lam_client_model *ret_model, struct lam_err *err)
+{
+    struct lam_client *client = NULL;
+    enum lam_status status = lam_client_create(target, &client, err);
+
+    if (!status)
+        status = lam_client_get_model(client, OPEN_TIMEOUT_NS, ret_model, err);
+    if (status == LAM_UNAVAILABLE) {
+        struct lam_err why = *err;
+        lam_fail(err, status,
+            "%.360s (`laminar serve MODEL` starts a gateway and a worker; --target says where)",
+            why.text);
+    }
+    if (status) {
+        lam_client_destroy(client);
+        return status;
+    }
+    *ret_client = client;
     return LAM_OK;
 }
 

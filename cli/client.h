@@ -69,6 +69,10 @@ struct lam_client_model {
 LAM_MUST_USE enum lam_status lam_client_get_model(struct lam_client *client, uint64_t timeout_ns,
     struct lam_client_model *ret_model, struct lam_err *err);
 
+/* Both, for a gateway that somebody else started: an error says how to start one. */
+LAM_MUST_USE enum lam_status lam_client_open(const char *target, struct lam_client **ret_client,
+    struct lam_client_model *ret_model, struct lam_err *err);
+
 struct lam_client_message {
     const char *role;
     const char *content; /* UTF-8 without NUL */

@@ -33,6 +33,12 @@ bool lam_command_begin_list(const struct lam_flag_program *program, int argc, ch
         PROGRAM_NAME, program, argc, argv, operands, operands_max, ret_n, ret_exit);
 }
 
+void lam_command_print_clean(FILE *out, const char *text, size_t n_bytes)
+{
+    for (size_t i = 0; i < n_bytes; i++)
+        fputc((unsigned char)text[i] < 0x20 || text[i] == 0x7f ? '?' : text[i], out);
+}
+
 enum lam_status lam_command_check_text(
     const char *what, const char *text, size_t n_bytes, struct lam_err *err)
 {

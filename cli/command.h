@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 #include "common/flag.h"
 #include "common/program.h"
@@ -55,6 +56,9 @@ bool lam_command_begin_list(const struct lam_flag_program *program, int argc, ch
 int lam_command_fail(const struct lam_err *err);
 int lam_command_no_fit(const struct lam_err *err);
 int lam_command_usage(const struct lam_err *err);
+
+/* Names of a stranger's file or service must not steer a terminal: '?' for control characters. */
+void lam_command_print_clean(FILE *out, const char *text, size_t n_bytes);
 
 /*
  * Text of arguments and files, checked before it travels: UTF-8 without NUL, which is what the

@@ -5,25 +5,20 @@
 #include "cli/answer.h"
 #include "cli/command.h"
 #include "cli/client.h"
-#include "common/clock.h"
 #include "common/size.h"
 
 #define PROMPT_BYTES_MAX (8 * LAM_MIB)
-#define ANSWER_TIMEOUT_NS (10 * LAM_NS_PER_S)
 
-static enum lam_status generate(struct lam_client *client, struct lam_answer_options *options,
-    const char *prompt, struct lam_err *err)
+static enum lam_status generate(struct lam_client *client, const struct lam_client_model *model,
+    struct lam_answer_options *options, const char *prompt, struct lam_err *err)
 {
     struct lam_client_message messages[2] = {{"system", options->system}, {"user", prompt}};
     struct lam_client_request request = lam_answer_request(options);
     struct lam_client_answer answer = {0};
-    struct lam_client_model model;
     size_t first = options->system ? 0 : 1;
-    enum lam_status status = lam_client_get_model(client, ANSWER_TIMEOUT_NS, &model, err);
+    enum lam_status status;
 
-    if (status)
-        return status;
-    if (options->raw || (!options->chat && !model.chat_template[0]))
+    if (options->raw || (!options->chat && !model->chat_template[0]))
         request.text = prompt;
     request.messages = messages + first;
     request.n_messages = 2 - first;
@@ -37,11 +32,14 @@ static enum lam_status generate(struct lam_client *client, struct lam_answer_opt
 static int execute(const char *target, struct lam_answer_options *options, const char *prompt)
 {
     struct lam_client *client = NULL;
+    struct lam_client_model model;
     struct lam_err err = {0};
-    enum lam_status status = lam_client_create(target, &client, &err);
+    enum lam_status status = lam_client_open(target, &client, &model, &err);
 
+    if (status == LAM_INVALID_ARGUMENT)
+        return lam_command_usage(&err); /* the address */
     if (!status)
-        status = generate(client, options, prompt, &err);
+        status = generate(client, &model, options, prompt, &err);
     lam_client_destroy(client);
     return status ? lam_command_fail(&err) : LAM_EXIT_OK;
 }

@@ -144,13 +144,6 @@ static enum lam_status print_json(const struct inspection *in, struct lam_err *e
     return lam_json_print(root, err);
 }
 
-/* Control characters of a stranger's file must not reach a terminal. */
-static void print_clean(const char *text, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        putchar((unsigned char)text[i] < 0x20 || text[i] == 0x7f ? '?' : text[i]);
-}
-
 static void print_spec(const struct inspection *in)
 {
     const struct lam_spec *s = &in->spec;
@@ -158,7 +151,7 @@ static void print_spec(const struct inspection *in)
     char total[24];
 
     printf("model         ");
-    print_clean(s->name, strlen(s->name));
+    lam_command_print_clean(stdout, s->name, strlen(s->name));
     printf("\narchitecture  %s, %u layers, width %u, feed-forward %u\n", s->architecture,
         s->n_layers, s->n_embd, s->n_ff);
     printf("attention     %u heads of %u, %u for keys and values\n", s->n_heads, s->head_dim,
@@ -193,9 +186,9 @@ static void print_text(const struct inspection *in, bool with_metadata, bool wit
         struct lam_str key = lam_gguf_key(gguf, i);
         lam_gguf_describe(gguf, i, value, sizeof value);
         printf("key           ");
-        print_clean(key.data, key.size);
+        lam_command_print_clean(stdout, key.data, key.size);
         printf(" = ");
-        print_clean(value, strlen(value));
+        lam_command_print_clean(stdout, value, strlen(value));
         printf("\n");
     }
     for (uint64_t i = 0; with_tensors && i < lam_gguf_n_tensors(gguf); i++) {
@@ -204,7 +197,7 @@ static void print_text(const struct inspection *in, bool with_metadata, bool wit
         for (uint32_t d = 0; d < tensor->n_dims; d++)
             printf("%s%llu", d ? " x " : " ", (unsigned long long)tensor->dims[d]);
         printf(" ");
-        print_clean(tensor->name.data, tensor->name.size);
+        lam_command_print_clean(stdout, tensor->name.data, tensor->name.size);
         printf("\n");
     }
 }

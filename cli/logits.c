@@ -230,8 +230,7 @@ static void print_text(const struct logits *l, const struct lam_tokenizer *token
         for (uint32_t i = 0; i < n_top; i++) {
             struct lam_str piece = lam_tokenizer_piece(tokenizer, (int32_t)top[i]);
             printf("  %10.4f  %6u  ", (double)row[top[i]], top[i]);
-            for (uint64_t b = 0; b < piece.size; b++)
-                putchar((unsigned char)piece.data[b] < 0x20 ? '?' : piece.data[b]);
+            lam_command_print_clean(stdout, piece.data, piece.size);
             printf("\n");
         }
     }

@@ -68,6 +68,14 @@ static enum lam_status read_gpu(
     return LAM_OK;
 }
 
+static enum lam_status no_measured_gpu(const char *flag, struct lam_err *err)
+{
+    return lam_fail(err, LAM_INVALID_ARGUMENT,
+        "%s: no GPU was measured on this machine; run `laminar doctor --measure`, or say with "
+        "--gpu what it is, for example --gpu 80GiB",
+        flag);
+}
+
 static void add_gpu(struct lam_planning *planning, uint32_t index, const struct lam_gpu_facts *gpu)
 {
     char name[32];
@@ -93,6 +101,8 @@ static enum lam_status add_gpus(
         star = strchr(item, '*');
         if (star)
             *star = '\0';
+        if (strcasecmp(item, "measured") == 0 && planning->facts.n_gpus == 0)
+            return no_measured_gpu("--gpu measured", err);
         if ((star && !lam_int_parse(star + 1, 1, LAM_PLAN_DEVICES_MAX, &count)) ||
             read_gpu(planning, item, &gpu) || gpu.total_bytes == 0 ||
             planning->request.n_devices + count > LAM_PLAN_DEVICES_MAX)
@@ -109,12 +119,11 @@ static enum lam_status add_measured(
     struct lam_planning *planning, const struct lam_device_flag *device, struct lam_err *err)
 {
     struct lam_gpu_facts gpu = {0};
+    char flag[32];
 
+    snprintf(flag, sizeof flag, "--device cuda:%" PRIu32, device->gpus[0]);
     if (read_gpu(planning, "measured", &gpu))
-        return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "--device cuda:%" PRIu32 ": no GPU was measured on this machine; run `laminar doctor "
-            "--measure`, or say with --gpu what it is, for example --gpu 80GiB",
-            device->gpus[0]);
+        return no_measured_gpu(flag, err);
     for (uint32_t i = 0; i < device->n_gpus; i++)
         add_gpu(planning, device->gpus[i], &gpu);
     return LAM_OK;

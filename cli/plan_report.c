@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/command.h"
 #include "common/size.h"
 
 #define SMALL_CAP_BYTES (16 * LAM_GIB)
@@ -49,13 +50,6 @@ static struct parts parts_of(const struct lam_plan_report *report, uint32_t d)
     return parts;
 }
 
-/* A name of a stranger's file must not steer a terminal. */
-static void print_clean(FILE *out, const char *text)
-{
-    for (; *text; text++)
-        fputc((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text, out);
-}
-
 static const char *kv_name(enum lam_dtype dtype)
 {
     if (dtype == LAM_F16)
@@ -68,10 +62,11 @@ static void print_head(const struct lam_plan_report *report)
     FILE *out = report->out;
     const struct lam_spec *spec = report->request->spec;
     const struct lam_plan *plan = report->plan;
+    const char *name = spec->name[0] ? spec->name : spec->architecture;
     char total[24];
 
     fprintf(out, "model    ");
-    print_clean(out, spec->name[0] ? spec->name : spec->architecture);
+    lam_command_print_clean(out, name, strlen(name));
     fprintf(out, ": %" PRIu32 " layers, %s a pass\n", spec->n_layers,
         lam_size_format(report->request->manifest->unit_bytes_total, total, sizeof total));
     fprintf(out,

@@ -7,18 +7,13 @@
 #include "cli/command.h"
 #include "cli/json.h"
 #include "cli/usage.h"
-#include "common/clock.h"
-
-#define ANSWER_TIMEOUT_NS (10 * LAM_NS_PER_S)
 
 static const char *const epilog = "Example, beside `laminar serve model.gguf`:\n"
                                   "  laminar ps --target 127.0.0.1:50051";
 
-/* A name that a stranger's file or worker gave must not steer a terminal. */
 static void print_clean(const char *text)
 {
-    for (; *text; text++)
-        putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
+    lam_command_print_clean(stdout, text, strlen(text));
 }
 
 static void print_worker(const struct lam_client_worker *worker)
@@ -37,8 +32,10 @@ static void print_worker(const struct lam_client_worker *worker)
 static void print_text(const struct lam_client_model *model)
 {
     print_clean(model->name[0] ? model->name : model->architecture);
-    printf(" (%s), context %d tokens; %zu worker%s, %d requests waiting\n", model->architecture,
-        model->n_ctx, model->n_workers, model->n_workers == 1 ? "" : "s", model->n_waiting);
+    printf(" (");
+    print_clean(model->architecture);
+    printf("), context %d tokens; %zu worker%s, %d requests waiting\n", model->n_ctx,
+        model->n_workers, model->n_workers == 1 ? "" : "s", model->n_waiting);
     for (size_t i = 0; i < model->n_workers; i++)
         print_worker(&model->workers[i]);
 }
@@ -86,11 +83,11 @@ static int execute(const char *target, bool json)
     struct lam_client *client = NULL;
     struct lam_client_model model = {0};
     struct lam_err err = {0};
-    enum lam_status status = lam_client_create(target, &client, &err);
+    enum lam_status status = lam_client_open(target, &client, &model, &err);
 
-    if (!status)
-        status = lam_client_get_model(client, ANSWER_TIMEOUT_NS, &model, &err);
     lam_client_destroy(client);
+    if (status == LAM_INVALID_ARGUMENT)
+        return lam_command_usage(&err); /* the address */
     if (!status && json)
         status = print_json(&model, &err);
     else if (!status)

@@ -15,6 +15,7 @@
 #include "common/size.h"
 
 #define PROMPT_BYTES_MAX (8 * LAM_MIB)
+#define RUN_FLAGS 2 /* of its own, beside those of the answer and the stack */
 
 struct run {
     const char *model;
@@ -207,7 +208,8 @@ int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
         .stack = lam_stack_defaults(),
         .prompt = LAM_BUF(PROMPT_BYTES_MAX),
     };
-    struct lam_flag flags[2 + LAM_ANSWER_FLAGS + LAM_STACK_FLAGS + 1] = {
+    struct lam_flag flags[LAM_ANSWER_FLAGS + RUN_FLAGS + LAM_STACK_FLAGS + 1] = {0};
+    const struct lam_flag own[RUN_FLAGS] = {
         {"profile", 0, LAM_FLAG_BOOL, &run.profile, NULL,
             "At the end, besides the plan and what was measured (shown with --vram and --ram as "
             "well): what the passes waited for.",
@@ -228,8 +230,9 @@ int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
     struct lam_err err = {0};
     int exit_code;
 
-    lam_answer_add_flags(&run.answer, flags + 2);
-    lam_stack_add_flags(&run.stack, flags + 2 + LAM_ANSWER_FLAGS);
+    lam_answer_add_flags(&run.answer, flags);
+    memcpy(flags + LAM_ANSWER_FLAGS, own, sizeof own);
+    lam_stack_add_flags(&run.stack, flags + LAM_ANSWER_FLAGS + RUN_FLAGS);
     if (!lam_command_begin(&program, argc, argv, &run.model, 1, &exit_code))
         return exit_code;
     run.interactive = !run.answer.prompt && isatty(STDIN_FILENO) == 1;

@@ -69,12 +69,15 @@ static enum lam_status announce(
     const struct serve *serve, struct lam_session *session, struct lam_err *err)
 {
     const struct lam_plan_report report = lam_session_report(session, NULL);
+    const char *name = session->model.name[0] ? session->model.name : serve->model;
     char address[256];
 
     real_address(serve, session, address, sizeof address);
+    lam_progress_hide(session->progress); /* or the table would begin on the bar's line */
     lam_plan_report_text(&report);
-    fprintf(stderr, "laminar: serving %s on %s, context %d tokens; Ctrl-C ends\n",
-        session->model.name[0] ? session->model.name : serve->model, address, session->model.n_ctx);
+    fprintf(stderr, "laminar: serving ");
+    lam_command_print_clean(stderr, name, strlen(name));
+    fprintf(stderr, " on %s, context %d tokens; Ctrl-C ends\n", address, session->model.n_ctx);
     if (serve->ops)
         tell_ops(session);
     if (serve->json)
@@ -130,8 +133,7 @@ int lam_command_serve(const struct lam_command_env *env, int argc, char **argv)
             NULL, NULL},
         {"ops", 0, LAM_FLAG_BOOL, &serve.ops, NULL,
             "Give each service an operations port on a private Unix socket, with /metrics, "
-            "/healthz "
-            "and what `laminar trace` asks for.",
+            "/healthz and what `laminar trace` asks for.",
             0, 0, NULL, NULL},
     };
     const struct lam_flag_program program = {

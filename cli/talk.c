@@ -134,10 +134,14 @@ enum lam_status lam_talk(
     struct lam_session *session, struct lam_answer_options *options, bool chat, struct lam_err *err)
 {
     struct talk talk = {.session = session, .options = options, .input = LAM_BUF(LINE_BYTES_MAX)};
+    const struct lam_client_model *model = &session->model;
+    const char *name = model->name[0] ? model->name : model->architecture;
     enum lam_status status = LAM_OK;
     size_t line_bytes = 0;
 
-    fprintf(stderr, "%s with %s; Ctrl-D ends\n", chat ? "chat" : "raw text", session->model.name);
+    fprintf(stderr, "%s with ", chat ? "chat" : "raw text");
+    lam_command_print_clean(stderr, name, strlen(name));
+    fprintf(stderr, "; Ctrl-D ends\n");
     if (chat && options->system)
         status = push_message(&talk, "system", options->system, strlen(options->system), err);
     while (!status) {

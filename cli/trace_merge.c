@@ -44,7 +44,8 @@ static void *fetch_one(void *arg)
     return NULL;
 }
 
-enum lam_status lam_trace_fetch(
+/* Fills the `json` of each page. Errors: those of lam_ops_get, of the first that failed. */
+static enum lam_status fetch_pages(
     struct lam_trace_page *pages, size_t n, uint32_t seconds, struct lam_err *err)
 {
     struct fetch fetches[LAM_TRACE_PROCESSES_MAX] = {0};
@@ -269,7 +270,7 @@ static enum lam_status write_file(
 enum lam_status lam_trace_collect(
     struct lam_trace_page *pages, size_t n, uint32_t seconds, const char *path, struct lam_err *err)
 {
-    enum lam_status status = lam_trace_fetch(pages, n, seconds, err);
+    enum lam_status status = fetch_pages(pages, n, seconds, err);
 
     return status == LAM_OK ? write_file(pages, n, path, err) : status;
 }

@@ -30,13 +30,6 @@ struct lam_trace_page {
 };
 
 /*
- * Fills the `json` of each page. seconds: to record, 1 to 60; 0: asks for what was recorded since
- * the start. Errors: those of lam_ops_get, of the first that failed.
- */
-LAM_MUST_USE enum lam_status lam_trace_fetch(
-    struct lam_trace_page *pages, size_t n, uint32_t seconds, struct lam_err *err);
-
-/*
  * Writes all pages as one object and fills in the rest of them. Errors: LAM_DATA_LOSS (a page is
  * no trace, its address is named), LAM_RESOURCE_EXHAUSTED, LAM_UNAVAILABLE (`out` takes no more).
  */

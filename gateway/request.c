@@ -98,7 +98,7 @@ static enum lam_status check_prompt(const struct lam_served *served,
     if (tokens->n >= served->context_tokens)
         return lam_fail(err, LAM_INVALID_ARGUMENT,
             "the prompt has %zu tokens; the context holds %u, at least one of them generated: "
-            "shorten the prompt or start the workers with a larger context",
+            "shorten the prompt, or start with a larger --ctx",
             tokens->n, served->context_tokens);
     return LAM_OK;
 }

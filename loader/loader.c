@@ -237,7 +237,7 @@ static void log_share(const struct lam_share *share, const struct lam_pool *pool
         manifest->n_units, share->layout.n_kept,
         lam_size_format(share->layout.pool_bytes, part, sizeof(part)), pool->pages);
     lam_info("reading by %s, %s, %s buffers, requests of %" PRIu64 " KiB, %" PRIu32
-             " under way, %" PRIu32 " copies on %" PRIu32 " drives",
+             " under way; copies of the file: %" PRIu32 ", drives: %" PRIu32,
         info.engine, info.direct ? "direct" : "through the page cache",
         info.fixed_buffers ? "registered" : "plain", info.request_bytes / LAM_KIB, info.depth,
         info.n_copies, info.n_drives);

@@ -147,7 +147,7 @@ static const struct lam_flag_program program = {
     .epilog = "Example, beside a loader and a gateway on one machine:\n"
               "  laminar-worker --gateway unix:/run/laminar/gateway.sock \\\n"
               "      --loader unix:/run/laminar/loader.sock \\\n"
-              "      --pool-socket /run/laminar/pool.sock --batch 16\n",
+              "      --pool-socket /run/laminar/pool.sock --batch 16",
 };
 
 /* What the signal thread and the loader's thread may touch. */
@@ -333,8 +333,11 @@ static enum lam_exit run(const struct options *o)
 
     if (status == LAM_OK && choice.why[0])
         lam_info("%s", choice.why);
-    if (status == LAM_OK)
+    if (status == LAM_OK) {
+        lam_info("waiting for the loader at %s, at most %d s", o->loader,
+            (int)(MAIN_TIMEOUT_NS / LAM_NS_PER_S));
         status = connect_loader(o, &units, &err);
+    }
     if (status == LAM_OK)
         status = make_engine(o, &choice, units, &engine, &err);
     if (status == LAM_OK) {

@@ -70,8 +70,8 @@ def start(runtime_dir, *arguments, **options):
     options.setdefault("env", environment(runtime_dir))
     options.setdefault("stdin", subprocess.DEVNULL)
     options.setdefault("preexec_fn", default_signals)
-    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               **options)
+    options.setdefault("stderr", subprocess.PIPE)
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, **options)
     try:
         yield process
     finally:

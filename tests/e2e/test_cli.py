@@ -71,8 +71,14 @@ def test_seed_makes_a_drawn_text_repeatable(home):
     other = cli.run_json(home, "run", cli.MODEL, *drawn, "--seed", "8")
     assert first["token_ids"] == again["token_ids"] != other["token_ids"]
     assert first["seed"] == 7
-    unseeded = [cli.run_json(home, "run", cli.MODEL, *drawn)["seed"] for _ in range(2)]
-    assert unseeded[0] != unseeded[1]
+    unseeded = [cli.run_json(home, "run", cli.MODEL, *drawn) for _ in range(2)]
+    assert unseeded[0]["seed"] != unseeded[1]["seed"]
+    # A drawn seed was any 64 bits once: JSON showed every other as a negative number, which --seed
+    # does not take.
+    seed = unseeded[0]["seed"]
+    assert 0 <= seed < 2**53
+    again = cli.run_json(home, "run", cli.MODEL, *drawn, "--seed", str(seed))
+    assert again["token_ids"] == unseeded[0]["token_ids"]
 
 
 def test_stop_text_ends_and_is_not_printed(home):
@@ -98,7 +104,8 @@ def test_terminal_conversation_remembers(home):
 
 
 def test_version_and_help(home):
-    assert cli.run(home, "--version").stdout.startswith(b"laminar ")
+    version = cli.run(home, "--version").stdout
+    assert version.startswith(b"laminar ") and version == cli.run(home, "run", "--version").stdout
     for name in ("run", "serve", "generate", "inspect", "tokenize", "logits", "doctor"):
         done = cli.run(home, name, "--help")
         assert done.returncode == 0 and f"usage: laminar {name}".encode() in done.stdout
@@ -142,6 +149,24 @@ def test_serve_tells_its_address_and_generate_uses_it(home):
     assert process.returncode == 0  # a signal is how a service ends
     refused = cli.run(home, "generate", "--target", address, *PARIS)
     assert refused.returncode == 1 and address.encode() in refused.stderr
+    assert b"laminar serve MODEL" in refused.stderr
+
+
+def test_the_plan_begins_on_a_line_of_its_own(home):
+    """At a terminal the bar of the loader's progress comes off before anything else is written."""
+    try:
+        parent, child = os.openpty()
+    except OSError as error:
+        pytest.skip(f"no pseudo-terminals here: {error}")
+    seen = b""
+    with cli.start(home, "serve", cli.MODEL, "--listen", "127.0.0.1:0", stderr=child) as process:
+        os.close(child)
+        while b"Ctrl-C ends" not in seen:
+            seen += os.read(parent, 4096)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=cli.TIMEOUT_S)
+    os.close(parent)
+    assert re.search(rb"(^|\n|\r\x1b\[K)model ", seen), seen
 
 
 def test_port_in_use(home):
@@ -189,6 +214,8 @@ def assert_refused(done, code, *words):
     (("run", cli.MODEL, "extra", "-p", "x"), "extra"),
     (("tokenize", cli.MODEL, b"\xed\xa0\x80"), "UTF-8"),
     (("serve", cli.MODEL, "--listen", "nonsense"), "nonsense"),
+    (("generate", "--target", "nonsense", "-p", "x"), "nonsense"),
+    (("ps", "--target", "nonsense"), "nonsense"),
     (("logits", cli.MODEL), "--ids"),
     (("logits", cli.MODEL, "--ids", "1,x"), "--ids"),
     (("logits", cli.MODEL, "--ids", "1,2", "--rows", "3"), "--rows"),
