@@ -42,8 +42,12 @@ json_t *lam_trace_describe(const struct lam_trace_page *pages, size_t n);
 /* Can the file be written? Before a recording that would be lost. */
 LAM_MUST_USE enum lam_status lam_trace_check_path(const char *path, struct lam_err *err);
 
-/* Both, into a file that appears when it is complete; pages need an address only. Release them
- * with lam_trace_pages_done, in every case. */
+/*
+ * Asks all of them and merges what they say, into a file that appears when it is complete; pages
+ * need an address only. seconds: to record, 1 to 60; 0: what was recorded since the start. Errors:
+ * those of lam_ops_get, of the first that failed, and of lam_trace_merge. Release the pages with
+ * lam_trace_pages_done, in every case.
+ */
 LAM_MUST_USE enum lam_status lam_trace_collect(struct lam_trace_page *pages, size_t n,
     uint32_t seconds, const char *path, struct lam_err *err);
 

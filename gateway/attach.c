@@ -272,8 +272,10 @@ void lam_attach_send_step(struct lam_service *service, const struct lam_sched_st
 /* Its stream is open and its process may live: it hangs, on a disk, a device or a lock. What it had
  * is computed elsewhere; if it is well after all it attaches again. One for each tick: the list
  * changes. */
-void lam_attach_tick(struct lam_service *service, uint64_t now_ns)
+void lam_attach_tick(struct lam_service *service)
 {
+    /* Not the tick's: steps that the tick itself has sent are younger. */
+    uint64_t now_ns = lam_now_ns();
     struct lam_worker *worker = lam_registry_workers(service->registry);
     struct lam_err err = {0};
 

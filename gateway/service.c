@@ -63,7 +63,7 @@ static void on_tick(void *arg)
     for (struct lam_generation *g = service->generations; g; g = g->next)
         lam_generation_tick(g, now_ns);
     lam_service_apply(service, lam_sched_tick(service->sched, now_ns));
-    lam_attach_tick(service, now_ns);
+    lam_attach_tick(service);
     if (atomic_load(&service->draining) && !service->generations)
         lam_attach_dismiss(service);
 }

@@ -108,7 +108,7 @@ void lam_attach_on_half_close(void *service, struct lam_rpc_call *call);
 void lam_attach_on_done(void *service, struct lam_rpc_call *call, bool cancelled);
 void lam_attach_send_step(struct lam_service *service, const struct lam_sched_step *step);
 /* Time has passed: gives a worker up that owes an answer for too long. */
-void lam_attach_tick(struct lam_service *service, uint64_t now_ns);
+void lam_attach_tick(struct lam_service *service);
 /* Ends all worker streams. */
 void lam_attach_dismiss(struct lam_service *service);
 
