@@ -12,7 +12,7 @@
 #include "common/mem.h"
 #include "loader/engine.h"
 
-const uint64_t lam_engine_idle_ns[LAM_ENGINE_IDLE_CALLS] = {2 * LAM_NS_PER_MS, 20 * LAM_NS_PER_MS};
+const uint64_t lam_engine_idle_ns[LAM_ENGINE_IDLE_CALLS] = {2 * LAM_NS_PER_MS, 200 * LAM_NS_PER_MS};
 
 static void wake_all(struct lam_reader *reader)
 {
@@ -456,6 +456,19 @@ void lam_reader_tick(struct lam_reader *reader)
         if (expired)
             reader->config.on_done(reader->config.arg, &end);
     } while (expired);
+}
+
+uint64_t lam_reader_bytes_in(struct lam_reader *reader, uint64_t ns)
+{
+    struct lam_meter_counts counts;
+    uint64_t bytes;
+
+    lam_meter_count(&reader->meter, lam_now_ns(), &counts);
+    pthread_mutex_lock(&reader->lock);
+    bytes = reader->jobs.bytes_read;
+    pthread_mutex_unlock(&reader->lock);
+    return counts.busy_ns == 0 ? 0
+                               : (uint64_t)((double)bytes / (double)counts.busy_ns * (double)ns);
 }
 
 struct lam_meter *lam_reader_meter(struct lam_reader *reader)

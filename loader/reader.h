@@ -47,7 +47,7 @@ struct lam_reader_config {
     /* All bytes of the load that may be read are under way: the reader can take another. Before its
      * on_done; not for loads that fail early. May be NULL. */
     void (*on_issued)(void *arg, const struct lam_load *load);
-    /* Nothing has been under way for 2 ms, and again: for 20 ms. May be NULL. */
+    /* Nothing has been under way for 2 ms, and again: for 200 ms. May be NULL. */
     void (*on_idle)(void *arg);
     void *arg;
 };
@@ -92,6 +92,10 @@ void lam_reader_cancel(struct lam_reader *reader, uint32_t place, uint64_t gener
 
 /* Now and then: looks for reads that are over their deadline. [one thread, any] */
 void lam_reader_tick(struct lam_reader *reader);
+
+/* How much the drives read in that time, by what they did while they were busy; 0: nothing yet.
+ * [any thread] */
+uint64_t lam_reader_bytes_in(struct lam_reader *reader, uint64_t ns);
 
 /* Of all drives together. Its tick is the caller's. Lives as long as the reader. */
 struct lam_meter *lam_reader_meter(struct lam_reader *reader);

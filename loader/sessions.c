@@ -32,6 +32,7 @@ struct lam_sessions {
     const struct lam_file *file;
     const struct lam_layout *layout;
     uint64_t pool_offset; /* of the layout */
+    struct lam_reader *reader;
     struct lam_checker *checker;
     struct lam_handover *handover;
 
@@ -232,6 +233,20 @@ enum lam_status lam_sessions_credit(
     return status;
 }
 
+static void note_release(struct lam_sessions *sessions, uint32_t s, uint32_t unit)
+{
+    uint64_t since_ns = lam_watch_release(&sessions->watch, s, unit);
+    uint64_t step_ns;
+
+    if (since_ns == 0) /* a kept unit */
+        return;
+    lam_trace_end(LAM_TRACE_LEASE, "lease", since_ns, unit, LAM_TRACE_NONE,
+        sessions->file->manifest.units[unit].bytes);
+    step_ns = lam_watch_step(
+        &sessions->watch, s, since_ns, lam_slots_stride(sessions->slots, s, unit), lam_now_ns());
+    lam_slots_pace(sessions->slots, s, lam_reader_bytes_in(sessions->reader, step_ns));
+}
+
 enum lam_status lam_sessions_release(struct lam_sessions *sessions, struct lam_rpc_call *call,
     uint32_t unit, uint64_t generation, struct lam_err *err)
 {
@@ -245,8 +260,7 @@ enum lam_status lam_sessions_release(struct lam_sessions *sessions, struct lam_r
     else
         status = lam_slots_release(sessions->slots, s, unit, generation, err);
     if (status == LAM_OK)
-        lam_trace_end(LAM_TRACE_LEASE, "lease", lam_watch_release(&sessions->watch, s, unit), unit,
-            LAM_TRACE_NONE, sessions->file->manifest.units[unit].bytes);
+        note_release(sessions, s, unit);
     settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
     return status;
@@ -522,9 +536,10 @@ fail:
     return status;
 }
 
-void lam_sessions_connect(
-    struct lam_sessions *sessions, struct lam_checker *checker, struct lam_handover *handover)
+void lam_sessions_connect(struct lam_sessions *sessions, struct lam_reader *reader,
+    struct lam_checker *checker, struct lam_handover *handover)
 {
+    sessions->reader = reader;
     sessions->checker = checker;
     sessions->handover = handover;
 }

@@ -46,8 +46,8 @@ LAM_MUST_USE enum lam_status lam_sessions_create(const struct lam_sessions_confi
 void lam_sessions_destroy(struct lam_sessions *sessions);
 
 /* Before any event. */
-void lam_sessions_connect(
-    struct lam_sessions *sessions, struct lam_checker *checker, struct lam_handover *handover);
+void lam_sessions_connect(struct lam_sessions *sessions, struct lam_reader *reader,
+    struct lam_checker *checker, struct lam_handover *handover);
 
 /* ---- streams: on the server's I/O thread; errors end the stream with their status ---- */
 

@@ -138,7 +138,7 @@ enum lam_status lam_share_start(
 
 void lam_share_connect(struct lam_share *share, struct lam_handover *handover)
 {
-    lam_sessions_connect(share->sessions, share->checker, handover);
+    lam_sessions_connect(share->sessions, share->reader, share->checker, handover);
 }
 
 void lam_share_back(struct lam_share *share, uint32_t r)

@@ -11,13 +11,9 @@
 #include "common/mem.h"
 #include "loader/bits.h"
 #include "loader/slots_impl.h"
+#include "model/scan.h"
 
 #define NOWHERE LAM_SLOTS_NOWHERE
-
-/* How many long holds make units spread over the lanes, and how many short ones undo a long one. */
-#define SLOW_STEP 4u
-#define SLOW_SPREAD 16u
-#define SLOW_MAX 64u
 
 static bool is_held_by(const struct lam_slots_place *place, uint32_t session)
 {
@@ -132,30 +128,6 @@ static bool next_grant(struct lam_slots *slots, struct lam_slots_action *ret)
     return false;
 }
 
-/* ---- holds ---- */
-
-/* Nothing better could be done than to wait until these holds end. */
-static void note_long_holds(struct lam_slots *slots)
-{
-    for (uint32_t p = 0; p < slots->n_slots; p++) {
-        struct lam_slots_place *place = &slots->places[p];
-
-        if (place->holders == 0 || place->held_long)
-            continue;
-        place->held_long = true;
-        slots->slow = slots->slow + SLOW_STEP < SLOW_MAX ? slots->slow + SLOW_STEP : SLOW_MAX;
-    }
-    slots->spread = slots->spread || slots->slow >= SLOW_SPREAD;
-}
-
-static void end_hold(struct lam_slots *slots, struct lam_slots_place *place)
-{
-    if (!place->held_long && slots->slow > 0)
-        slots->slow--;
-    place->held_long = false;
-    slots->spread = slots->spread && slots->slow > 0;
-}
-
 bool lam_slots_next(struct lam_slots *slots, struct lam_slots_action *ret_action)
 {
     return next_grant(slots, ret_action) || lam_slots_next_load(slots, ret_action);
@@ -217,12 +189,7 @@ void lam_slots_close(struct lam_slots *slots, uint32_t session)
 {
     lam_ignore(session_at(slots, session) == NULL, "asserts only");
     for (uint32_t p = 0; p < slots->n_places; p++) {
-        struct lam_slots_place *place = &slots->places[p];
-        bool held = is_held_by(place, session);
-
-        place->holders &= ~((uint64_t)1 << session);
-        if (held && place->holders == 0 && p < slots->n_slots)
-            end_hold(slots, place);
+        slots->places[p].holders &= ~((uint64_t)1 << session);
     }
     slots->sessions[session].open = false;
     slots->counts.sessions--;
@@ -258,15 +225,41 @@ enum lam_status lam_slots_release(struct lam_slots *slots, uint32_t session, uin
     place->holders &= ~((uint64_t)1 << session);
     if (p < slots->n_slots)
         slots->sessions[session].held_slots--;
-    if (p < slots->n_slots && place->holders == 0)
-        end_hold(slots, place);
     return LAM_OK;
 }
 
 void lam_slots_idle(struct lam_slots *slots)
 {
     slots->n_idle++;
-    note_long_holds(slots);
+}
+
+/* Is there a session with nothing to stream in common with this one? */
+static bool has_stranger(const struct lam_slots *slots, const struct lam_slots_session *session)
+{
+    for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
+        const struct lam_slots_session *it = &slots->sessions[s];
+
+        if (it->open && it->next != NOWHERE && !lam_slots_share(slots, session, it))
+            return true;
+    }
+    return false;
+}
+
+void lam_slots_pace(struct lam_slots *slots, uint32_t s, uint64_t step_bytes)
+{
+    const struct lam_slots_session *session = session_at(slots, s);
+    struct lam_scan scan = {.n_units = session->n_cycle,
+        .n_lanes = slots->n_lanes,
+        .slot_bytes = slots->slot_bytes,
+        .early_bytes = slots->early_bytes,
+        .step_bytes = step_bytes};
+    uint32_t n_lanes;
+
+    for (uint32_t i = 0; i < session->n_cycle; i++)
+        scan.n_transit += !slots->units[session->cycle[i]].kept;
+    n_lanes = lam_scan_lanes(&scan);
+    slots->spread = n_lanes > 1 || has_stranger(slots, session);
+    slots->n_resting = slots->n_lanes - n_lanes;
 }
 
 static struct lam_slots_place *load_at(
@@ -323,14 +316,12 @@ uint32_t lam_slots_loaded(
         return place->unit;
     }
     assert(place->gate == NOWHERE);
-    if (!unit->kept)
-        note_long_holds(slots);
     place->state = LAM_PLACE_READY;
     slots->counts.kept_loaded += unit->kept;
     slots->counts.ready_bytes += unit->bytes;
     if (unit->kept)
         lam_bit_set(slots->kept_known, place->unit);
-    if (place->unit == slots->part_unit && p < slots->n_slots)
+    if (place->unit == slots->part_unit && p + 1 == slots->n_slots)
         slots->part_valid = true;
     return place->unit;
 }
@@ -499,6 +490,10 @@ static void fill_tables(struct lam_slots *slots, const struct lam_slots_config *
         slots->places[p].lane = config->layout->places[p].lane;
         slots->places[p].gate = NOWHERE;
     }
+    if (slots->n_slots > 0)
+        slots->slot_bytes = slots->places[0].bytes;
+    if (slots->n_slots > 1 && slots->places[1].lane == slots->places[0].lane)
+        slots->early_bytes = slots->places[1].begin - slots->places[0].begin;
     for (uint32_t u = 0; u < slots->n_units; u++) {
         struct lam_slots_unit *unit = &slots->units[u];
 

@@ -18,9 +18,11 @@
  * another way is given up: CANCEL, then a load elsewhere.
  *
  * Lanes. As long as sessions give units back quickly, units stream through one lane, which its
- * gates keep busy, and the other lanes keep what they have: that is worth a unit more in memory for
- * each of them. Sessions that compute for long on a unit leave the drive idle behind a shut gate:
- * then units spread over all lanes, so that each is read while the one before is computed on.
+ * gates keep busy, and the other lanes rest and keep what they have: that is worth a unit more in
+ * memory for each of them. Sessions that compute for long on a unit leave the drive idle behind a
+ * shut gate: then units spread over one lane more than there are sessions, so that each is read
+ * while the one before is computed on. model/scan.h has the rule, lam_slots_pace the facts.
+ * Sessions that stream nothing in common have a lane each.
  *
  * Grants. A session goes round a cycle of units: all, or some in ascending order; no other unit is
  * read or granted for it. A kept unit of it is granted once, as soon as it is there, and costs no
@@ -124,6 +126,12 @@ bool lam_slots_is_stuck(const struct lam_slots *slots, uint32_t place);
 
 /* The drive has had nothing to do for a while (some milliseconds), and again for a long while. */
 void lam_slots_idle(struct lam_slots *slots);
+
+/* How many bytes the drive reads while this session works on a unit, by what was seen of late. */
+void lam_slots_pace(struct lam_slots *slots, uint32_t session, uint64_t step_bytes);
+
+/* How many steps of its cycle the session went from the unit that streams before this one. */
+uint32_t lam_slots_stride(const struct lam_slots *slots, uint32_t session, uint32_t unit);
 
 /* Units whose load failed may be tried again. Returns how many there were. */
 uint32_t lam_slots_retry(struct lam_slots *slots);

@@ -79,6 +79,20 @@ uint32_t lam_slots_step(const struct lam_slots *slots, struct lam_slots_session 
     return session->rank[session->next] + (wraps ? session->n_cycle : 0) - rank;
 }
 
+uint32_t lam_slots_stride(const struct lam_slots *slots, uint32_t s, uint32_t unit)
+{
+    const struct lam_slots_session *session = &slots->sessions[s];
+    uint32_t n = 1;
+
+    assert(session->rank[unit] != NOWHERE && !slots->units[unit].kept);
+    while (
+        slots
+            ->units[session->cycle[(session->rank[unit] + session->n_cycle - n) % session->n_cycle]]
+            .kept)
+        n++;
+    return n;
+}
+
 uint64_t lam_slots_need_of(
     const struct lam_slots *slots, const struct lam_slots_session *session, uint32_t unit)
 {

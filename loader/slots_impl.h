@@ -20,7 +20,6 @@ struct lam_slots_place {
     uint64_t generation;
     uint64_t holders; /* bit s: session s */
     bool served;      /* this fill was granted before */
-    bool held_long;   /* the drive had nothing better to do than to wait for this hold to end */
 
     /* LOADING */
     uint64_t pending_bytes; /* may be asked for, and are not */
@@ -68,9 +67,12 @@ struct lam_slots {
     uint64_t part_bytes;
     bool part_valid;
 
-    uint32_t lane;   /* that units stream through */
-    bool spread;     /* over all lanes instead */
-    uint32_t slow;   /* how much speaks for spreading */
+    uint64_t slot_bytes, early_bytes; /* of a lane */
+
+    uint32_t lane; /* that units stream through */
+    bool spread;   /* over several lanes instead: all but the first n_resting, and one of these for
+                  * each session after the first */
+    uint32_t n_resting;
     uint32_t n_idle; /* times that the drive was found idle since the last load or OPEN */
 
     struct lam_slots_unit *units;

@@ -122,9 +122,11 @@ static bool find_way(
 {
     const struct lam_slots_place *place = &slots->places[p];
     bool is_part_place = slots->part_unit != NOWHERE && p == slots->n_slots - 1;
+    /* Somebody may sit for ever on what the unit's own place shares with others. */
+    bool is_strayed = unit == slots->part_unit && !is_part_place && slots->n_idle > 1;
     struct way way = {.place = p, .gate = NOWHERE, .read_bytes = slots->units[unit].bytes};
 
-    if (is_part_place != (unit == slots->part_unit) || is_busy(slots, place, need))
+    if ((is_part_place != (unit == slots->part_unit) && !is_strayed) || is_busy(slots, place, need))
         return false;
     if (is_part_place && slots->part_valid)
         way.read_bytes -= slots->part_bytes;
@@ -170,15 +172,15 @@ static bool is_better(const struct lam_slots *slots, const struct way *way, cons
 /* Smaller is better; NOWHERE: not now. */
 static uint32_t rank_of(const struct lam_slots *slots, const struct way *way, bool urgent)
 {
-    bool here = slots->places[way->place].lane == slots->lane;
+    uint32_t lane = slots->places[way->place].lane;
+    bool here =
+        slots->spread ? lane + slots->counts.sessions > slots->n_resting : lane == slots->lane;
 
     if (!way->displaces && way->gate == NOWHERE)
         return 0;
-    if (slots->spread)
-        return way->gate == NOWHERE ? 1 : 2;
-    if (here)
-        return way->gate == NOWHERE ? 1 : 2;
-    return urgent ? way->gate == NOWHERE ? 3 : 4 : NOWHERE;
+    if (way->gate == NOWHERE)
+        return here ? 1 : urgent ? 2 : NOWHERE;
+    return here ? 3 : urgent ? 4 : NOWHERE;
 }
 
 static bool best_way(
@@ -416,14 +418,15 @@ static bool next_open(struct lam_slots *slots, struct lam_slots_action *ret)
     return false;
 }
 
-/* Is there a way without a gate for what is loaded behind one? */
+/* Is there a way without a gate for what is loaded behind one, that would be taken? */
 static bool has_free_way(const struct lam_slots *slots, const struct lam_slots_place *place)
 {
+    bool urgent = slots->n_idle > 0 && is_awaited(slots, place->unit);
     struct way way;
 
     for (uint32_t q = 0; q < slots->n_slots && q < slots->n_backed; q++) {
         if (find_way(slots, place->unit, next_use(slots, place->unit), q, &way) &&
-            way.gate == NOWHERE)
+            way.gate == NOWHERE && rank_of(slots, &way, urgent) != NOWHERE)
             return true;
     }
     return false;

@@ -60,6 +60,35 @@ uint64_t lam_watch_release(struct lam_watch *watch, uint32_t session, uint32_t u
     return lease->since_ns;
 }
 
+static uint64_t median_of(const uint64_t *values, uint32_t n)
+{
+    uint64_t sorted[LAM_WATCH_STEPS];
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t at = i;
+
+        for (; at > 0 && sorted[at - 1] > values[i]; at--)
+            sorted[at] = sorted[at - 1];
+        sorted[at] = values[i];
+    }
+    return sorted[n / 2];
+}
+
+uint64_t lam_watch_step(
+    struct lam_watch *watch, uint32_t session, uint64_t since_ns, uint32_t n_steps, uint64_t now_ns)
+{
+    uint64_t before_ns = watch->released_ns[session];
+    uint64_t step_ns = now_ns - since_ns;
+    uint64_t n;
+
+    if (before_ns > 0 && (now_ns - before_ns) / n_steps < step_ns)
+        step_ns = (now_ns - before_ns) / n_steps;
+    watch->released_ns[session] = now_ns;
+    watch->step_ns[watch->n_steps++ % LAM_WATCH_STEPS] = step_ns;
+    n = watch->n_steps < LAM_WATCH_STEPS ? watch->n_steps : LAM_WATCH_STEPS;
+    return median_of(watch->step_ns, (uint32_t)n);
+}
+
 uint64_t lam_watch_oldest_ns(const struct lam_watch *watch, uint64_t now_ns)
 {
     uint64_t oldest_ns = 0;
@@ -94,6 +123,7 @@ void lam_watch_close(struct lam_watch *watch, uint32_t s, uint64_t now_ns)
 
     watch->waited_ns[session->wait] += waiting_ns(session, now_ns);
     session->open = false;
+    watch->released_ns[s] = 0;
     for (uint32_t i = 0; i < watch->n_slots; i++)
         watch->leases[(size_t)s * watch->n_slots + i].unit = NO_UNIT;
 }

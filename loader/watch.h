@@ -25,6 +25,8 @@ struct lam_watch_session {
     uint64_t since_ns;
 };
 
+#define LAM_WATCH_STEPS 9u
+
 struct lam_watch {
     uint32_t n_slots, n_places;
     uint64_t *load_ns;              /* [n_places] begin of the load under way */
@@ -32,6 +34,9 @@ struct lam_watch {
     struct lam_watch_lease *leases; /* [LAM_SLOTS_SESSIONS_MAX * n_slots] */
     struct lam_watch_session sessions[LAM_SLOTS_SESSIONS_MAX];
     uint64_t waited_ns[LAM_SLOTS_WAITS];
+    uint64_t released_ns[LAM_SLOTS_SESSIONS_MAX]; /* last; 0: not yet */
+    uint64_t step_ns[LAM_WATCH_STEPS];            /* the last of all sessions, in a ring */
+    uint64_t n_steps;
     uint64_t deaths;                /* of workers with a session */
     struct lam_metric unit_seconds; /* of loads */
 };
@@ -50,6 +55,15 @@ void lam_watch_loaded(struct lam_watch *watch, uint32_t place, uint64_t now_ns);
  * lease was granted; 0: there was none. */
 void lam_watch_grant(struct lam_watch *watch, uint32_t session, uint32_t unit, uint64_t now_ns);
 uint64_t lam_watch_release(struct lam_watch *watch, uint32_t session, uint32_t unit);
+
+/*
+ * The session has released a unit that it held since then, n_steps of its cycle after the one that
+ * it released before. Returns how long a session works on a unit, kept or not: the median of late.
+ * It may have got the unit before it came to it, or have waited for it: what is shorter counts, the
+ * hold or its part of the time between the two releases.
+ */
+uint64_t lam_watch_step(struct lam_watch *watch, uint32_t session, uint64_t since_ns,
+    uint32_t n_steps, uint64_t now_ns);
 
 /* The session is open, and waits for this from now on. */
 void lam_watch_wait(

@@ -56,7 +56,10 @@ static void explore_all(struct world_shape shape, uint32_t n_sessions, bool faul
         .shape = shape, .n_sessions = n_sessions, .faults = faults, .depth = depth};
 
     story.shape.loads_max = 1;
-    assert_true(explore(&story) > 500);
+    for (uint64_t step_bytes = 0; step_bytes <= WORLD_UNIT_BYTES; step_bytes += WORLD_UNIT_BYTES) {
+        story.shape.step_bytes = step_bytes; /* through one lane; through one, two and all */
+        assert_true(explore(&story) > 500);
+    }
 }
 
 static void all_interleavings_of_one_session(void **state)

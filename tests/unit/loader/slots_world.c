@@ -239,6 +239,7 @@ void world_init(struct world *w, const struct world_shape *shape)
 
     memset(w, 0, sizeof(*w));
     w->n_seats = config.n_seats;
+    w->step_bytes = shape->step_bytes;
     w->layout.n_units = shape->n_units;
     for (uint32_t s = 0; s < WORLD_SESSIONS; s++)
         w->cycle[s] = shape->cycles[s] != 0 ? shape->cycles[s] : (1u << shape->n_units) - 1;
@@ -317,6 +318,8 @@ void world_release(struct world *w, uint32_t lease)
 
     assert_int_equal(
         lam_slots_release(w->slots, w->id[it.session], it.unit, it.generation, NULL), LAM_OK);
+    if (!w->kept[it.unit]) /* at a pace that changes */
+        lam_slots_pace(w->slots, w->id[it.session], it.generation % 3 * w->step_bytes);
     w->leases[lease] = w->leases[--w->n_leases];
     /* The same release again is stale. */
     assert_int_equal(lam_slots_release(w->slots, w->id[it.session], it.unit, it.generation, NULL),

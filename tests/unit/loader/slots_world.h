@@ -24,10 +24,11 @@ struct world_shape {
     uint32_t n_units;
     uint32_t kept; /* bitmap of units */
     uint32_t n_lanes;
-    uint32_t early;     /* bytes by which the two places of a lane are shifted; 0: one place */
-    uint32_t part;      /* bytes of the first transit unit that stay; 0: none */
-    uint32_t seats;     /* 0: as many as lanes */
-    uint32_t loads_max; /* load_bytes_max, in whole units */
+    uint32_t early;      /* bytes by which the two places of a lane are shifted; 0: one place */
+    uint32_t part;       /* bytes of the first transit unit that stay; 0: none */
+    uint32_t seats;      /* 0: as many as lanes */
+    uint32_t loads_max;  /* load_bytes_max, in whole units */
+    uint64_t step_bytes; /* of lam_slots_pace, up to twice as much */
     uint32_t cycles[WORLD_SESSIONS]; /* bitmaps of units; 0: all */
 };
 
@@ -46,6 +47,7 @@ struct world_place {
 struct world {
     struct lam_slots *slots;
     uint32_t n_seats;
+    uint64_t step_bytes;
     struct lam_layout layout;
     bool kept[WORLD_UNITS_MAX];
     struct lam_place layout_places[WORLD_PLACES_MAX];

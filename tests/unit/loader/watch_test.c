@@ -68,12 +68,36 @@ static void loads_are_timed_from_their_own_begin(void **state)
     lam_watch_done(&watch);
 }
 
+/* Of a worker that is 100 to each unit, four of five of them kept, whatever it waits for. */
+static void a_step_is_what_computing_takes(void **state)
+{
+    struct lam_watch watch;
+    uint64_t now = 1000;
+
+    (void)state;
+    assert_int_equal(lam_watch_init(&watch, 1, 1, NULL), LAM_OK);
+    for (uint32_t i = 0; i < 4; i++, now += 500) /* never waits: the unit was there early */
+        assert_int_equal(lam_watch_step(&watch, 1, now - (i > 0 ? 450 : 100), 5, now), 100);
+    for (uint32_t i = 0; i < 20; i++, now += 900) /* waits for each */
+        assert_int_equal(lam_watch_step(&watch, 1, now - 100, 5, now), 100);
+    for (uint32_t i = 0; i < 5; i++) { /* slow ones, until they are the most */
+        now += 90000;
+        assert_int_equal(lam_watch_step(&watch, 1, now - 20000, 5, now), i < 4 ? 100 : 18000);
+    }
+    lam_watch_close(&watch, 1, now); /* the next session has no release before its first */
+    for (uint32_t i = 0; i < 5; i++)
+        assert_true(lam_watch_step(&watch, 1, now - 7, 1, now) > 0);
+    assert_int_equal(watch.step_ns[(watch.n_steps - 5) % LAM_WATCH_STEPS], 7);
+    lam_watch_done(&watch);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_oldest_lease_is_the_one_that_counts),
         cmocka_unit_test(each_moment_of_a_session_has_one_cause),
         cmocka_unit_test(loads_are_timed_from_their_own_begin),
+        cmocka_unit_test(a_step_is_what_computing_takes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
