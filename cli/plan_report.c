@@ -189,6 +189,9 @@ static void print_pool(const struct lam_plan_report *report)
             lam_size_format(pool->disk_bytes, disk, sizeof disk));
     else
         fprintf(out, ", nothing from disk after the start\n");
+    if (pool->table_bytes > 0)
+        fprintf(out, "         the embedding, %s, is kept as well\n",
+            lam_size_format(pool->table_bytes, took, sizeof took));
     if (report->measured.known) {
         fprintf(out, "         measured: %s in use",
             lam_size_format(report->measured.pool_bytes, took, sizeof took));
@@ -372,9 +375,10 @@ void lam_plan_report_json(const struct lam_plan_report *report, json_t *object)
     json_object_set_new(object, "fits", json_boolean(plan->fits));
     json_object_set_new(object, "devices", devices);
     json_object_set_new(object, "host",
-        json_pack("{s:I,s:I,s:I,s:I}", "pool_bytes", (json_int_t)plan->pool.pool_bytes,
+        json_pack("{s:I,s:I,s:I,s:I,s:I}", "pool_bytes", (json_int_t)plan->pool.pool_bytes,
             "kept_units", (json_int_t)plan->pool.n_kept, "units", (json_int_t)plan->n_units,
-            "disk_bytes_per_pass", (json_int_t)plan->pool.disk_bytes));
+            "embedding_bytes", (json_int_t)plan->pool.table_bytes, "disk_bytes_per_pass",
+            (json_int_t)plan->pool.disk_bytes));
     json_object_set_new(object, "predicted",
         plan->fits
             ? json_pack("{s:f,s:f,s:s}", "pass_seconds", plan->pass_seconds, "tokens_per_second",

@@ -232,9 +232,10 @@ static void log_share(const struct lam_share *share, const struct lam_pool *pool
     char total[24], part[24];
 
     lam_reader_info(share->reader, &info);
-    lam_info("%s: %s in %" PRIu32 " units, %" PRIu32 " of them stay in a pool of %s (%s pages)",
+    lam_info("%s: %s in %" PRIu32 " units, %" PRIu32 " of them stay%s in a pool of %s (%s pages)",
         share->file.path, lam_size_format(manifest->unit_bytes_total, total, sizeof(total)),
-        manifest->n_units, share->layout.n_kept,
+        manifest->n_units, share->layout.n_kept - share->layout.has_table,
+        share->layout.has_table ? " and the embedding" : "",
         lam_size_format(share->layout.pool_bytes, part, sizeof(part)), pool->pages);
     lam_info("reading by %s, %s, %s buffers, requests of %" PRIu64 " KiB, %" PRIu32
              " under way; copies of the file: %" PRIu32 ", drives: %" PRIu32,

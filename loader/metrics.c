@@ -139,7 +139,7 @@ static void collect_sessions(const struct lam_share *share, uint64_t *values)
     values[UNITS_GRANTED] = counts.grants;
     values[UNITS_HIT] = counts.hits;
     values[HIT_RATIO] = hit_ppm(&counts, &share->layout);
-    values[UNITS_KEPT] = share->layout.n_kept;
+    values[UNITS_KEPT] = share->layout.n_kept - share->layout.has_table;
     values[UNITS_KEPT_LOADED] = counts.kept_loaded;
     values[UNITS_PINNED] = counts.pinned;
     values[POOL_USED] = counts.ready_bytes;

@@ -83,7 +83,7 @@ static uint64_t portion(uint64_t bytes, uint64_t part, uint64_t whole)
 
 void lam_models_split(const struct lam_models *models, uint64_t budget_bytes, uint64_t *ret_bytes)
 {
-    uint64_t least_all = 0, lack_all = 0, rest;
+    uint64_t least_all = 0, lack_all = 0, rest, spare;
 
     for (uint32_t i = 0; i < models->n_shares; i++) {
         uint64_t least = lam_share_bytes_least(&models->shares[i]);
@@ -92,13 +92,18 @@ void lam_models_split(const struct lam_models *models, uint64_t budget_bytes, ui
         lack_all += lam_share_bytes_full(&models->shares[i]) - least;
     }
     rest = budget_bytes > least_all ? budget_bytes - least_all : 0;
-    rest = rest < lack_all ? rest : lack_all;
+    spare = rest > lack_all ? rest - lack_all : 0;
+    rest -= spare;
     for (uint32_t i = 0; i < models->n_shares; i++) {
         uint64_t least = lam_share_bytes_least(&models->shares[i]);
         uint64_t lack = lam_share_bytes_full(&models->shares[i]) - least;
 
         ret_bytes[i] = budget_bytes < least_all ? portion(budget_bytes, least, least_all)
                                                 : least + portion(rest, lack, lack_all);
+        if (lam_share_bytes_table(&models->shares[i]) <= spare) {
+            ret_bytes[i] += lam_share_bytes_table(&models->shares[i]);
+            spare -= lam_share_bytes_table(&models->shares[i]);
+        }
     }
 }
 
@@ -110,7 +115,8 @@ enum lam_status lam_models_lay_out(struct lam_models *models, const char *ram, s
     enum lam_status status = lam_memory_read(&memory, err);
 
     for (uint32_t i = 0; i < models->n_shares; i++)
-        full_bytes += lam_share_bytes_full(&models->shares[i]);
+        full_bytes +=
+            lam_share_bytes_full(&models->shares[i]) + lam_share_bytes_table(&models->shares[i]);
     if (status == LAM_OK)
         status = lam_memory_budget(&memory, ram, full_bytes, &budget_bytes, err);
     if (status != LAM_OK)

@@ -8,7 +8,8 @@
  *
  * The pool is divided by size. First each model gets what it needs to stream well (three of its
  * largest units); the rest goes to the models in proportion to what they still lack to be kept
- * whole. A pool that is too small for the first step is divided in proportion to it.
+ * whole. A pool that is too small for the first step is divided in proportion to it. What is left
+ * when all are kept whole goes to embedding tables, one model after the other.
  *
  * Immutable after lam_models_start, so any thread may look things up.
  */

@@ -176,6 +176,35 @@ enum lam_status lam_policy_layout(const struct lam_unit *units, uint32_t n_units
     return LAM_OK;
 }
 
+enum lam_status lam_policy_add_table(
+    struct lam_layout *layout, uint64_t window_bytes, struct lam_err *err)
+{
+    uint64_t regions_max = layout->n_regions + window_bytes / LAM_POLICY_REGION_BYTES_MAX + 1;
+    struct lam_place *places;
+    struct lam_region *regions;
+    bool *kept;
+
+    assert(layout->n_kept == layout->n_units && layout->n_slots == 0 && !layout->has_table);
+    /* Each block is the layout's as soon as it has moved. */
+    kept = lam_realloc(layout->kept, (size_t)layout->n_units + 1, sizeof(*kept));
+    layout->kept = kept != NULL ? kept : layout->kept;
+    places = lam_realloc(layout->places, (size_t)layout->n_kept + 1, sizeof(*places));
+    layout->places = places != NULL ? places : layout->places;
+    regions = lam_realloc(layout->regions, regions_max, sizeof(*regions));
+    layout->regions = regions != NULL ? regions : layout->regions;
+    if (kept == NULL || places == NULL || regions == NULL)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the embedding's place");
+    memset(regions + layout->n_regions, 0, (regions_max - layout->n_regions) * sizeof(*regions));
+    kept[layout->n_units++] = true;
+    places[layout->n_kept++] =
+        (struct lam_place){.pool_offset = layout->pool_bytes, .bytes = window_bytes};
+    layout->has_table = true;
+    layout->pool_bytes += window_bytes;
+    add_to_regions(layout, window_bytes);
+    assert(layout->n_regions <= regions_max);
+    return LAM_OK;
+}
+
 void lam_layout_done(struct lam_layout *layout)
 {
     lam_free(layout->kept);

@@ -59,10 +59,11 @@ struct lam_region {
 struct lam_layout {
     uint64_t align;
     uint64_t pool_bytes;
-    uint32_t n_units;
+    uint32_t n_units; /* with the table, if it is kept: it is the last one then */
+    bool has_table;
     uint32_t n_lanes;
     uint32_t n_slots;
-    uint32_t n_kept;
+    uint32_t n_kept;          /* of n_units */
     uint32_t part_unit;       /* whose last part_bytes stay, or LAM_POLICY_NO_UNIT */
     uint64_t part_bytes;      /* multiple of the alignment */
     bool *kept;               /* [n_units] */
@@ -91,6 +92,11 @@ uint64_t lam_policy_bytes_full(const struct lam_unit *units, uint32_t n_units, u
 LAM_MUST_USE enum lam_status lam_policy_layout(const struct lam_unit *units, uint32_t n_units,
     uint64_t align, uint64_t budget_bytes, uint32_t lanes_wanted, struct lam_layout *ret_layout,
     struct lam_err *err);
+
+/* Puts the model's table (model/manifest.h), whose aligned window takes that many bytes, behind a
+ * layout that keeps all units. Errors: LAM_RESOURCE_EXHAUSTED; the layout is as it was. */
+LAM_MUST_USE enum lam_status lam_policy_add_table(
+    struct lam_layout *layout, uint64_t window_bytes, struct lam_err *err);
 
 void lam_layout_done(struct lam_layout *layout); /* a zeroed struct is allowed */
 

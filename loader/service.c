@@ -102,7 +102,8 @@ static void register_model(void *arg, struct lam_rpc_call *call, const void *byt
     response.units = share->file.manifest.n_units;
     response.unit_bytes_total = share->file.manifest.unit_bytes_total;
     response.unit_bytes_max = share->file.manifest.unit_bytes_max;
-    response.units_kept = share->layout.n_kept;
+    response.units_kept = share->layout.n_kept - share->layout.has_table;
+    response.table_kept = share->layout.has_table;
     response.pool_bytes = service->pool->bytes;
     lam_reader_info(share->reader, &info);
     response.slots = share->layout.n_lanes;
@@ -322,7 +323,7 @@ static void add_stats(const struct lam_share *share, Laminar__V1__GetStatsRespon
     response->units_granted += counts.grants;
     response->sessions += counts.sessions;
     response->units_kept_loaded += counts.kept_loaded;
-    response->units_kept += share->layout.n_kept;
+    response->units_kept += share->layout.n_kept - share->layout.has_table;
     response->leases += counts.leases;
     response->slots_free += counts.slots_free;
     response->slots_loading += counts.slots_loading;

@@ -452,7 +452,7 @@ bool lam_sessions_find_kept(
     bool found = false;
 
     pthread_mutex_lock(&sessions->lock);
-    for (uint32_t u = 0; u < manifest->n_units && !found; u++) {
+    for (uint32_t u = 0; u < sessions->layout->n_units && !found; u++) {
         const struct lam_unit *unit = &manifest->units[u];
         uint32_t place;
 

@@ -66,14 +66,25 @@ uint64_t lam_share_bytes_least(const struct lam_share *share)
     return lanes_wanted(share) * largest < full ? lanes_wanted(share) * largest : full;
 }
 
+uint64_t lam_share_bytes_table(const struct lam_share *share)
+{
+    return lam_kept_embedding_bytes(&share->file.manifest, share->file.align);
+}
+
 enum lam_status lam_share_lay_out(
     struct lam_share *share, uint64_t pool_offset, uint64_t budget_bytes, struct lam_err *err)
 {
     const struct lam_manifest *manifest = &share->file.manifest;
+    uint64_t table_bytes = lam_share_bytes_table(share);
+    enum lam_status status;
 
     share->pool_offset = pool_offset;
-    return lam_policy_layout(manifest->units, manifest->n_units, share->file.align, budget_bytes,
+    status = lam_policy_layout(manifest->units, manifest->n_units, share->file.align, budget_bytes,
         lanes_wanted(share), &share->layout, err);
+    if (status == LAM_OK && table_bytes > 0 && share->layout.n_kept == manifest->n_units &&
+        table_bytes <= budget_bytes - share->layout.pool_bytes)
+        status = lam_policy_add_table(&share->layout, table_bytes, err);
+    return status;
 }
 
 /* ---- life ---- */

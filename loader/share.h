@@ -68,6 +68,9 @@ LAM_MUST_USE enum lam_status lam_share_open_record(
 uint64_t lam_share_bytes_full(const struct lam_share *share);
 uint64_t lam_share_bytes_least(const struct lam_share *share);
 
+/* What it needs beside all units to keep the model's embedding table too; 0: there is none. */
+uint64_t lam_share_bytes_table(const struct lam_share *share);
+
 /* The layout of budget_bytes at pool_offset, which is a multiple of the file's alignment. Errors:
  * those of lam_policy_layout. */
 LAM_MUST_USE enum lam_status lam_share_lay_out(

@@ -317,7 +317,7 @@ uint32_t lam_slots_loaded(
     }
     assert(place->gate == NOWHERE);
     place->state = LAM_PLACE_READY;
-    slots->counts.kept_loaded += unit->kept;
+    slots->counts.kept_loaded += unit->kept && place->unit < slots->n_pass;
     slots->counts.ready_bytes += unit->bytes;
     if (unit->kept)
         lam_bit_set(slots->kept_known, place->unit);
@@ -517,6 +517,7 @@ enum lam_status lam_slots_create(
     if (slots == NULL)
         goto fail;
     slots->n_units = layout->n_units;
+    slots->n_pass = layout->n_units - layout->has_table;
     slots->n_lanes = layout->n_lanes;
     slots->n_slots = layout->n_slots;
     slots->n_kept = layout->n_kept;

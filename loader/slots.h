@@ -86,7 +86,7 @@ void lam_slots_destroy(struct lam_slots *slots); /* NULL is allowed */
 void lam_slots_back(struct lam_slots *slots, uint32_t n_places);
 
 /* A session begins, at the first unit of its cycle, without credit. units[n_units]: the cycle,
- * strictly ascending; none: all units. Errors: LAM_INVALID_ARGUMENT (no such cycle);
+ * strictly ascending; none: all units of a pass. Errors: LAM_INVALID_ARGUMENT (no such cycle);
  * LAM_RESOURCE_EXHAUSTED when all seats are taken. */
 LAM_MUST_USE enum lam_status lam_slots_open(struct lam_slots *slots, const uint32_t *units,
     size_t n_units, uint32_t *ret_session, struct lam_err *err);

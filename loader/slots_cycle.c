@@ -51,7 +51,7 @@ static uint32_t transit_from(
 void lam_slots_begin_cycle(const struct lam_slots *slots, struct lam_slots_session *session,
     const uint32_t *units, size_t n_units)
 {
-    uint32_t n = n_units == 0 ? slots->n_units : (uint32_t)n_units;
+    uint32_t n = n_units == 0 ? slots->n_pass : (uint32_t)n_units;
 
     for (uint32_t u = 0; u < slots->n_units; u++)
         session->rank[u] = NOWHERE;

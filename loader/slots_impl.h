@@ -55,6 +55,7 @@ struct lam_slots_session {
 
 struct lam_slots {
     uint32_t n_units, n_slots, n_lanes, n_places, n_kept, n_transit;
+    uint32_t n_pass;  /* units without the table: the cycle of who names none */
     uint32_t n_seats; /* sessions at a time */
     uint32_t n_backed;
     uint32_t n_words;    /* of a bitmap over units */
@@ -97,7 +98,7 @@ bool lam_slots_is_waiting(const struct lam_slots *slots, const struct lam_slots_
 LAM_MUST_USE enum lam_status lam_slots_check_cycle(
     const struct lam_slots *slots, const uint32_t *units, size_t n_units, struct lam_err *err);
 
-/* The session stands at the start of this cycle; n_units 0: of all units. */
+/* The session stands at the start of this cycle; n_units 0: of all units of a pass. */
 void lam_slots_begin_cycle(const struct lam_slots *slots, struct lam_slots_session *session,
     const uint32_t *units, size_t n_units);
 

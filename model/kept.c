@@ -56,6 +56,16 @@ void lam_kept_table_done(struct lam_kept_table *table)
     memset(table, 0, sizeof(*table));
 }
 
+uint64_t lam_kept_embedding_bytes(const struct lam_manifest *manifest, uint64_t align)
+{
+    const struct lam_extent *embedding = &manifest->embedding;
+
+    if (!manifest->has_table)
+        return 0;
+    return lam_align_up(embedding->file_offset + embedding->bytes, align) -
+           lam_align_down(embedding->file_offset, align);
+}
+
 /*
  * How much of the next unit each lane can take ahead. It is memory that keeps nothing, and the hit
  * ratio shall stay within a hundredth of what one slot for streaming would give; units smaller than

@@ -6,7 +6,8 @@
  * A place holds the aligned window of the file around its unit. Unless all fit, there are lanes,
  * each for the largest unit and a piece of the next (loader/policy.h draws them); of the rest the
  * largest evenly spread set that fits is kept, then each smaller unit that fits beside it, then the
- * end of one unit.
+ * end of one unit. The table (model/manifest.h) saves no reading in a pass, so it is kept by what
+ * is left when all units are, or not at all.
  *
  * Sizes come from a checked manifest, whose extents lie inside one file: their sum stays far below
  * 2^63, so plain arithmetic is safe here.
@@ -38,6 +39,9 @@ LAM_MUST_USE bool lam_kept_table_init(
     struct lam_kept_table *table, const struct lam_unit *units, uint32_t n_units, uint64_t align);
 
 void lam_kept_table_done(struct lam_kept_table *table); /* a zeroed struct is allowed */
+
+/* What a pool of all units needs beside them to keep the model's table too; 0: it has none. */
+uint64_t lam_kept_embedding_bytes(const struct lam_manifest *manifest, uint64_t align);
 
 struct lam_kept {
     uint32_t n_lanes;     /* 0: all units are kept */

@@ -122,6 +122,19 @@ static void build_tile(const struct lam_gguf_tensor *head, uint64_t rows_per_til
         .bytes = unit->bytes};
 }
 
+static void build_table(const struct lam_extent *embedding, struct lam_unit *unit)
+{
+    unit->kind = LAM_UNIT_TABLE;
+    unit->file_offset = embedding->file_offset;
+    unit->bytes = embedding->bytes;
+    unit->n_tensors = 1;
+    unit->tensors[0] = (struct lam_unit_tensor){.role = LAM_T_EMBEDDING,
+        .dtype = embedding->dtype,
+        .n_rows = embedding->n_rows,
+        .n_cols = embedding->n_cols,
+        .bytes = embedding->bytes};
+}
+
 static struct lam_extent extent_of(const struct lam_gguf_tensor *tensor)
 {
     return (struct lam_extent){.dtype = tensor->dtype,
@@ -180,7 +193,9 @@ static enum lam_status build(const struct lam_gguf *gguf, const struct lam_spec 
             "the head '%.*s' would need %" PRIu64 " tiles of %" PRIu64 " bytes; at most %u are "
             "allowed",
             (int)head->name.size, head->name.data, n_tiles, tile_bytes_max, TILES_MAX);
-    manifest->units = lam_calloc(spec->n_layers + n_tiles, sizeof manifest->units[0]);
+    manifest->has_table = !spec->tied_head;
+    manifest->units =
+        lam_calloc(spec->n_layers + n_tiles + manifest->has_table, sizeof manifest->units[0]);
     if (!manifest->units)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for %" PRIu64 " units",
             spec->n_layers + n_tiles);
@@ -188,6 +203,8 @@ static enum lam_status build(const struct lam_gguf *gguf, const struct lam_spec 
     memcpy(manifest->units, layers, spec->n_layers * sizeof layers[0]);
     for (uint32_t i = 0; i < n_tiles; i++)
         build_tile(head, rows_per_tile, i, &manifest->units[spec->n_layers + i]);
+    if (manifest->has_table)
+        build_table(&manifest->embedding, &manifest->units[manifest->n_units]);
     for (uint32_t i = 0; i < manifest->n_units; i++) {
         uint64_t bytes = manifest->units[i].bytes;
         manifest->unit_bytes_total += bytes;
@@ -219,6 +236,19 @@ void lam_manifest_done(struct lam_manifest *manifest)
 {
     lam_free(manifest->units);
     *manifest = (struct lam_manifest){0};
+}
+
+uint32_t lam_manifest_row_unit(const struct lam_manifest *manifest, uint64_t id)
+{
+    uint32_t u = manifest->n_units;
+
+    assert(id < manifest->embedding.n_rows);
+    if (manifest->has_table)
+        return u;
+    do {
+        u--;
+    } while (manifest->units[u].tensors[0].row_begin > id);
+    return u;
 }
 
 const struct lam_unit_tensor *lam_unit_find(const struct lam_unit *unit, enum lam_tensor_role role)

@@ -8,8 +8,10 @@
  *     layer 0, layer 1, ... layer L-1, head tile 0, head tile 1, ...
  *
  * The head is cut into row tiles no larger than the largest layer (or 1 MiB), so that a pool of a
- * few layers can stream it. The embedding matrix is no unit: a pass needs a few of its rows, and
- * those are gathered (`embedding`). In a tied model the head tiles are ranges of the same matrix.
+ * few layers can stream it. A pass needs a few rows of the embedding matrix, and those are gathered
+ * (`embedding`). In a tied model the head tiles are ranges of the same matrix; in another one the
+ * matrix is a unit behind all others, the *table*, which no pass walks over and nobody streams: a
+ * loader with room for it keeps it (model/kept.h), and rows are read where they lie.
  *
  * A layer whose tensors do not lie together in the file (gaps above 64 KiB and 1/16 of its
  * size) is refused by name.
@@ -17,6 +19,7 @@
 #ifndef LAMINAR_MODEL_MANIFEST_H
 #define LAMINAR_MODEL_MANIFEST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/dtype.h"
@@ -54,11 +57,11 @@ struct lam_unit_tensor {
 
 #define LAM_UNIT_TENSORS_MAX 16u
 
-enum lam_unit_kind { LAM_UNIT_LAYER, LAM_UNIT_HEAD };
+enum lam_unit_kind { LAM_UNIT_LAYER, LAM_UNIT_HEAD, LAM_UNIT_TABLE };
 
 struct lam_unit {
     enum lam_unit_kind kind;
-    uint32_t layer;       /* for layers: 0..L-1; for head tiles: the tile's number */
+    uint32_t layer;       /* for layers: 0..L-1; for head tiles: the tile's number; table: 0 */
     uint64_t file_offset; /* exact first byte; any alignment */
     uint64_t bytes;
     uint32_t n_tensors;
@@ -76,8 +79,9 @@ struct lam_extent {
 };
 
 struct lam_manifest {
-    uint32_t n_units;
-    struct lam_unit *units; /* [n_units], in pass order */
+    uint32_t n_units;       /* of a pass */
+    struct lam_unit *units; /* [n_units], in pass order, and the table behind them */
+    bool has_table;         /* units[n_units] is the embedding, which no other unit has */
     uint64_t unit_bytes_max;
     uint64_t unit_bytes_total; /* what one pass walks over */
     struct lam_extent embedding;
@@ -90,6 +94,10 @@ LAM_MUST_USE enum lam_status lam_manifest_build(const struct lam_gguf *gguf,
     const struct lam_spec *spec, struct lam_manifest *ret_manifest, struct lam_err *err);
 
 void lam_manifest_done(struct lam_manifest *manifest); /* a zeroed struct is allowed */
+
+/* The unit that row `id` of the embedding lies in: the table, or a tile of the head. Its tensor's
+ * row_begin counts from the matrix's first row. */
+uint32_t lam_manifest_row_unit(const struct lam_manifest *manifest, uint64_t id);
 
 /* The tensor of that role in the unit, or NULL. */
 const struct lam_unit_tensor *lam_unit_find(const struct lam_unit *unit, enum lam_tensor_role role);

@@ -200,6 +200,7 @@ struct lam_plan_pool {
     uint32_t n_lanes;      /* of the ring that the other units flow through */
     uint64_t lane_bytes;   /* a slot, and what is read ahead into it */
     uint64_t part_bytes;   /* the end of one unit, where no whole one fits any more */
+    uint64_t table_bytes;  /* beside all units: the embedding; 0: its rows are read when needed */
     uint32_t n_kept;
     bool *kept;          /* [n_units] */
     uint64_t *offsets;   /* [n_units] of kept units in the pool; 0 for others */

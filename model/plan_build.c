@@ -281,12 +281,17 @@ static void fill_disk(
     }
 }
 
+static bool has_embedding(const struct lam_plan *plan)
+{
+    return plan->arenas[0].regions[LAM_REGION_EMBEDDING].bytes > 0;
+}
+
 /* No row of the embedding is asked of the loader. */
 static bool has_rows(const struct lam_plan_request *request, const struct lam_choice *choice,
-    const struct lam_plan_arena *arena)
+    const struct lam_plan *plan)
 {
     return request->n_devices == 1 && choice->all_resident &&
-           (request->spec->tied_head || arena->regions[LAM_REGION_EMBEDDING].bytes > 0);
+           (request->spec->tied_head || has_embedding(plan) || plan->pool.table_bytes > 0);
 }
 
 static void fill_times(
@@ -314,7 +319,7 @@ static void fill_times(
         link_ns = in_turn ? link_ns + link : worst_ns;
     }
     plan->pass_seconds = (double)max_of(choice->pass_ns, 1) / 1e9;
-    if (has_rows(problem->request, choice, &plan->arenas[0])) /* and STEP_NS is in its pass */
+    if (has_rows(problem->request, choice, plan)) /* and STEP_NS is in its pass */
         plan->pass_seconds -= (double)ROW_NS / 1e9;
     plan->tokens_per_second = plan->n_seqs / plan->pass_seconds;
     plan->bound = LAM_BOUND_COMPUTE;
@@ -339,6 +344,8 @@ bool lam_plan_build(struct lam_problem *problem, const struct lam_choice *choice
     lam_plan_fill_pool(table, choice->pool_budget, plan);
     fill_tiers(problem, &choice->split, resident, plan);
     lay_out_arenas(problem, &choice->split, plan);
+    if (!has_embedding(plan))
+        lam_pool_add_table(problem->request, table, problem->request->host.ram_bytes, &plan->pool);
     place_pieces(plan);
     fill_layers(problem->cutting, problem->request->manifest, plan);
     if (!choice->all_resident)

@@ -85,6 +85,10 @@ uint32_t lam_pool_budgets(
 void lam_pool_choose(const struct lam_kept_table *table, uint64_t budget_bytes, bool *kept,
     struct lam_plan_pool *pool);
 
+/* Adds the embedding table to a pool that keeps all units, if ram_bytes are enough for both. */
+void lam_pool_add_table(const struct lam_plan_request *request, const struct lam_kept_table *table,
+    uint64_t ram_bytes, struct lam_plan_pool *pool);
+
 /* ---- plan_cells */
 
 /* One piece in the order in which devices take ranges. */

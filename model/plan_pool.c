@@ -5,6 +5,8 @@
  * A few bytes more can make those rules keep less (one more slot), or spread the kept units
  * otherwise, so that devices hold others. So a plan tries budgets on a grid that depends on the
  * model alone and takes the best: with more memory there are more of them to choose from.
+ *
+ * The embedding table comes behind all of that, and takes nothing from it.
  */
 #include "common/size.h"
 #include "model/plan_impl.h"
@@ -24,6 +26,18 @@ uint32_t lam_pool_budgets(
     if (table->slot_bytes <= ram_bytes)
         budgets[n++] = table->slot_bytes;
     return n;
+}
+
+void lam_pool_add_table(const struct lam_plan_request *request, const struct lam_kept_table *table,
+    uint64_t ram_bytes, struct lam_plan_pool *pool)
+{
+    uint64_t bytes = lam_kept_embedding_bytes(request->manifest, table->align);
+
+    if (pool->n_kept < table->n_units || bytes > ram_bytes - pool->budget_bytes)
+        return;
+    pool->table_bytes = bytes;
+    pool->budget_bytes += bytes;
+    pool->pool_bytes += bytes;
 }
 
 void lam_pool_choose(const struct lam_kept_table *table, uint64_t budget_bytes, bool *kept,

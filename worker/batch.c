@@ -16,7 +16,7 @@ static uint32_t least(uint64_t a, uint64_t b)
 
 static void choose_auto(const struct lam_batch_facts *facts, struct lam_batch *batch)
 {
-    uint64_t unit_bytes = facts->unit_bytes_total / facts->n_units;
+    uint64_t unit_bytes = facts->n_units > 0 ? facts->unit_bytes_total / facts->n_units : 0;
     uint32_t room = facts->n_slots > 2 ? (facts->n_slots - 1) / 2 : 1;
     uint64_t wanted =
         unit_bytes > 0 ? (facts->n_ahead_bytes + unit_bytes - 1) / unit_bytes : facts->n_units;
@@ -42,8 +42,7 @@ struct lam_batch lam_batch_choose(
 {
     struct lam_batch batch = {.n_units = least(asked, facts->n_units)};
 
-    assert(facts->n_units > 0);
-    if (asked == 0)
+    if (batch.n_units == 0)
         choose_auto(facts, &batch);
     else
         snprintf(batch.why, sizeof batch.why, "%" PRIu32 " of %" PRIu32 " units a request",

@@ -11,7 +11,8 @@
 
 #include <stdint.h>
 
-/* What the loader says about the model, and what we do with it. n_units: of the session. */
+/* What the loader says about the model, and what we do with it. n_units: of the session, which may
+ * have none. */
 struct lam_batch_facts {
     uint32_t n_units;
     uint64_t unit_bytes_total;

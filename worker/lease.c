@@ -24,6 +24,7 @@
 
 #define LEASE_MESSAGE_BYTES_MAX 4096u
 #define LEASE_ARENA_BYTES 16384u
+#define LEASE_UNIT_BYTES_MAX 5u /* of a unit's number in a cycle */
 #define GOODBYE_NS (500 * LAM_NS_PER_MS)
 #define LEASE_OFFSET_ALIGN                                                                         \
     4096u /* a unit keeps its file offset modulo this, so floats stay aligned */
@@ -47,9 +48,9 @@ struct lam_leases {
     struct lam_buf sending;
     struct lam_buf receiving;
     struct lam_arena arena; /* the receiver's */
-    uint32_t *cycle;        /* [n_cycle] */
-    uint32_t n_cycle;
-    uint64_t n_acquired; /* units, since the beginning: the next one is cycle[n % n_cycle] */
+    uint32_t *cycle;        /* [n_cycle], and the table behind them */
+    uint32_t n_cycle;       /* units that are acquired and released */
+    uint64_t n_acquired;    /* units, since the beginning: the next one is cycle[n % n_cycle] */
     uint64_t n_released;
     uint32_t owed;    /* credits of released units, not given back yet */
     uint64_t to_give; /* credits that may still be given */
@@ -59,7 +60,7 @@ struct lam_leases {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     /* Under the lock: */
-    struct unit_lease *units; /* [n_units] */
+    struct unit_lease *units; /* [n_units()] */
     bool ended;
     bool stopped;
     struct lam_err end;   /* why, when ended */
@@ -82,8 +83,10 @@ static enum lam_status send_open(struct lam_leases *leases, struct lam_err *err)
     open.model = leases->config.model;
     open.token.data = (uint8_t *)leases->config.pool->token;
     open.token.len = sizeof leases->config.pool->token;
-    open.units = leases->config.n_cycle > 0 ? leases->cycle : NULL;
-    open.n_units = leases->config.n_cycle;
+    if (leases->config.cycle || leases->config.table) { /* none: all of a pass */
+        open.units = leases->cycle;
+        open.n_units = (size_t)leases->n_cycle + leases->config.table;
+    }
     request.kind_case = LAMINAR__V1__STREAM_REQUEST__KIND_OPEN;
     request.open = &open;
     return send_request(leases, &request, err);
@@ -118,6 +121,12 @@ static enum lam_status send_release(
     return send_request(leases, &request, err);
 }
 
+/* That the loader may speak of. */
+static uint32_t n_units(const struct lam_leases *leases)
+{
+    return leases->config.manifest->n_units + leases->config.table;
+}
+
 /* The receiver's thread, under the lock. */
 static enum lam_status on_ready(
     struct lam_leases *leases, const Laminar__V1__UnitReady *ready, struct lam_err *err)
@@ -125,9 +134,11 @@ static enum lam_status on_ready(
     const struct lam_manifest *manifest = leases->config.manifest;
     struct unit_lease *lease;
 
-    if (ready->unit >= manifest->n_units)
+    if (ready->unit >= n_units(leases))
         return lam_fail(err, LAM_DATA_LOSS, "the loader sent unit %" PRIu32 " of %" PRIu32,
-            ready->unit, manifest->n_units);
+            ready->unit, n_units(leases));
+    if (ready->unit == manifest->n_units && !ready->kept)
+        return lam_fail(err, LAM_DATA_LOSS, "the loader sent the embedding as a unit that streams");
     if (!lam_size_range_ok(
             ready->pool_offset, manifest->units[ready->unit].bytes, leases->config.pool->bytes) ||
         (ready->pool_offset - manifest->units[ready->unit].file_offset) % LEASE_OFFSET_ALIGN != 0)
@@ -151,10 +162,10 @@ static enum lam_status on_fault(
 {
     enum lam_status status = lam_status_from_wire(fault->status);
 
-    if (fault->unit >= leases->config.manifest->n_units)
+    if (fault->unit >= n_units(leases))
         return lam_fail(err, LAM_DATA_LOSS,
             "the loader sent a fault of unit %" PRIu32 " of %" PRIu32, fault->unit,
-            leases->config.manifest->n_units);
+            n_units(leases));
     lam_ignore(lam_fail(&leases->fault, status == LAM_OK ? LAM_UNKNOWN : status,
                    "unit %" PRIu32 " of the model: %s", fault->unit, fault->reason),
         "kept for acquire");
@@ -257,14 +268,16 @@ enum lam_status lam_leases_create(
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the leases");
     }
     leases->config = *config;
-    leases->sending = LAM_BUF(LEASE_MESSAGE_BYTES_MAX);
+    leases->sending = LAM_BUF(LEASE_MESSAGE_BYTES_MAX + LEASE_UNIT_BYTES_MAX * n_units(leases));
     leases->receiving = LAM_BUF(LEASE_MESSAGE_BYTES_MAX);
-    leases->units = lam_calloc(config->manifest->n_units, sizeof *leases->units);
-    leases->n_cycle = config->n_cycle > 0 ? config->n_cycle : config->manifest->n_units;
+    leases->units = lam_calloc(n_units(leases), sizeof *leases->units);
+    leases->n_cycle = config->cycle ? config->n_cycle : config->manifest->n_units;
     leases->to_give = config->once ? leases->n_cycle : UINT64_MAX;
-    leases->cycle = lam_calloc(leases->n_cycle, sizeof *leases->cycle);
+    leases->cycle = lam_calloc((size_t)leases->n_cycle + 1, sizeof *leases->cycle);
     for (uint32_t i = 0; leases->cycle && i < leases->n_cycle; i++)
-        leases->cycle[i] = config->n_cycle > 0 ? config->cycle[i] : i;
+        leases->cycle[i] = config->cycle ? config->cycle[i] : i;
+    if (leases->cycle)
+        leases->cycle[leases->n_cycle] = config->manifest->n_units;
     status = lam_arena_init(&leases->arena, LEASE_ARENA_BYTES, err);
     if (status == LAM_OK && (!leases->units || !leases->cycle))
         status = lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the leases");

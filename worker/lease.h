@@ -26,9 +26,10 @@ struct lam_lease_config {
     const struct lam_manifest *manifest;
     const struct lam_pool_map *pool;
     uint64_t model;        /* the loader's handle */
-    const uint32_t *cycle; /* [n_cycle], ascending; copied */
-    uint32_t n_cycle;      /* 0: every unit */
-    bool once;             /* one walk of the cycle: no more credits than units are given */
+    const uint32_t *cycle; /* [n_cycle], ascending; copied. NULL: every unit of a pass */
+    uint32_t n_cycle;
+    bool table; /* the table is leased as well (model/manifest.h), if it is kept */
+    bool once;  /* one walk of the cycle: no more credits than units are given */
     uint32_t credits;
     uint32_t batch;      /* credits of one message; 1..credits */
     uint64_t timeout_ns; /* for one unit */

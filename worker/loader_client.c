@@ -87,6 +87,7 @@ enum lam_status lam_loader_client_register(struct lam_loader_client *client, con
         .n_units = answer->units,
         .n_slots = answer->slots,
         .n_ahead_bytes = answer->ahead_bytes,
+        .table_kept = answer->table_kept,
     };
     return LAM_OK;
 }

@@ -7,6 +7,7 @@
 #ifndef LAMINAR_WORKER_LOADER_CLIENT_H
 #define LAMINAR_WORKER_LOADER_CLIENT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/buf.h"
@@ -36,6 +37,7 @@ struct lam_loader_model {
     uint32_t n_units;
     uint32_t n_slots;       /* for streamed units; 0: all stay */
     uint64_t n_ahead_bytes; /* that keep the drive busy */
+    bool table_kept;        /* unit n_units is kept: the embedding */
 };
 
 /* Waits until the loader answers. Errors: LAM_UNAVAILABLE names the address. */

@@ -462,6 +462,13 @@ static enum lam_status make_walk(struct stream *self, bool resident, struct lam_
     return LAM_OK;
 }
 
+/* Rows of the embedding come through the host, unless their matrix is on the device. */
+static bool wants_table(const struct stream *self)
+{
+    return self->arena->regions[LAM_REGION_EMBEDDING].bytes == 0 &&
+           lam_units_table_kept(self->config.units);
+}
+
 static enum lam_status open_walk(struct stream *self, bool once, struct lam_err *err)
 {
     const struct lam_units_session session = {
@@ -469,6 +476,7 @@ static enum lam_status open_walk(struct stream *self, bool once, struct lam_err 
         .n_units = self->walk.n_units,
         .n_ahead = COPIES_MAX,
         .once = once,
+        .rows = !once && wants_table(self),
     };
 
     return lam_units_open(self->config.units, &session, err);
@@ -544,7 +552,7 @@ enum lam_status lam_stream_create(
         status = load_residents(self, err);
     if (status == LAM_OK)
         status = make_walk(self, false, err);
-    if (status == LAM_OK && self->walk.n > 0)
+    if (status == LAM_OK && (self->walk.n > 0 || wants_table(self)))
         status = open_walk(self, false, err);
     if (status != LAM_OK) {
         stream_destroy(&self->weights);

@@ -1,6 +1,6 @@
 /*
  * units: see units.h. Here the parts meet: the pool (pool_map), the questions (loader_client), the
- * leases (lease) and the embedding rows (row_cache).
+ * leases (lease) and the embedding rows (in kept units, or row_cache).
  */
 #include "worker/units.h"
 
@@ -66,7 +66,8 @@ static enum lam_status read_model(struct lam_units *units, struct lam_err *err)
         status = lam_spec_read(model->gguf, &model->spec, err);
     if (status == LAM_OK)
         status = lam_manifest_build(model->gguf, &model->spec, &model->manifest, err);
-    if (status == LAM_OK && model->manifest.n_units != units->remote.n_units)
+    if (status == LAM_OK && (model->manifest.n_units != units->remote.n_units ||
+                                units->remote.table_kept > model->manifest.has_table))
         return lam_fail(err, LAM_FAILED_PRECONDITION,
             "the loader cuts the model into %" PRIu32 " units, this worker into %" PRIu32
             ": run loader and worker of one version",
@@ -165,14 +166,14 @@ static struct lam_batch choose_batch(
 {
     const struct lam_manifest *manifest = &units->model.manifest;
     struct lam_batch_facts facts = {
-        .n_units = session->n_units > 0 ? session->n_units : manifest->n_units,
+        .n_units = session->cycle ? session->n_units : manifest->n_units,
         .unit_bytes_total = manifest->unit_bytes_total,
         .n_slots = units->remote.n_slots,
         .n_ahead_bytes = units->remote.n_ahead_bytes,
         .n_held = session->n_ahead,
     };
 
-    if (session->n_units > 0)
+    if (session->cycle)
         facts.unit_bytes_total = 0;
     for (uint32_t i = 0; i < session->n_units; i++)
         facts.unit_bytes_total += manifest->units[session->cycle[i]].bytes;
@@ -192,6 +193,7 @@ enum lam_status lam_units_open(
         .cycle = session->cycle,
         .n_cycle = session->n_units,
         .once = session->once,
+        .table = session->rows && units->remote.table_kept,
         .timeout_ns = units->timeout_ns,
         .on_lost = units->on_lost,
         .lost_arg = units->lost_arg,
@@ -265,6 +267,34 @@ const void *lam_units_find_kept(struct lam_units *units, uint32_t index)
     return lam_leases_find_kept(units->leases, index);
 }
 
+bool lam_units_table_kept(const struct lam_units *units)
+{
+    return units->remote.table_kept;
+}
+
+/* All rows where they lie in the pool, or false. */
+static bool find_rows(
+    const struct lam_units *units, const int32_t *ids, uint32_t n, const void **ret_rows)
+{
+    const struct lam_manifest *manifest = &units->model.manifest;
+    uint32_t found = UINT32_MAX; /* the unit that base is of */
+    const unsigned char *base = NULL;
+
+    for (uint32_t i = 0; i < n && units->leases; i++) {
+        uint64_t id = (uint64_t)ids[i];
+        uint32_t u = lam_manifest_row_unit(manifest, id);
+
+        if (u != found)
+            base = lam_leases_find_kept(units->leases, u);
+        if (!base)
+            return false;
+        found = u;
+        ret_rows[i] =
+            base + (id - manifest->units[u].tensors[0].row_begin) * manifest->embedding.row_bytes;
+    }
+    return units->leases != NULL;
+}
+
 /* Fetches misses[0, n) in one question; n is within the protocol's limits. */
 static enum lam_status fetch_rows(
     struct lam_units *units, const struct lam_row_miss *misses, uint32_t n, struct lam_err *err)
@@ -292,6 +322,8 @@ enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t 
     uint64_t begin_ns = lam_now_ns();
     enum lam_status status = LAM_OK;
 
+    if (find_rows(units, ids, n, ret_rows))
+        return LAM_OK;
     if (n_each > LAM_LOADER_RANGES_MAX)
         n_each = LAM_LOADER_RANGES_MAX;
     lam_row_cache_look_up(&units->rows, ids, n, ret_rows);

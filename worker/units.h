@@ -47,10 +47,11 @@ struct lam_model {
 
 /* What a session is for. Zeroed: every unit, again and again, one held at a time. */
 struct lam_units_session {
-    const uint32_t *cycle; /* [n_units], ascending; copied */
-    uint32_t n_units;      /* 0: all of the model */
-    uint32_t n_ahead;      /* units that are held beside the one acquired last */
-    bool once;             /* the cycle is walked a single time */
+    const uint32_t *cycle; /* [n_units], ascending; copied. NULL: all of a pass */
+    uint32_t n_units;
+    uint32_t n_ahead; /* units that are held beside the one acquired last */
+    bool once;        /* the cycle is walked a single time */
+    bool rows;        /* embedding rows are read where the loader keeps them, as far as it does */
 };
 
 /* The memory that all units lie in, read-only. */
@@ -108,8 +109,15 @@ void lam_units_release(struct lam_units *units, uint32_t index);
  * one of these, or not here yet. */
 const void *lam_units_find_kept(struct lam_units *units, uint32_t index);
 
+/*
+ * Whether a session for embedding rows alone would be of use: the loader keeps their table, a unit
+ * of its own.
+ */
+LAM_MUST_USE bool lam_units_table_kept(const struct lam_units *units);
+
 /* ret_rows[i] = packed embedding row of token ids[i]; valid until the next gather. n <= max_rows.
- * Rows come from a small cache of recent tokens, else from the loader. */
+ * Rows lie in units that the session holds for good; or come from a small cache of recent tokens,
+ * else from the loader. */
 LAM_MUST_USE enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t *ids,
     uint32_t n, const void **ret_rows, struct lam_err *err);
 

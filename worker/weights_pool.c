@@ -101,7 +101,7 @@ enum lam_status lam_weights_pool_create(const struct lam_plan *plan, struct lam_
     for (uint32_t p = 0; p < plan->n_pieces; p++)
         assert(plan->pieces[p].kind == LAM_PIECE_UNIT);
     *self = (struct pool_weights){.weights = {&pool_ops}, .plan = plan, .units = units};
-    status = lam_units_open(units, &(struct lam_units_session){0}, err);
+    status = lam_units_open(units, &(struct lam_units_session){.rows = true}, err);
     if (status != LAM_OK) {
         lam_free(self);
         return status;

@@ -110,7 +110,8 @@ def test_four_times_three_gib(home, models):
     assert max(shares) - min(shares) <= 0.02 * max(shares)
     assert data["predicted"]["bound"] == "link"
     assert data["predicted"]["pass_seconds"] == pytest.approx(max(shares) / 25e9, rel=0.01)
-    assert list(data["host"]) == ["pool_bytes", "kept_units", "units", "disk_bytes_per_pass"]
+    assert list(data["host"]) == list(OF_HOST)
+    assert 0 < data["host"]["embedding_bytes"] < data["host"]["pool_bytes"]
     assert data["host"]["disk_bytes_per_pass"] == 0
     assert data["host"]["kept_units"] == data["host"]["units"]
 
@@ -118,7 +119,8 @@ def test_four_times_three_gib(home, models):
 # The fields that others build on, and what each is.
 FIELDS = {
     "version": int, "fits": bool, "devices": list, "host": dict, "predicted": dict, "levers": list}
-OF_HOST = {"pool_bytes": int, "kept_units": int, "units": int, "disk_bytes_per_pass": int}
+OF_HOST = {"pool_bytes": int, "kept_units": int, "units": int, "embedding_bytes": int,
+           "disk_bytes_per_pass": int}
 OF_PREDICTED = {"pass_seconds": float, "tokens_per_second": float, "bound": str}
 OF_LEVERS = {"flag": str, "saves_bytes": int}
 

@@ -14,6 +14,7 @@
 #include "tests/unit/model/gguf_builder.h"
 
 const char *model_file_base = "/tmp";
+bool model_file_untied;
 
 static void fill_random(unsigned char *bytes, uint64_t n_bytes)
 {
@@ -55,6 +56,7 @@ void model_file_make(struct model_file *file, uint64_t shift)
     spec.rope_dim = 32;
     spec.n_ff = 256;
     spec.n_vocab = 2600;
+    spec.tied_head = !model_file_untied;
     gguf_builder_init(builder);
     gguf_builder_gap(builder, shift);
     gguf_builder_llama(builder, &spec, LAM_F32);

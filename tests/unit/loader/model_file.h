@@ -7,6 +7,7 @@
 #ifndef LAMINAR_TESTS_UNIT_LOADER_MODEL_FILE_H
 #define LAMINAR_TESTS_UNIT_LOADER_MODEL_FILE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct model_file {
@@ -17,6 +18,7 @@ struct model_file {
 };
 
 extern const char *model_file_base; /* where directories are made: "/tmp" */
+extern bool model_file_untied;      /* the next one has a head of its own, and so a table */
 
 /* shift: bytes before the first tensor, so that everything lies differently. Asserts. */
 void model_file_make(struct model_file *file, uint64_t shift);

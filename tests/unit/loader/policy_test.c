@@ -106,6 +106,40 @@ static void everything_is_kept_when_it_fits(void **state)
     lam_layout_done(&layout);
 }
 
+/* Behind everything, cut into regions like anything else; nothing else moves. */
+static void the_table_comes_behind_all_units(void **state)
+{
+    static const uint64_t tables[] = {4096, 900000, 3ull << 30};
+
+    (void)state;
+    fill_units(11, 100000, 777);
+    for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
+        struct lam_layout layout, before;
+        uint64_t window;
+        uint64_t nth = 0;
+
+        units[10].bytes = tables[i];
+        window = lam_policy_window(&units[10], ALIGN).bytes;
+        assert_int_equal(lam_policy_layout(units, 10, ALIGN, UINT64_MAX / 4, LAM_KEPT_LANES_WANTED,
+                             &layout, NULL),
+            LAM_OK);
+        before = layout;
+        for (enum lam_status status = LAM_RESOURCE_EXHAUSTED; status != LAM_OK;) {
+            lam_fault_arm("alloc", ++nth);
+            status = lam_policy_add_table(&layout, window, NULL);
+            assert_int_equal(status == LAM_OK, !lam_fault_fired());
+            assert_int_equal(layout.n_units, 10 + (status == LAM_OK));
+        }
+        lam_fault_arm("alloc", 0);
+        assert_int_equal(nth, 4); /* each of three, then none */
+        assert_true(layout.has_table && layout.kept[10]);
+        assert_int_equal(layout.pool_bytes, before.pool_bytes + window);
+        assert_int_equal(layout.places[10].pool_offset, before.pool_bytes);
+        check(&layout, 11, layout.pool_bytes);
+        lam_layout_done(&layout);
+    }
+}
+
 static void the_kept_units_are_as_many_as_fit_and_spread(void **state)
 {
     (void)state;
@@ -228,6 +262,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_window_is_the_aligned_surrounding),
         cmocka_unit_test(everything_is_kept_when_it_fits),
+        cmocka_unit_test(the_table_comes_behind_all_units),
         cmocka_unit_test(the_kept_units_are_as_many_as_fit_and_spread),
         cmocka_unit_test(units_of_any_size_fit_any_budget),
         cmocka_unit_test(regions_end_where_places_end),

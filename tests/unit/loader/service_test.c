@@ -4,6 +4,8 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/log.h"
@@ -212,6 +214,77 @@ static void rows_come_from_the_pool_or_from_the_disk(void **state)
     }
 }
 
+/* A session that names the table gets it behind all units, and questions for its rows are answered
+ * from the pool then; who names nothing causes no reading of it. */
+static void check_table(const char *ram, bool kept)
+{
+    const struct lam_unit *table = &live_manifest.units[live_manifest.n_units];
+    struct lam_loader *loader = live_start(ram, LAM_READER_AUTO);
+    Laminar__V1__RegisterModelResponse *it;
+    Laminar__V1__GetStatsResponse *stats;
+    Laminar__V1__ReadExtentResponse *rows = NULL;
+    struct pool_worker worker;
+    struct pool_event event;
+    uint64_t offset = table->file_offset;
+    uint32_t units[64];
+    uint64_t n_read;
+
+    pool_worker_connect(&worker, live_model.dir);
+    it = pool_worker_register(&worker, "", NULL);
+    assert_int_equal(it->table_kept, kept);
+    assert_int_equal(it->units, live_manifest.n_units);
+    assert_int_equal(it->units_kept, live_manifest.n_units);
+    pool_worker_open(&worker);
+    live_walk(&worker, 2);
+    stats = pool_worker_stats(&worker);
+    assert_int_equal(stats->units_loaded, live_manifest.n_units);
+    assert_int_equal(stats->units_kept_loaded, stats->units_kept);
+    pool_worker_disconnect(&worker);
+
+    pool_worker_connect(&worker, live_model.dir);
+    for (uint32_t u = 0; u <= live_manifest.n_units; u++)
+        units[u] = u;
+    worker.units = units;
+    worker.n_units = live_manifest.n_units + 1;
+    pool_worker_open(&worker);
+    if (kept) {
+        for (uint32_t u = 0; u <= live_manifest.n_units; u++) {
+            assert_int_equal(pool_worker_next(&worker, &event, NULL), LAM_OK);
+            assert_true(event.kept);
+            live_check_unit(&worker, &event);
+        }
+        assert_int_equal(event.unit, live_manifest.n_units); /* the only one that was not here */
+        n_read = pool_worker_stats(&worker)->disk_bytes;
+        assert_int_equal(pool_worker_extent(&worker, &offset, 1, 4096, &rows, NULL), LAM_OK);
+        assert_memory_equal(rows->data.data, live_model.bytes + offset, 4096);
+        assert_int_equal(pool_worker_stats(&worker)->disk_bytes, n_read);
+    } else {
+        assert_int_equal(pool_worker_next(&worker, &event, NULL), LAM_INVALID_ARGUMENT);
+    }
+    pool_worker_disconnect(&worker);
+    lam_loader_destroy(loader);
+}
+
+static void the_table_is_kept_where_all_else_is(void **state)
+{
+    uint64_t table_bytes;
+    char text[32];
+
+    (void)state;
+    live_drop_model();
+    model_file_untied = true;
+    live_use_model(32);
+    model_file_untied = false;
+    assert_true(live_manifest.has_table && live_manifest.n_units < 64);
+    table_bytes = live_manifest.units[live_manifest.n_units].bytes;
+    check_table("auto", true);
+    snprintf(text, sizeof(text), "%" PRIu64 "KiB",
+        (live_manifest.unit_bytes_total + live_manifest.n_units * 8192 + table_bytes / 2) / 1024);
+    check_table(text, false);
+    live_drop_model();
+    live_use_model(0);
+}
+
 /* Asks again while one of the units is being read. */
 static enum lam_status pin_when_quiet(
     struct pool_worker *worker, uint32_t *units, size_t n_units, struct lam_err *err)
@@ -378,6 +451,7 @@ int main(void)
         cmocka_unit_test(two_workers_in_phase_cost_one_read),
         cmocka_unit_test(the_model_is_described_and_its_header_is_readable),
         cmocka_unit_test(rows_come_from_the_pool_or_from_the_disk),
+        cmocka_unit_test(the_table_is_kept_where_all_else_is),
         cmocka_unit_test(pinned_units_stay),
         cmocka_unit_test(a_stale_release_ends_the_session),
         cmocka_unit_test(one_token_opens_cycles_one_after_the_other),

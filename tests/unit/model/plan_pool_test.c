@@ -23,9 +23,18 @@ static void compare(const struct lam_plan_request *request, const struct lam_pla
     uint32_t place;
     uint64_t disk_bytes = 0;
 
-    assert_int_equal(lam_policy_layout(units, plan->n_units, ALIGN, pool->budget_bytes,
-                         LAM_KEPT_LANES_WANTED, &layout, NULL),
+    assert_int_equal(
+        lam_policy_layout(units, plan->n_units, ALIGN, pool->budget_bytes - pool->table_bytes,
+            LAM_KEPT_LANES_WANTED, &layout, NULL),
         LAM_OK);
+    if (pool->table_bytes > 0) {
+        assert_int_equal(pool->n_kept, plan->n_units); /* all units come first */
+        assert_int_equal(pool->table_bytes, lam_policy_window(&units[plan->n_units], ALIGN).bytes);
+        assert_int_equal(lam_policy_add_table(&layout, pool->table_bytes, NULL), LAM_OK);
+        assert_int_equal(
+            layout.places[layout.n_kept - 1].pool_offset + pool->table_bytes, layout.pool_bytes);
+        layout.n_kept--;
+    }
     assert_int_equal(pool->pool_bytes, layout.pool_bytes);
     assert_int_equal(pool->n_lanes, layout.n_lanes);
     assert_int_equal(pool->part_bytes, layout.part_bytes);
@@ -46,32 +55,38 @@ static void compare(const struct lam_plan_request *request, const struct lam_pla
 static void the_planned_pool_is_the_loaders(void **state)
 {
     struct plan_random random = {42};
-    uint32_t n_streaming = 0;
+    uint32_t n_streaming = 0, n_tables = 0;
 
     (void)state;
     for (uint32_t m = 0; m < N_MODELS; m++) {
         struct plan_fixture fixture;
         struct lam_plan_device device = plan_fixture_cpu();
-        uint64_t full, most = 0;
+        uint64_t full, table, most = 0;
         plan_random_model(&random, &fixture);
         full = lam_policy_bytes_full(fixture.manifest.units, fixture.manifest.n_units, ALIGN);
+        table = lam_kept_embedding_bytes(&fixture.manifest, ALIGN);
+        assert_int_equal(table > 0, !fixture.spec.tied_head);
         for (uint32_t i = 0; i < N_BUDGETS; i++) {
             struct lam_plan_request request = plan_fixture_request(&fixture, &device, 1);
             struct lam_plan plan;
-            request.host.ram_bytes = plan_random_in(&random, 100 * LAM_MIB, 500 * LAM_MIB + full);
+            request.host.ram_bytes =
+                plan_random_in(&random, 100 * LAM_MIB, 500 * LAM_MIB + full + table);
             assert_int_equal(lam_plan_make(&request, &plan, NULL), LAM_OK);
             if (plan.fits) {
                 plan_check(&request, &plan);
                 compare(&request, &plan);
                 n_streaming += plan.pool.n_lanes > 0;
+                n_tables += plan.pool.table_bytes > 0;
+                assert_true(plan.pool.table_bytes == 0 || plan.pool.table_bytes == table);
                 most = plan.pool.pool_bytes > most ? plan.pool.pool_bytes : most;
             }
             lam_plan_done(&plan);
         }
-        assert_true(most <= full);
+        assert_true(most <= full + table);
         plan_fixture_done(&fixture);
     }
     assert_true(n_streaming > N_MODELS);
+    assert_true(n_tables > N_MODELS / 4);
 }
 
 /* What is given and not used is less than one unit. */

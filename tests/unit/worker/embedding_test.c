@@ -26,6 +26,7 @@
 struct run {
     bool tied;
     bool kept;        /* the loader keeps all units */
+    bool table;       /* ... and the embedding */
     uint32_t cap_mib; /* 0: on the CPU */
 };
 
@@ -33,6 +34,7 @@ struct run {
 struct trail {
     struct lam_plan_arena arena;
     uint64_t n_gathered;
+    uint32_t n_sessions;
     double pass_seconds;
 };
 
@@ -73,6 +75,8 @@ static enum lam_status create(const struct run *run, struct lam_units *units,
     fake_units_set(units, 3, 0);
     if (run->kept)
         fake_units_keep(units);
+    if (run->table)
+        fake_units_keep_table(units);
     if (run->cap_mib > 0) {
         snprintf(vram, sizeof vram, "%uMiB", run->cap_mib);
         emulated_set(&options);
@@ -102,6 +106,7 @@ static struct trail follow(const struct tiny_model *tiny, const struct run *run,
     memcpy(logits, result.logits, N_VOCAB * sizeof *logits);
     trail = (struct trail){.arena = lam_engine_plan(engine)->arenas[0],
         .n_gathered = fake_units_gathered(units),
+        .n_sessions = fake_units_sessions(units),
         .pass_seconds = lam_engine_plan(engine)->pass_seconds};
     lam_engine_destroy(engine);
     lam_units_destroy(units);
@@ -155,6 +160,39 @@ static void test_the_table_is_resident_where_there_is_room(void **state)
         n_with++;
     }
     assert_true(n_without > 0);
+    tiny_model_done(&tiny);
+    lam_free(wanted);
+    lam_free(logits);
+}
+
+/* The loader keeps the table: no row is asked for, neither by a CPU, nor by a device that streams,
+ * nor by one that holds all else. One that has the table opens no session for it. */
+static void test_rows_of_a_kept_table_are_not_asked_for(void **state)
+{
+    struct lam_spec spec = shape(false);
+    struct tiny_model tiny;
+    float *wanted = lam_calloc(N_VOCAB, sizeof *wanted);
+    float *logits = lam_calloc(N_VOCAB, sizeof *logits);
+    bool streamed = false, alone = false, on_device = false;
+
+    (void)state;
+    assert_true(wanted && logits);
+    tiny_model_make_of(&tiny, &spec, false);
+    assert_int_equal(follow(&tiny, &(struct run){.table = true}, wanted).n_gathered, 0);
+    for (struct run run = {.table = true, .cap_mib = least_cap_mib(&tiny)}; !on_device;
+         run.cap_mib++) {
+        struct trail trail = follow(&tiny, &run, logits);
+
+        assert_true(run.cap_mib < 200);
+        assert_memory_equal(logits, wanted, N_VOCAB * sizeof *logits);
+        assert_int_equal(trail.n_gathered, 0);
+        on_device = trail.arena.regions[LAM_REGION_EMBEDDING].bytes > 0;
+        streamed = streamed || trail.arena.n_slots > 0;
+        alone = alone || (trail.arena.n_slots == 0 && !on_device);
+        if (trail.arena.n_slots == 0)
+            assert_int_equal(trail.n_sessions, on_device ? 1 : 2);
+    }
+    assert_true(streamed && alone);
     tiny_model_done(&tiny);
     lam_free(wanted);
     lam_free(logits);
@@ -217,6 +255,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_table_is_resident_where_there_is_room),
+        cmocka_unit_test(test_rows_of_a_kept_table_are_not_asked_for),
         cmocka_unit_test(test_rows_of_a_tied_head_are_not_asked_for),
         cmocka_unit_test(test_out_of_memory_at_creation),
     };

@@ -20,8 +20,23 @@
 #define MODEL 77
 #define HEADER_CHUNK 1000
 
+/* With the table. */
+static uint32_t n_units(const struct fake_loader *loader)
+{
+    const struct lam_manifest *manifest = &loader->tiny->model.manifest;
+
+    return manifest->n_units + manifest->has_table;
+}
+
+static bool keeps_table(const struct fake_loader *loader)
+{
+    return loader->mode == FAKE_TABLE || loader->mode == FAKE_TABLE_LOOSE;
+}
+
 static bool is_kept(const struct fake_loader *loader, uint32_t unit)
 {
+    if (unit == loader->tiny->model.manifest.n_units)
+        return keeps_table(loader);
     return unit % 2 == 0 && unit / 2 < loader->n_kept;
 }
 
@@ -61,6 +76,7 @@ static void on_register(void *arg, struct lam_rpc_call *call, const void *bytes,
         answer.header_bytes = UINT64_MAX - 5;
     answer.file_bytes = loader->tiny->model.file_bytes;
     answer.units = loader->tiny->model.manifest.n_units + (loader->mode == FAKE_WRONG_UNITS);
+    answer.table_kept = keeps_table(loader);
     send_packed(call, &answer.base);
     lam_rpc_call_finish(call, LAM_OK, NULL);
 }
@@ -127,6 +143,8 @@ static void send_ready(struct fake_loader *loader, struct lam_rpc_call *call, ui
     ready.generation = loader->generation;
     ready.pool_offset = loader->pool_offsets[unit];
     ready.kept = is_kept(loader, unit);
+    if (loader->mode == FAKE_TABLE_LOOSE && unit == loader->tiny->model.manifest.n_units)
+        ready.kept = false;
     if (due && loader->mode == FAKE_UNIT_BEYOND)
         ready.unit = loader->tiny->model.manifest.n_units;
     if (due && loader->mode == FAKE_OFFSET_BEYOND)
@@ -156,10 +174,18 @@ static void send_fault(struct fake_loader *loader, struct lam_rpc_call *call)
     send_packed(call, &response.base);
 }
 
+static bool streams(const struct fake_loader *loader)
+{
+    for (uint32_t i = 0; i < loader->n_cycle; i++)
+        if (!is_kept(loader, loader->cycle[i]))
+            return true;
+    return false;
+}
+
 /* One transit unit for each credit, in the order of a pass. A session holds a unit once. */
 static void grant(struct fake_loader *loader, struct lam_rpc_call *call)
 {
-    while (loader->credits > 0) {
+    while (loader->credits > 0 && streams(loader)) {
         uint32_t unit = loader->cycle[loader->next];
         uint32_t n_held;
         if (loader->granted[unit] != 0 && !is_kept(loader, unit))
@@ -207,18 +233,18 @@ static void take_release(struct fake_loader *loader, const Laminar__V1__Release 
 static void open_session(
     struct fake_loader *loader, struct lam_rpc_call *call, const Laminar__V1__OpenSession *open)
 {
-    uint32_t n_units = loader->tiny->model.manifest.n_units;
+    uint32_t n_pass = loader->tiny->model.manifest.n_units;
 
     if (open->token.len != sizeof loader->token ||
         memcmp(open->token.data, loader->token, sizeof loader->token) != 0)
         atomic_fetch_add(&loader->n_wrong, 1);
-    assert(open->n_units <= n_units);
-    loader->n_cycle = open->n_units > 0 ? (uint32_t)open->n_units : n_units;
+    assert(open->n_units <= n_units(loader));
+    loader->n_cycle = open->n_units > 0 ? (uint32_t)open->n_units : n_pass;
     loader->next = 0;
     loader->credits = 0;
     atomic_store(&loader->n_held, 0);
     atomic_fetch_add(&loader->n_sessions, 1);
-    memset(loader->granted, 0, n_units * sizeof *loader->granted);
+    memset(loader->granted, 0, n_units(loader) * sizeof *loader->granted);
     for (uint32_t i = 0; i < loader->n_cycle; i++) {
         loader->cycle[i] = open->n_units > 0 ? open->units[i] : i;
         if (is_kept(loader, loader->cycle[i]))
@@ -302,11 +328,11 @@ static void make_pool(struct fake_loader *loader)
     const struct lam_manifest *manifest = &loader->tiny->model.manifest;
     int rc;
 
-    loader->pool_offsets = lam_calloc(manifest->n_units, sizeof *loader->pool_offsets);
-    loader->granted = lam_calloc(manifest->n_units, sizeof *loader->granted);
-    loader->cycle = lam_calloc(manifest->n_units, sizeof *loader->cycle);
+    loader->pool_offsets = lam_calloc(n_units(loader), sizeof *loader->pool_offsets);
+    loader->granted = lam_calloc(n_units(loader), sizeof *loader->granted);
+    loader->cycle = lam_calloc(n_units(loader), sizeof *loader->cycle);
     assert(loader->pool_offsets && loader->granted && loader->cycle);
-    for (uint32_t i = 0; i < manifest->n_units; i++) {
+    for (uint32_t i = 0; i < n_units(loader); i++) {
         uint64_t skew = manifest->units[i].file_offset % 4096;
         loader->pool_offsets[i] = loader->pool_bytes + skew;
         loader->pool_bytes =

@@ -15,6 +15,8 @@
 
 enum fake_mode {
     FAKE_OBEDIENT,
+    FAKE_TABLE,       /* keeps the embedding table too */
+    FAKE_TABLE_LOOSE, /* says so, and grants it as a unit that streams */
     FAKE_NO_DESCRIPTOR,
     FAKE_TWO_DESCRIPTORS,
     FAKE_WRONG_MAGIC,
@@ -52,7 +54,7 @@ struct fake_loader {
     int memfd;
     unsigned char *pool;
     uint64_t pool_bytes;
-    uint64_t *pool_offsets; /* [n_units] */
+    uint64_t *pool_offsets; /* [n_units], and the table's */
     unsigned char token[LAM_POOL_TOKEN_BYTES];
     /* The I/O thread's: */
     uint32_t *cycle; /* [n_cycle] of the session */
@@ -60,7 +62,7 @@ struct fake_loader {
     uint32_t next; /* of the cycle */
     uint32_t credits;
     uint64_t generation;
-    uint64_t *granted; /* [n_units]: generation, 0: not held */
+    uint64_t *granted; /* of each: generation, 0: not held */
     atomic_uint n_held;
     atomic_uint n_held_most;
     atomic_uint n_released;

@@ -22,7 +22,8 @@ struct lam_units {
     uint32_t *cycle; /* [n_cycle] of the session */
     uint32_t n_cycle;
     uint32_t n_sessions;
-    bool open, once, kept;
+    bool open, once, kept, table;
+    bool in_place; /* rows, in the session */
     uint64_t n_gathered;
     uint64_t slow_ns, stall_ns;
     void (*sleep)(uint64_t ns);
@@ -86,6 +87,11 @@ void fake_units_keep(struct lam_units *units)
     units->kept = true;
 }
 
+void fake_units_keep_table(struct lam_units *units)
+{
+    units->table = true;
+}
+
 void fake_units_slow(struct lam_units *units, uint64_t ns, void (*sleep)(uint64_t ns))
 {
     units->slow_ns = ns;
@@ -123,14 +129,16 @@ enum lam_status lam_units_open(
     if (atomic_load(&units->stopped))
         return lam_fail(err, LAM_CANCELLED, "stopped");
     assert(!units->open);
-    units->n_cycle = session->n_units ? session->n_units : units->tiny->model.manifest.n_units;
+    assert(!session->cycle || session->n_units > 0 || (session->rows && units->table));
+    units->n_cycle = session->cycle ? session->n_units : units->tiny->model.manifest.n_units;
     assert(units->n_cycle <= units->tiny->model.manifest.n_units);
     for (uint32_t i = 0; i < units->n_cycle; i++) {
-        units->cycle[i] = session->n_units ? session->cycle[i] : i;
+        units->cycle[i] = session->cycle ? session->cycle[i] : i;
         assert(i == 0 || units->cycle[i] > units->cycle[i - 1]);
     }
     units->open = true;
     units->once = session->once;
+    units->in_place = session->rows;
     units->next = 0;
     units->released = 0;
     units->n_sessions++;
@@ -200,6 +208,11 @@ const void *lam_units_find_kept(struct lam_units *units, uint32_t index)
                        : NULL;
 }
 
+bool lam_units_table_kept(const struct lam_units *units)
+{
+    return units->table;
+}
+
 enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t *ids, uint32_t n,
     const void **ret_rows, struct lam_err *err)
 {
@@ -208,7 +221,7 @@ enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t 
     if (atomic_load(&units->stopped))
         return lam_fail(err, LAM_CANCELLED, "stopped");
     assert(n <= ROWS_MAX);
-    units->n_gathered += n;
+    units->n_gathered += units->open && units->in_place && units->table ? 0 : n;
     for (uint32_t i = 0; i < n; i++) {
         assert(ids[i] >= 0 && (uint64_t)ids[i] < embedding->n_rows);
         ret_rows[i] = memcpy(units->rows + i * embedding->row_bytes,

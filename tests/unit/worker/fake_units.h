@@ -27,11 +27,14 @@ uint64_t fake_units_acquired(const struct lam_units *units);
 /* From now on all units are kept, and are here at once. */
 void fake_units_keep(struct lam_units *units);
 
+/* Before an engine is made: the embedding's rows are kept too. */
+void fake_units_keep_table(struct lam_units *units);
+
 /* From now on no unit is here before it is asked for, and each acquire takes so long, as `sleep`
  * passes the time. */
 void fake_units_slow(struct lam_units *units, uint64_t ns, void (*sleep)(uint64_t ns));
 
-/* Embedding rows asked for so far. */
+/* Embedding rows so far that a loader would have been asked for. */
 uint64_t fake_units_gathered(const struct lam_units *units);
 
 /* Sessions so far. */
