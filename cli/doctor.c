@@ -109,9 +109,9 @@ static void check_system(struct report *report)
             number_after(text, "HugePages_Free:"), number_after(text, "Hugepagesize:"));
     else
         add(report, "huge pages", NOTE,
-            "none reserved: the pool uses ordinary pages; to reserve, write a number of 2 MiB "
-            "pages "
-            "to /proc/sys/vm/nr_hugepages");
+            "none reserved: the loader asks for transparent ones, which Linux 6.1 or newer gives "
+            "where enough memory is free; to reserve, write a number of 2 MiB pages to "
+            "/proc/sys/vm/nr_hugepages");
 }
 
 static void check_io_uring(struct report *report)

@@ -78,9 +78,8 @@ static enum lam_status check_numbers(const Laminar__V1__Hello *hello, struct lam
             (unsigned long long)FILE_BYTES_MAX);
     if ((int64_t)hello->kv_pages * hello->kv_page_tokens < hello->context_tokens)
         return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "%d KV pages of %d tokens cannot hold one sequence of %d: give the worker more KV "
-            "pages "
-            "or a smaller context",
+            "%d KV pages of %d tokens cannot hold one sequence of %d: give the worker more "
+            "KV pages or a smaller context",
             hello->kv_pages, hello->kv_page_tokens, hello->context_tokens);
     return LAM_OK;
 }

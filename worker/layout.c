@@ -46,9 +46,8 @@ enum lam_status lam_engine_layout_make(const struct lam_plan *plan, const struct
     layout.packed = take(&tally, n_rows, packed_row_bytes);
     if (tally.overflow)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
-            "a context of %u tokens, %u sequences and %u rows need more memory than can be "
-            "counted: "
-            "lower --ctx, --batch or --prefill-chunk",
+            "a context of %u tokens, %u sequences and %u rows need more memory than can "
+            "be counted: lower --ctx, --batch or --prefill-chunk",
             plan->n_ctx, plan->n_seqs, n_rows);
     layout.total_bytes = tally.bytes;
     *ret_layout = layout;

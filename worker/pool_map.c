@@ -150,9 +150,8 @@ enum lam_status lam_pool_map_open(
     n_bytes = receive(map.connection, &greeting, fds, &n_fds);
     if (n_bytes != (ssize_t)sizeof greeting || n_fds != 1)
         status = lam_fail(err, LAM_UNAVAILABLE,
-            "the loader at pool socket \"%s\" sent %zd bytes and %d descriptors instead of %zu and "
-            "1 "
-            "(did it refuse this process?)",
+            "the loader at pool socket \"%s\" sent %zd bytes and %d descriptors instead of %zu "
+            "and 1 (did it refuse this process?)",
             path, n_bytes, n_fds, sizeof greeting);
     else
         status = map_greeted(path, &greeting, fds[0], &map, err);

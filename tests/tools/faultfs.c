@@ -1,8 +1,9 @@
 /*
  * faultfs: a FUSE file system with one file that fails on request.
  *
- *     faultfs BACKING DIR [fuse options]     DIR/model reads from BACKING, DIR/control takes
- * commands
+ *     faultfs BACKING DIR [fuse options]
+ *
+ * DIR/model reads from BACKING, DIR/control takes commands.
  *
  * Faults inside an io_uring cannot be injected by strace or seccomp; a file system below it can.
  * Each line written to DIR/control replaces the fault in force:
