@@ -15,7 +15,7 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/device.h"
 
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/seqs.cuh"
 
 /* A block makes at most OUT_MAX of the D values of a head. */
@@ -53,7 +53,7 @@ template <int D, int OUT> struct head_shape {
     };
 };
 
-/* Softmax sums of 16 rows: a lane has rows g and g + 8, as mma.cuh has c. */
+/* Softmax sums of 16 rows: a lane has rows g and g + 8, as ptx.cuh has c. */
 template <int OUT> struct state {
     float max[2];
     float sum[2];
@@ -73,15 +73,6 @@ template <int OUT> static __device__ __forceinline__ void clear(state<OUT> &s)
         for (int e = 0; e < 4; e++)
             s.value[i][e] = 0;
     }
-}
-
-/* 2^x for x up to 0; below 2^-126 it is 0. */
-static __device__ __forceinline__ float power_of_two(float x)
-{
-    float power;
-
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
-    return power;
 }
 
 /* What the sums under an old maximum are worth under a new one. */

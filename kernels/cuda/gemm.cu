@@ -18,7 +18,7 @@
 
 #include "kernels/cuda/dispatch.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 enum { SLICE_BYTES = 128, PIECES = SLICE_BYTES / 16 };
 

@@ -40,7 +40,7 @@
 #include "kernels/cuda/dispatch.cuh"
 #include "kernels/cuda/gemm64_args.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/smem.cuh"
 
 enum : uint32_t {

@@ -43,7 +43,7 @@
 #include "kernels/cuda/gemv_finish.cuh"
 #include "kernels/cuda/gemv_split.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/smem.cuh"
 
 /* A warp's place in its stream of steps, n_stages - 1 ahead of what it works on. */

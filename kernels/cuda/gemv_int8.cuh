@@ -25,15 +25,6 @@ template <uint32_t BYTE> static __device__ __forceinline__ uint32_t pack_bytes(c
     return __byte_perm(low, high, 0x5410);
 }
 
-/* 1 / x within 2^-22. */
-static __device__ __forceinline__ float rough_inverse(float x)
-{
-    float inverse;
-
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
-    return inverse;
-}
-
 /* Scales of a group of a row, of each half if they differ, and its offset. */
 template <typename FORMAT> struct group_scales {
     float d[FORMAT::SCALES];

@@ -95,7 +95,7 @@ static __device__ __forceinline__ void fetch_norm(const gemv_args &args)
     if (args.norm_weight == NULL)
         return;
     for (uint32_t k = threadIdx.x * line; k < args.n_cols; k += BLOCK * line)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(args.norm_weight + k));
+        prefetch_line(args.norm_weight + k);
 }
 
 /* Splits the one row into shared memory. */

@@ -13,20 +13,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/cuda.h"
-
-static __device__ __forceinline__ void wait_for_predecessors(void)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-static __device__ __forceinline__ void let_successors_begin(void)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
+#include "kernels/cuda/ptx.cuh"
 
 /* Queues kernel<<<grid, block, smem_bytes>>>(args...). Returns the runtime's number. */
 template <typename... PARAMS, typename... ARGS>

@@ -1,16 +1,31 @@
 /*
  * cuda_twins: every operation of the GPU backend against the reference, and the rules of
- * kernels/device.h. Needs a GPU; runs where no build tree is.
+ * kernels/device.h. Needs a GPU, or the library of tests/kernels/simulated; runs where no build
+ * tree is.
  *
- *     cuda_twins [FOLDER of liblaminar-cuda.so or "-" [PATTERN of test names]]
+ *     cuda_twins [--small] [FOLDER of liblaminar-cuda.so or "-" [PATTERN of test names]...]
+ *
+ * --small: without the cases that a simulated GPU would take long for.
  */
+#include <fnmatch.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "tests/kernels/cuda_twins/gpu.h"
+
+/* Whether the name is like one of the patterns; without any, all are wanted. */
+static bool is_wanted(const char *name, int n_patterns, char **patterns)
+{
+    bool wanted = n_patterns <= 0;
+
+    for (int i = 0; i < n_patterns; i++)
+        wanted |= fnmatch(patterns[i], name, 0) == 0;
+    return wanted;
+}
 
 int main(int argc, char **argv)
 {
@@ -43,9 +58,21 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_attention_company),
     };
 
+    struct CMUnitTest wanted[sizeof(tests) / sizeof(tests[0])];
+    size_t n_wanted = 0;
+
+    gpu_is_slow = argc > 1 && strcmp(argv[1], "--small") == 0;
+    argc -= gpu_is_slow;
+    argv += gpu_is_slow;
     if (argc > 1 && strcmp(argv[1], "-") != 0)
         gpu_folder = argv[1];
-    if (argc > 2)
-        cmocka_set_test_filter(argv[2]);
-    return cmocka_run_group_tests(tests, gpu_setup, gpu_teardown);
+    for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
+        if (is_wanted(tests[i].name, argc - 2, argv + 2))
+            wanted[n_wanted++] = tests[i];
+    }
+    if (n_wanted == 0) {
+        (void)fprintf(stderr, "no test is named like '%s'\n", argv[2]);
+        return 2;
+    }
+    return _cmocka_run_group_tests("cuda_twins", wanted, n_wanted, gpu_setup, gpu_teardown);
 }

@@ -12,9 +12,15 @@
 #include "common/size.h"
 #include "kernels/cuda/open.h"
 
-enum { GUARD_BYTES = 256, GUARD = 0xA5 };
+enum { GUARD_BYTES = 256, GUARD = 0xA5, SLOW_MAX = 40000000 };
 
 const char *gpu_folder;
+bool gpu_is_slow;
+
+bool gpu_takes(uint64_t multiplications)
+{
+    return !gpu_is_slow || multiplications <= SLOW_MAX;
+}
 
 struct lam_kernel_config gpu_config(void)
 {

@@ -35,6 +35,9 @@ struct lam_kernel_config gpu_config(void);
 /* For cmocka_run_group_tests: opens the backend named by the folder in gpu_folder (NULL: the places
  * that lam_cuda_open knows), fails without a GPU. */
 extern const char *gpu_folder;
+/* Whether cases of more multiplications than gpu_takes says are left out. */
+extern bool gpu_is_slow;
+bool gpu_takes(uint64_t multiplications);
 int gpu_setup(void **state);
 /* Also fails when the device's free memory is not what it was when the arena was taken. */
 int gpu_teardown(void **state);

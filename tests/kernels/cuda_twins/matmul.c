@@ -68,6 +68,11 @@ struct scene {
     uint8_t *weights;
 };
 
+static uint64_t work_of(struct shape shape)
+{
+    return (uint64_t)shape.n_rows * shape.n_cols * shape.n_out;
+}
+
 static void scene_init(struct scene *scene, enum lam_dtype dtype, struct shape shape)
 {
     struct twin_rng rng = {.state = 88172645463325252u + shape.n_cols};
@@ -227,7 +232,8 @@ void test_matmul_twins(void **state)
 {
     for (size_t d = 0; d < twin_n_dtypes; d++) {
         for (size_t s = 0; s < sizeof(shapes) / sizeof(shapes[0]); s++) {
-            if (shapes[s].n_cols % lam_dtype_info(twin_dtypes[d])->block_elems == 0)
+            if (shapes[s].n_cols % lam_dtype_info(twin_dtypes[d])->block_elems == 0 &&
+                gpu_takes(work_of(shapes[s])))
                 check(*state, twin_dtypes[d], shapes[s], s % 2 == 1);
         }
     }
@@ -345,12 +351,16 @@ void test_matmul_rows(void **state)
         {{16, 4096, 83}, {1, 2, 3, 4, 5, 7, 8, 9, 15}, 9},
         {{64, 4096, 83}, {17, 20, 31, 32, 33, 48, 63}, 7},
         {{64, 512, 4480}, {17, 32}, 2},
+        {{64, 512, 300}, {17, 32}, 2},
         {{260, 512, 4480}, {65, 128, 130}, 3},
+        {{132, 512, 200}, {65, 66}, 2},
     };
 
     for (size_t d = 0; d < twin_n_dtypes; d++) {
         for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
             struct scene scene;
+            if (!gpu_takes(work_of(cases[c].shape)))
+                continue;
             scene_init(&scene, twin_dtypes[d], cases[c].shape);
             check_cuts(*state, &scene, cases[c].cuts, cases[c].n_cuts);
             scene_done(&scene);

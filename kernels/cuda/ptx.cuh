@@ -1,5 +1,8 @@
 /*
- * mma: the tensor core instruction that every chip from sm_80 on has, in its 16-bit forms:
+ * ptx: every instruction that has no name in CUDA's C++. A compiler that is not nvcc finds the
+ * functions of this file in another one: that of a GPU simulated on the CPU, for tests.
+ *
+ * The tensor core instruction that every chip from sm_80 on has, in its 16-bit forms:
  *
  *     c[16 x 8] += a[16 x 16] * b[16 x 8], f32 sums
  *
@@ -9,10 +12,14 @@
  * and of c  c[0], c[1]: (g, 2t), (g, 2t + 1)   c[2], c[3]: (g + 8, 2t), (g + 8, 2t + 1).
  * A column of c depends on that column of b alone, a row of c on that row of a alone.
  */
-#ifndef LAMINAR_KERNELS_CUDA_MMA_CUH
-#define LAMINAR_KERNELS_CUDA_MMA_CUH
+#ifndef LAMINAR_KERNELS_CUDA_PTX_CUH
+#define LAMINAR_KERNELS_CUDA_PTX_CUH
 
 #include <stdint.h>
+
+#ifndef __CUDACC__
+#include <simulated_ptx.cuh>
+#else
 
 static __device__ __forceinline__ void mma_f16(
     float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
@@ -98,5 +105,46 @@ template <int N> static __device__ __forceinline__ void copy_async_wait(void)
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
+
+/* 2^x; results below 2^-126 are 0. */
+static __device__ __forceinline__ float power_of_two(float x)
+{
+    float power;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+
+/* 1 / x within 2^-22. */
+static __device__ __forceinline__ float rough_inverse(float x)
+{
+    float inverse;
+
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+    return inverse;
+}
+
+/* The line at an address of the device is wanted soon, in the second level cache. */
+static __device__ __forceinline__ void prefetch_line(const void *at)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+
+/* See launch.cuh for both. */
+static __device__ __forceinline__ void wait_for_predecessors(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+static __device__ __forceinline__ void let_successors_begin(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#endif
 
 #endif
