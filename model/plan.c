@@ -239,14 +239,19 @@ static void note_changes(const struct lam_plan_settings *before,
             after->prefill_chunk, before->prefill_chunk);
 }
 
-/* Puts the problem into the order of a budget. Returns what a pass reads without devices. */
+/* Puts the problem into the order of a budget. Returns what a pass reads at most if no device holds
+ * anything; what a device holds comes off that, whatever it is. */
 static uint64_t use_budget(
     struct lam_problem *problem, const struct lam_kept_table *table, uint64_t budget, bool *kept)
 {
     struct lam_plan_pool pool;
+    uint64_t bytes, saved = 0;
 
     lam_pool_choose(table, budget, kept, &pool);
-    return lam_problem_order(problem, kept);
+    bytes = lam_problem_order(problem, kept);
+    if (problem->step_bytes < UINT64_MAX)
+        saved = lam_pool_saved_bytes(table, &pool, kept, problem->step_bytes);
+    return bytes > saved ? bytes - saved : 0;
 }
 
 /* Scratch of one search. */
@@ -272,7 +277,7 @@ static bool search_problem(
             return false;
         if (found == 0)
             continue;
-        disk_ns = lam_plan_disk_ns(problem->request, to_read - split.saved);
+        disk_ns = lam_plan_disk_ns(problem->request, to_read, split.saved);
         *choice = (struct lam_choice){.found = true,
             .groups = problem->cutting->groups,
             .split = split,
@@ -312,10 +317,10 @@ static bool finish(struct search *search, struct lam_problem *problem, struct la
     if (!choice->all_resident) {
         if (!lam_split_even(problem, to_read, &choice->split))
             return false;
-        choice->disk_bytes = to_read - choice->split.saved;
+        choice->disk_bytes = to_read > choice->split.saved ? to_read - choice->split.saved : 0;
     }
     choice->pass_ns = lam_plan_pass_ns(
-        problem, &choice->split, lam_plan_disk_ns(problem->request, choice->disk_bytes));
+        problem, &choice->split, lam_plan_disk_ns(problem->request, choice->disk_bytes, 0));
     return lam_plan_build(problem, choice, search->table, plan);
 }
 

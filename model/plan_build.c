@@ -17,9 +17,9 @@
 /* ... of it the row: a question to the loader. */
 #define ROW_NS 280000u
 
-uint64_t lam_plan_disk_ns(const struct lam_plan_request *request, uint64_t bytes)
+uint64_t lam_plan_disk_ns(const struct lam_plan_request *request, uint64_t to_read, uint64_t saved)
 {
-    return lam_plan_ns((double)bytes, request->host.disk_rate);
+    return lam_plan_ns(to_read > saved ? (double)(to_read - saved) : 0, request->host.disk_rate);
 }
 
 static uint64_t max_of(uint64_t a, uint64_t b)
@@ -266,19 +266,30 @@ static void fill_layers(
     }
 }
 
-/* Units that neither RAM keeps nor one device holds whole are read in every pass. */
-static void fill_disk(
-    const struct lam_cutting *cutting, const struct lam_kept_table *table, struct lam_plan *plan)
+/* A unit that one device holds whole is not asked for. cycle: [n_units], the others. */
+static void fill_cycle(const struct lam_cutting *cutting, const struct lam_plan *plan, bool *cycle)
 {
     for (uint32_t u = 0; u < plan->n_units; u++) {
-        bool held = true;
+        cycle[u] = false;
         for (uint32_t p = cutting->first[u]; p < cutting->first[u + 1]; p++)
             if (plan->pieces[p].tier != LAM_TIER_DEVICE ||
                 plan->pieces[p].device != plan->pieces[cutting->first[u]].device)
-                held = false;
-        if (!plan->pool.kept[u] && !held)
-            plan->pool.disk_bytes += table->windows[u];
+                cycle[u] = true;
     }
+}
+
+/* What of the cycle RAM does not keep is read in every pass, less what a lane holds for the only
+ * worker there is. */
+static void fill_disk(const struct lam_problem *problem, const struct lam_kept_table *table,
+    const bool *cycle, struct lam_plan *plan)
+{
+    if (problem->step_bytes < UINT64_MAX) {
+        plan->pool.disk_bytes =
+            lam_pool_disk_bytes(table, &plan->pool, plan->pool.kept, cycle, problem->step_bytes);
+        return;
+    }
+    for (uint32_t u = 0; u < plan->n_units; u++)
+        plan->pool.disk_bytes += cycle[u] && !plan->pool.kept[u] ? table->windows[u] : 0;
 }
 
 static bool has_embedding(const struct lam_plan *plan)
@@ -298,7 +309,7 @@ static void fill_times(
     struct lam_problem *problem, const struct lam_choice *choice, struct lam_plan *plan)
 {
     bool in_turn = problem->n_active > 1 && !problem->dealt;
-    uint64_t disk_ns = lam_plan_disk_ns(problem->request, choice->disk_bytes);
+    uint64_t disk_ns = lam_plan_disk_ns(problem->request, choice->disk_bytes, 0);
     uint64_t link_ns = 0, worst_ns = 0;
     uint64_t alone_ns = serial_ns(problem, &choice->split);
 
@@ -332,25 +343,26 @@ static void fill_times(
 bool lam_plan_build(struct lam_problem *problem, const struct lam_choice *choice,
     const struct lam_kept_table *table, struct lam_plan *plan)
 {
-    bool *resident = lam_calloc(problem->n_cells, sizeof *resident);
+    bool *marks = lam_calloc(problem->n_cells, sizeof *marks); /* of cells, then of units */
 
     lam_plan_fill_settings(problem->request, problem->settings, problem->cutting, plan);
-    if (!resident || !lam_plan_take_tables(problem->cutting, plan)) {
-        lam_free(resident);
+    if (!marks || !lam_plan_take_tables(problem->cutting, plan)) {
+        lam_free(marks);
         return false;
     }
     plan->fits = true;
     plan->dealt = problem->dealt;
     lam_plan_fill_pool(table, choice->pool_budget, plan);
-    fill_tiers(problem, &choice->split, resident, plan);
+    fill_tiers(problem, &choice->split, marks, plan);
     lay_out_arenas(problem, &choice->split, plan);
     if (!has_embedding(plan))
         lam_pool_add_table(problem->request, table, problem->request->host.ram_bytes, &plan->pool);
     place_pieces(plan);
     fill_layers(problem->cutting, problem->request->manifest, plan);
+    fill_cycle(problem->cutting, plan, marks);
     if (!choice->all_resident)
-        fill_disk(problem->cutting, table, plan);
+        fill_disk(problem, table, marks, plan);
     fill_times(problem, choice, plan);
-    lam_free(resident);
+    lam_free(marks);
     return true;
 }

@@ -158,6 +158,22 @@ static void fill_rates(struct lam_problem *problem)
         problem->link_rate[d] *= request->host.memory_rate / sum;
 }
 
+/* A device works on a unit for as long as its copy takes, or its kernels. */
+static void fill_step(struct lam_problem *problem)
+{
+    struct lam_work work = {0};
+    uint64_t link_ns = lam_plan_ns((double)problem->cutting->bytes, problem->link_rate[0]);
+    uint64_t work_ns;
+
+    problem->step_bytes = UINT64_MAX;
+    if (problem->n_active > 1)
+        return;
+    lam_work_add(&work, problem, 0, problem->n_cuts - 1);
+    work_ns = lam_work_ns(&work, problem, &problem->request->devices[problem->active[0]]);
+    problem->step_bytes =
+        lam_pool_step_bytes(problem->request, link_ns > work_ns ? link_ns : work_ns);
+}
+
 bool lam_problem_init(struct lam_problem *problem, const struct lam_plan_request *request,
     const struct lam_plan_settings *settings, const struct lam_cutting *cutting, bool dealt)
 {
@@ -193,6 +209,7 @@ bool lam_problem_init(struct lam_problem *problem, const struct lam_plan_request
     fill_cells(problem);
     fill_spread(problem);
     fill_rates(problem);
+    fill_step(problem);
     return true;
 }
 

@@ -30,21 +30,9 @@ uint64_t lam_plan_cpu_bytes(
     return arena.total_bytes;
 }
 
-/* What a pass reads with this budget: one unit of those that stream only as far as its kept end. */
-static uint64_t disk_bytes_of(
-    const struct lam_kept_table *table, uint64_t budget, bool *kept, struct lam_plan_pool *pool)
-{
-    uint64_t bytes = 0;
-
-    lam_pool_choose(table, budget, kept, pool);
-    for (uint32_t u = 0; u < table->n_units; u++)
-        bytes += kept[u] ? 0 : table->windows[u];
-    return bytes - pool->part_bytes;
-}
-
 /* The budget that reads least; of equal ones the first, which keeps most. */
-static bool choose_budget(const struct lam_kept_table *table, uint64_t ram_bytes, bool *kept,
-    uint64_t *ret_budget, uint64_t *ret_disk)
+static bool choose_budget(const struct lam_kept_table *table, uint64_t ram_bytes,
+    uint64_t step_bytes, bool *kept, uint64_t *ret_budget, uint64_t *ret_disk)
 {
     uint64_t *budgets = lam_calloc(LAM_POOL_STEPS_CPU + 2, sizeof *budgets);
     struct lam_plan_pool pool;
@@ -55,7 +43,9 @@ static bool choose_budget(const struct lam_kept_table *table, uint64_t ram_bytes
         return false;
     n = lam_pool_budgets(table, ram_bytes, LAM_POOL_STEPS_CPU, budgets);
     for (uint32_t i = 0; i < n; i++) {
-        uint64_t bytes = disk_bytes_of(table, budgets[i], kept, &pool);
+        uint64_t bytes;
+        lam_pool_choose(table, budgets[i], kept, &pool);
+        bytes = lam_pool_disk_bytes(table, &pool, kept, NULL, step_bytes);
         if (bytes >= least)
             continue;
         least = bytes;
@@ -84,14 +74,15 @@ bool lam_plan_build_cpu(const struct lam_plan_request *request,
     const struct lam_kept_table *table, struct lam_plan *plan)
 {
     struct lam_plan_arena *arena = &plan->arenas[0];
-    uint64_t budget = 0, disk_bytes = 0, disk_ns, compute_ns;
+    uint64_t compute_ns = compute_ns_of(request, settings, units);
+    uint64_t budget = 0, disk_bytes = 0, disk_ns;
 
     lam_plan_fill_settings(request, settings, units, plan);
     lay_out(request, settings, arena);
     arena->minimum_bytes = arena->total_bytes + table->slot_bytes;
     if (!lam_plan_take_tables(units, plan) ||
-        !choose_budget(table, request->host.ram_bytes - arena->total_bytes, plan->pool.kept,
-            &budget, &disk_bytes))
+        !choose_budget(table, request->host.ram_bytes - arena->total_bytes,
+            lam_pool_step_bytes(request, compute_ns), plan->pool.kept, &budget, &disk_bytes))
         return false;
     plan->fits = true;
     lam_plan_fill_pool(table, budget, plan);
@@ -103,8 +94,7 @@ bool lam_plan_build_cpu(const struct lam_plan_request *request,
         plan->layers[l].kv_index = l;
         arena->n_layers_resident += plan->pool.kept[l]; /* unit l is layer l */
     }
-    disk_ns = lam_plan_disk_ns(request, disk_bytes);
-    compute_ns = compute_ns_of(request, settings, units);
+    disk_ns = lam_plan_disk_ns(request, disk_bytes, 0);
     arena->compute_seconds = (double)compute_ns / 1e9;
     plan->bound = disk_ns > compute_ns ? LAM_BOUND_DISK : LAM_BOUND_COMPUTE;
     plan->pass_seconds = (double)max_of(max_of(disk_ns, compute_ns), 1) / 1e9;

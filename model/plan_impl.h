@@ -89,6 +89,17 @@ void lam_pool_choose(const struct lam_kept_table *table, uint64_t budget_bytes, 
 void lam_pool_add_table(const struct lam_plan_request *request, const struct lam_kept_table *table,
     uint64_t ram_bytes, struct lam_plan_pool *pool);
 
+/* How many bytes the disk reads while a device works on one unit, if all units take work_ns. */
+uint64_t lam_pool_step_bytes(const struct lam_plan_request *request, uint64_t work_ns);
+
+/* What a pass over cycle (NULL: all units) reads; kept, cycle: [n_units]. See model/scan.h. */
+uint64_t lam_pool_disk_bytes(const struct lam_kept_table *table, const struct lam_plan_pool *pool,
+    const bool *kept, const bool *cycle, uint64_t step_bytes);
+
+/* What, of any cycle's units that are not kept, is not read again for sure. */
+uint64_t lam_pool_saved_bytes(const struct lam_kept_table *table, const struct lam_plan_pool *pool,
+    const bool *kept, uint64_t step_bytes);
+
 /* ---- plan_cells */
 
 /* One piece in the order in which devices take ranges. */
@@ -119,6 +130,7 @@ struct lam_problem {
     uint32_t active[LAM_PLAN_DEVICES_MAX];
     double link_rate[LAM_PLAN_DEVICES_MAX]; /* [n_active] as it can be reached */
     bool host_bound;                        /* by host memory, not by the links */
+    uint64_t step_bytes; /* lam_pool_step_bytes; several devices: UINT64_MAX, not modelled */
     uint32_t n_cells;
     uint64_t cell_bytes_min;
     struct lam_cell *cells;
@@ -140,8 +152,8 @@ LAM_MUST_USE bool lam_problem_init(struct lam_problem *problem,
     const struct lam_cutting *cutting, bool dealt);
 void lam_problem_done(struct lam_problem *problem);
 
-/* Residents are taken from units that RAM does not keep first. Returns the padded bytes that a pass
- * reads if no device holds anything. kept: [n_units]. */
+/* Residents are taken from units that RAM does not keep first. Returns the padded bytes of all of
+ * these. kept: [n_units]. */
 uint64_t lam_problem_order(struct lam_problem *problem, const bool *kept);
 
 /* ---- plan_share */
@@ -189,6 +201,9 @@ bool lam_work_alike(const struct lam_plan_device *one, const struct lam_plan_dev
 
 uint64_t lam_plan_ns(double bytes, double rate);
 
+/* The disk's time for to_read less what is saved; that may be more. */
+uint64_t lam_plan_disk_ns(const struct lam_plan_request *request, uint64_t to_read, uint64_t saved);
+
 /* ---- plan_split */
 
 /* Ranges: active device d has cuts[at[d]] .. cuts[at[d + 1]]. */
@@ -200,8 +215,8 @@ struct lam_split {
 
 /*
  * The split whose larger value of link time and disk time is the least, if that is below limit_ns.
- * to_read: padded bytes of the units that RAM does not keep. Returns 1, 0 when there is none, -1
- * without memory.
+ * to_read: padded bytes that a pass reads if no device holds anything. Returns 1, 0 when there is
+ * none, -1 without memory.
  */
 int lam_split_find(
     struct lam_problem *problem, uint64_t to_read, uint64_t limit_ns, struct lam_split *ret_split);
@@ -237,8 +252,6 @@ struct lam_choice {
 /* Fills the plan from a choice; problem is in the choice's order. False: no memory. */
 LAM_MUST_USE bool lam_plan_build(struct lam_problem *problem, const struct lam_choice *choice,
     const struct lam_kept_table *table, struct lam_plan *plan);
-
-uint64_t lam_plan_disk_ns(const struct lam_plan_request *request, uint64_t bytes);
 
 /* Links, disk, computing and the ways between devices, put together. */
 uint64_t lam_plan_pass_ns(

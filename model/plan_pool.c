@@ -1,6 +1,6 @@
 /*
- * plan_pool: which budget the loader is to be given. What it makes of one is model/kept.h; the kept
- * end of a unit is credited on a CPU only: a device may hold that unit, and then nothing is saved.
+ * plan_pool: which budget the loader is to be given, and what a pass reads with it. What the loader
+ * makes of one is model/kept.h and model/scan.h.
  *
  * A few bytes more can make those rules keep less (one more slot), or spread the kept units
  * otherwise, so that devices hold others. So a plan tries budgets on a grid that depends on the
@@ -10,6 +10,10 @@
  */
 #include "common/size.h"
 #include "model/plan_impl.h"
+#include "model/scan.h"
+
+/* Far beyond any unit, and far from an overflow when it is counted for each. */
+#define STEP_BYTES_MAX ((uint64_t)1 << 40)
 
 uint32_t lam_pool_budgets(
     const struct lam_kept_table *table, uint64_t ram_bytes, uint32_t n_steps, uint64_t *budgets)
@@ -53,4 +57,39 @@ void lam_pool_choose(const struct lam_kept_table *table, uint64_t budget_bytes, 
         .lane_bytes = it.slot_bytes + it.early_bytes,
         .part_bytes = it.part_bytes,
         .n_kept = it.n_kept};
+}
+
+/* The pool's side of model/scan.h. */
+static struct lam_kept kept_of(const struct lam_plan_pool *pool)
+{
+    return (struct lam_kept){.n_lanes = pool->n_lanes,
+        .slot_bytes = pool->slot_bytes,
+        .early_bytes = pool->lane_bytes - pool->slot_bytes,
+        .part_bytes = pool->part_bytes,
+        .n_kept = pool->n_kept,
+        .pool_bytes = pool->pool_bytes};
+}
+
+uint64_t lam_pool_disk_bytes(const struct lam_kept_table *table, const struct lam_plan_pool *pool,
+    const bool *kept, const bool *cycle, uint64_t step_bytes)
+{
+    struct lam_kept it = kept_of(pool);
+
+    return lam_scan_disk_bytes(table, &it, kept, cycle, step_bytes);
+}
+
+uint64_t lam_pool_saved_bytes(const struct lam_kept_table *table, const struct lam_plan_pool *pool,
+    const bool *kept, uint64_t step_bytes)
+{
+    struct lam_kept it = kept_of(pool);
+
+    return lam_scan_saved_bytes(table, &it, kept, step_bytes);
+}
+
+uint64_t lam_pool_step_bytes(const struct lam_plan_request *request, uint64_t work_ns)
+{
+    double step_seconds = (double)work_ns / 1e9 / request->manifest->n_units;
+    double bytes = step_seconds * request->host.disk_rate;
+
+    return bytes < STEP_BYTES_MAX ? (uint64_t)bytes : STEP_BYTES_MAX;
 }
