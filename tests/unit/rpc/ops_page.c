@@ -15,7 +15,7 @@
 #include "tests/unit/rpc/ops_page.h"
 
 #define DOCUMENT "docs/metrics.md"
-#define TIMEOUT_NS (20 * LAM_NS_PER_S)
+#define TIMEOUT_NS (60 * LAM_NS_PER_S)
 
 const char *ops_page(const char *address, const char *path)
 {
