@@ -133,6 +133,8 @@ static bool answer_step(struct fake_worker *worker, const Laminar__V1__Step *ste
     if (step->n_rows > 1)
         atomic_fetch_add(&worker->shared, 1);
     lam_sleep_ns(worker->step_ns);
+    while (atomic_load(&worker->hangs))
+        lam_sleep_ns(LAM_NS_PER_MS);
     result.id = step->id;
     result.tokens = list;
     if (worker->first_bad_answer &&

@@ -32,6 +32,7 @@ struct fake_worker {
     uint32_t context;         /* at most FAKE_CONTEXT_MAX */
     bool loud;                /* every token is TINY_LOUD */
     int32_t first_bad_answer; /* from this step on it answers nonsense; 0: never */
+    atomic_bool hangs;        /* for as long as this is set it answers no step */
     struct lam_rpc_channel *channel;
     struct lam_rpc_stream *stream;
     pthread_t thread;

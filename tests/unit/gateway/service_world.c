@@ -15,7 +15,7 @@
 
 #define MESSAGE_BYTES_MAX ((size_t)4 << 20)
 #define TEXT_BYTES_MAX ((size_t)64 << 20)
-#define TIMEOUT_NS (20 * LAM_NS_PER_S)
+#define TIMEOUT_NS (120 * LAM_NS_PER_S) /* or it hangs */
 
 const char *world_ops;
 uint64_t world_step_limit_ns;
@@ -85,7 +85,6 @@ const Laminar__V1__GetModelResponse *world_get_model(struct world *world)
     return (const Laminar__V1__GetModelResponse *)response;
 }
 
-/* Waits until n workers are attached, and no sequence is running if `idle`. */
 void world_wait(struct world *world, size_t n, bool idle)
 {
     uint64_t limit_ns = lam_now_ns() + TIMEOUT_NS;
@@ -96,6 +95,29 @@ void world_wait(struct world *world, size_t n, bool idle)
         there = model ? model->n_workers == n : n == 0;
         for (size_t i = 0; there && idle && i < n; i++)
             there = model->workers[i]->sequences == 0;
+        assert_true(lam_now_ns() < limit_ns);
+        lam_sleep_ns(LAM_NS_PER_MS);
+    }
+}
+
+void world_wait_requests(struct world *world, uint32_t running, uint32_t waiting)
+{
+    uint64_t limit_ns = lam_now_ns() + TIMEOUT_NS;
+    const Laminar__V1__GetModelResponse *model = world_get_model(world);
+
+    while (
+        (uint32_t)model->workers[0]->sequences != running || (uint32_t)model->waiting != waiting) {
+        assert_true(lam_now_ns() < limit_ns);
+        lam_sleep_ns(LAM_NS_PER_MS);
+        model = world_get_model(world);
+    }
+}
+
+void world_wait_for(atomic_uint *number, unsigned value)
+{
+    uint64_t limit_ns = lam_now_ns() + TIMEOUT_NS;
+
+    while (atomic_load(number) != value) {
         assert_true(lam_now_ns() < limit_ns);
         lam_sleep_ns(LAM_NS_PER_MS);
     }

@@ -37,6 +37,12 @@ void world_worker(
 /* Waits until n workers are attached, and no sequence is running if `idle`. */
 void world_wait(struct world *world, size_t n, bool idle);
 
+/* Waits until the only worker has so many sequences, and the queue so many requests. */
+void world_wait_requests(struct world *world, uint32_t running, uint32_t waiting);
+
+/* Waits until a number of a fake worker has this value. */
+void world_wait_for(atomic_uint *number, unsigned value);
+
 /* A unary method of Generation. The response lives in the world's arena until the next call. */
 enum lam_status world_unary(struct world *world, const char *method,
     const ProtobufCMessage *request, const ProtobufCMessageDescriptor *type,
