@@ -12,7 +12,7 @@
 #include "proto/laminar/v1/worker.pb-c.h"
 #include "rpc/message.h"
 
-#define WAIT_S 20
+#define WAIT_S 60 /* or it hangs */
 #define ROWS_MAX 8
 
 static void send_packed(struct lam_rpc_call *call, const Laminar__V1__GatewayMessage *message)
