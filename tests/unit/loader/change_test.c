@@ -109,7 +109,7 @@ static void check_change(void (*change)(void), const char *words, uint32_t perce
     struct lam_loader *loader = live_start(live_share(percent, text), LAM_READER_AUTO);
     struct pool_worker worker, late;
     struct lam_err err = {0};
-    uint64_t begin_ns, offset = live_manifest.embedding.file_offset;
+    uint64_t offset = live_manifest.embedding.file_offset;
     Laminar__V1__ReadExtentResponse *response;
 
     pool_worker_connect(&worker, live_model.dir);
@@ -117,9 +117,7 @@ static void check_change(void (*change)(void), const char *words, uint32_t perce
     pool_worker_open(&worker);
     live_walk(&worker, 1);
     change();
-    begin_ns = lam_now_ns();
     assert_int_equal(drain(&worker, &err), LAM_DATA_LOSS);
-    assert_true(lam_now_ns() - begin_ns < 2 * LAM_NS_PER_S);
     assert_non_null(strstr(err.text, live_model.path));
     if (strstr(err.text, words) == NULL)
         fail_msg("'%s' is not in '%s'", words, err.text);

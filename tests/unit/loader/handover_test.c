@@ -97,9 +97,9 @@ static bool take(int *ret_fd, struct lam_pool_greeting *greeting)
     return true;
 }
 
-static bool gone_within(unsigned n, uint64_t limit_ns)
+static bool are_gone(unsigned n)
 {
-    uint64_t until = lam_now_ns() + limit_ns;
+    uint64_t until = lam_now_ns() + 60 * LAM_NS_PER_S;
 
     while (atomic_load(&n_gone) < n && lam_now_ns() < until)
         lam_sleep_ns(LAM_NS_PER_MS);
@@ -123,12 +123,12 @@ static void a_peer_is_known_until_it_goes(void **state)
     assert_true(lam_handover_knows(handover, b.token, sizeof(b.token)));
     assert_false(lam_handover_knows(handover, a.token, sizeof(a.token) - 1));
     close(fd_a);
-    assert_true(gone_within(1, 2 * LAM_NS_PER_S));
+    assert_true(are_gone(1));
     assert_false(lam_handover_knows(handover, a.token, sizeof(a.token)));
     assert_true(lam_handover_knows(handover, b.token, sizeof(b.token)));
     /* A peer that speaks does not know the protocol. */
     assert_int_equal(send(fd_b, "x", 1, 0), 1);
-    assert_true(gone_within(2, 2 * LAM_NS_PER_S));
+    assert_true(are_gone(2));
     assert_false(lam_handover_knows(handover, b.token, sizeof(b.token)));
     close(fd_b);
     lam_handover_stop(handover);
@@ -146,7 +146,7 @@ static void more_peers_than_places_are_turned_away(void **state)
         assert_true(take(&fds[i], &greeting));
     assert_false(take(&fds[LAM_HANDOVER_PEERS_MAX], &greeting));
     close(fds[7]);
-    assert_true(gone_within(1, 2 * LAM_NS_PER_S));
+    assert_true(are_gone(1));
     assert_true(take(&fds[7], &greeting));
     for (uint32_t i = 0; i <= LAM_HANDOVER_PEERS_MAX; i++)
         close(fds[i]);
@@ -228,11 +228,11 @@ static void no_descriptors_are_only_a_delay(void **state)
     assert_int_equal(recv(second, &byte, 1, 0), -1); /* not greeted */
     assert_true(lam_handover_knows(handover, greeting.token, sizeof(greeting.token)));
     close(first); /* gone, and known to be, and its descriptors are free for the other one */
-    assert_true(gone_within(1, LAM_NS_PER_S));
+    assert_true(are_gone(1));
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
-    assert_int_equal(poll(&(struct pollfd){.fd = second, .events = POLLIN}, 1, 1000), 1);
+    assert_int_equal(poll(&(struct pollfd){.fd = second, .events = POLLIN}, 1, 60000), 1);
     close(second);
-    assert_true(gone_within(2, LAM_NS_PER_S));
+    assert_true(are_gone(2));
 
     none.rlim_cur = 24;
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);

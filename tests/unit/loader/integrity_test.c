@@ -192,7 +192,8 @@ static void what_a_row_is_compared_with_is_announced(void **state)
         skip(); /* a file system that lives in memory */
     }
     lam_integrity_expect(integrity, rows->file_offset + LAM_RECORD_SMALL_CHUNK_BYTES - 10, 20);
-    for (int i = 0; i < 500 && !is_cached(rows->file_offset, 2 * LAM_RECORD_SMALL_CHUNK_BYTES); i++)
+    for (int i = 0; i < 6000 && !is_cached(rows->file_offset, 2 * LAM_RECORD_SMALL_CHUNK_BYTES);
+         i++)
         usleep(10000);
     assert_true(is_cached(rows->file_offset, 2 * LAM_RECORD_SMALL_CHUNK_BYTES));
     lam_integrity_close(integrity);

