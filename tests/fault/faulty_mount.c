@@ -51,7 +51,7 @@ static void become_server(void)
 /* False: this machine lets nobody mount. Anything else that goes wrong is a failure. */
 static bool wait_for_mount(void)
 {
-    uint64_t until_ns = lam_now_ns() + 10 * LAM_NS_PER_S;
+    uint64_t until_ns = lam_now_ns() + 60 * LAM_NS_PER_S;
     struct stat info;
     int status = 0;
 
@@ -126,9 +126,10 @@ void faulty_set(const char *fmt, ...)
     close(fd);
 }
 
-uint64_t faulty_reads(void)
+static void read_counts(uint64_t *ret_reads, uint64_t *ret_stalled)
 {
-    char path[64], text[32] = "";
+    char path[64], text[48] = "";
+    char *second;
     int64_t n;
     int fd;
 
@@ -138,8 +139,33 @@ uint64_t faulty_reads(void)
     assert_true(read(fd, text, sizeof(text) - 1) > 0);
     close(fd);
     text[strcspn(text, "\n")] = '\0';
+    second = strchr(text, ' ');
+    assert_non_null(second);
+    *second++ = '\0';
     assert_true(lam_int_parse(text, 0, INT64_MAX, &n));
-    return (uint64_t)n;
+    *ret_reads = (uint64_t)n;
+    assert_true(lam_int_parse(second, 0, INT64_MAX, &n));
+    *ret_stalled = (uint64_t)n;
+}
+
+uint64_t faulty_reads(void)
+{
+    uint64_t n_reads, n_stalled;
+
+    read_counts(&n_reads, &n_stalled);
+    return n_reads;
+}
+
+void faulty_wait_stalled(void)
+{
+    uint64_t until_ns = lam_now_ns() + 60 * LAM_NS_PER_S;
+    uint64_t n_reads, n_stalled = 0;
+
+    while (n_stalled == 0) {
+        assert_true(lam_now_ns() < until_ns);
+        lam_sleep_ns(LAM_NS_PER_MS);
+        read_counts(&n_reads, &n_stalled);
+    }
 }
 
 struct lam_loader *faulty_start(const char *ram, enum lam_reader_choice engine, bool no_checksums)

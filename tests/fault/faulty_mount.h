@@ -31,6 +31,9 @@ void faulty_set(const char *fmt, ...) LAM_PRINTF(1, 2);
 /* Reads that the file system has served. */
 uint64_t faulty_reads(void);
 
+/* Waits until a read stalls. */
+void faulty_wait_stalled(void);
+
 /* A loader over the mount; its sockets are in the model's directory. */
 struct lam_loader *faulty_start(const char *ram, enum lam_reader_choice engine, bool no_checksums);
 

@@ -12,11 +12,11 @@
  *     flip OFFSET BIT    bit 0..7 of the byte at OFFSET is inverted in every read that covers it
  *     glitch OFFSET BIT  the same in the next such read only
  *     short              reads return at most 4 KiB less than asked, but never nothing
- *     stall MS           every read takes MS milliseconds
+ *     stall MS           every read takes MS milliseconds, or less when another command comes
  *     eio COUNT          the next COUNT reads fail with EIO
  *
- * Reading DIR/control gives the number of reads served. Single-threaded reads would hide races, so
- * FUSE's own threads serve; the fault is one atomic snapshot per read.
+ * Reading DIR/control gives the number of reads served, and of those that stall now. FUSE's own
+ * threads serve, as a single one would hide races; the fault is one atomic snapshot per read.
  */
 #define FUSE_USE_VERSION 31
 #include <errno.h>
@@ -39,6 +39,7 @@ struct fault {
     enum fault_kind kind;
     int64_t a;
     int64_t b;
+    uint64_t nth; /* of the commands */
 };
 
 static const char model_path[] = "/model";
@@ -46,7 +47,9 @@ static const char control_path[] = "/control";
 
 static int backing_fd = -1;
 static pthread_mutex_t fault_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct fault fault_now;
+static pthread_cond_t fault_changed = PTHREAD_COND_INITIALIZER;
+static struct fault fault_now; /* [lock] */
+static unsigned n_stalled;     /* [lock] */
 static atomic_ullong n_reads;
 
 static int faultfs_getattr(const char *path, struct stat *st, struct fuse_file_info *info)
@@ -115,11 +118,31 @@ static struct fault take_fault(off_t offset, size_t size)
     return fault;
 }
 
+static void stall(const struct fault *fault)
+{
+    const uint64_t until_ns = lam_now_ns() + (uint64_t)fault->a * LAM_NS_PER_MS;
+    const struct timespec until = {
+        .tv_sec = (time_t)(until_ns / LAM_NS_PER_S),
+        .tv_nsec = (long)(until_ns % LAM_NS_PER_S),
+    };
+    int code = 0;
+
+    pthread_mutex_lock(&fault_lock);
+    n_stalled++;
+    while (fault_now.nth == fault->nth && code == 0)
+        code = pthread_cond_clockwait(&fault_changed, &fault_lock, CLOCK_MONOTONIC, &until);
+    n_stalled--;
+    pthread_mutex_unlock(&fault_lock);
+}
+
 static int read_control(char *buf, size_t size, off_t offset)
 {
-    char text[32];
-    int length = snprintf(text, sizeof text, "%llu\n", atomic_load(&n_reads));
+    char text[48];
+    int length;
 
+    pthread_mutex_lock(&fault_lock);
+    length = snprintf(text, sizeof text, "%llu %u\n", atomic_load(&n_reads), n_stalled);
+    pthread_mutex_unlock(&fault_lock);
     if (offset >= length)
         return 0;
     length -= (int)offset;
@@ -143,7 +166,7 @@ static int faultfs_read(
     if (fault.kind == FAULT_EIO)
         return -EIO;
     if (fault.kind == FAULT_STALL)
-        lam_sleep_ns((uint64_t)fault.a * LAM_NS_PER_MS);
+        stall(&fault);
     if (fault.kind == FAULT_SHORT && size > 8192)
         size -= 4096;
     got = pread(backing_fd, buf, size, offset);
@@ -200,7 +223,9 @@ static int faultfs_write(
     if (result != 0)
         return result;
     pthread_mutex_lock(&fault_lock);
+    fault.nth = fault_now.nth + 1;
     fault_now = fault;
+    pthread_cond_broadcast(&fault_changed);
     pthread_mutex_unlock(&fault_lock);
     return (int)size;
 }
