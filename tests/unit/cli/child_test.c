@@ -32,7 +32,7 @@ static void wait_for_end(struct lam_child *child)
 {
     struct pollfd fd = {.fd = child->pidfd, .events = POLLIN};
 
-    assert_int_equal(poll(&fd, 1, 10000), 1);
+    assert_int_equal(poll(&fd, 1, 60000), 1);
     assert_true(lam_child_ended(child));
     lam_child_read_log(child, false);
 }
@@ -162,7 +162,7 @@ static void test_dies_with_its_parent(void **state)
     assert_int_equal(kill(middle, SIGKILL), 0);
     assert_int_equal(waitpid(middle, NULL, 0), middle);
     fd = (struct pollfd){.fd = ends[0], .events = POLLIN};
-    assert_int_equal(poll(&fd, 1, 10000), 1);
+    assert_int_equal(poll(&fd, 1, 60000), 1);
     assert_true(fd.revents & POLLHUP);
     close(ends[0]);
 }

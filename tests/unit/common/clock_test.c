@@ -43,13 +43,14 @@ static void test_sleep_through_signals(void **state)
     (void)state;
     assert_int_equal(sigaction(SIGALRM, &action, NULL), 0);
     assert_int_equal(setitimer(ITIMER_REAL, &every_2ms, NULL), 0);
-    begin = lam_now_ns();
-    lam_sleep_ns(50 * LAM_NS_PER_MS);
-    slept = lam_now_ns() - begin;
+    do { /* on a busy machine signals of one timer become one */
+        begin = lam_now_ns();
+        lam_sleep_ns(50 * LAM_NS_PER_MS);
+        slept = lam_now_ns() - begin;
+        assert_true(slept >= 50 * LAM_NS_PER_MS);
+        assert_true(slept < 50 * LAM_NS_PER_S);
+    } while (n_signals <= 2);
     assert_int_equal(setitimer(ITIMER_REAL, &off, NULL), 0);
-    assert_true(n_signals > 2);
-    assert_true(slept >= 50 * LAM_NS_PER_MS);
-    assert_true(slept < 50 * LAM_NS_PER_S);
 }
 
 int main(void)
