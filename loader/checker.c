@@ -329,7 +329,7 @@ enum lam_status lam_checker_create(
     const struct lam_checker_config *config, struct lam_checker **ret_checker, struct lam_err *err)
 {
     struct lam_checker *checker = lam_calloc(1, sizeof(*checker));
-    uint32_t n_places = config->layout->n_slots + config->layout->n_kept;
+    uint32_t n_places = config->layout->n_places;
     pthread_condattr_t monotonic;
     enum lam_status status;
 

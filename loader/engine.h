@@ -19,7 +19,6 @@ extern const uint64_t lam_engine_idle_ns[LAM_ENGINE_IDLE_CALLS];
 struct lam_drive {
     struct lam_reader *reader;
     uint32_t index;
-    dev_t device;
     uint32_t *copies;   /* [n_parts] bitmap of those that lie on it */
     uint32_t part;      /* the largest one that does, */
     uint32_t source;    /* and which source that is */

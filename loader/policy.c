@@ -57,6 +57,9 @@ static void place_all(
             .pool_offset = at - bytes, .bytes = bytes, .lane = layout->n_lanes - 1};
     }
     layout->n_slots = (uint32_t)(place - layout->places);
+    for (uint32_t i = 0; i < layout->n_ahead; i++, at += kept->slot_bytes)
+        *place++ = (struct lam_place){
+            .pool_offset = at, .bytes = kept->slot_bytes, .lane = layout->n_lanes};
     for (uint32_t u = 0; u < layout->n_units; u++) {
         uint64_t bytes = table->windows[u];
 
@@ -65,7 +68,8 @@ static void place_all(
         *place++ = (struct lam_place){.pool_offset = at, .bytes = bytes, .lane = layout->n_lanes};
         at += bytes;
     }
-    assert(place == layout->places + layout->n_slots + layout->n_kept);
+    layout->n_places = (uint32_t)(place - layout->places);
+    assert(layout->n_places == layout->n_slots + layout->n_ahead + layout->n_kept);
     assert(at == layout->pool_bytes);
 }
 
@@ -103,7 +107,7 @@ static void cut_regions(struct lam_layout *layout, const struct lam_kept *kept)
         add_to_regions(
             layout, kept->slot_bytes + kept->early_bytes + (last ? kept->part_bytes : 0));
     }
-    for (uint32_t p = layout->n_slots; p < layout->n_slots + layout->n_kept; p++)
+    for (uint32_t p = layout->n_slots; p < layout->n_places; p++)
         add_to_regions(layout, layout->places[p].bytes);
 }
 
@@ -122,25 +126,33 @@ static enum lam_status check_budget(
 }
 
 /* False: no memory. */
-static bool lay_out(struct lam_layout *layout, const struct lam_kept_table *table,
-    uint64_t budget_bytes, uint32_t lanes_wanted)
+static bool lay_out(struct lam_layout *layout, struct lam_kept_table *table,
+    const struct lam_policy_request *request)
 {
     /* Each region but the small ones and the last is, together with its successor, larger than the
      * maximum. */
-    uint64_t regions_max =
-        2 * (table->full_bytes + (2 * (uint64_t)lanes_wanted + 1) * table->slot_bytes) /
-            LAM_POLICY_REGION_BYTES_MAX +
-        2 + N_SMALL_REGIONS;
+    uint64_t regions_max = 2 *
+                               (table->n_units * table->slot_bytes +
+                                   (2 * (uint64_t)request->lanes_wanted + 1) * table->slot_bytes) /
+                               LAM_POLICY_REGION_BYTES_MAX +
+                           2 + N_SMALL_REGIONS;
     struct lam_kept kept;
 
     layout->kept = lam_calloc(table->n_units, sizeof(*layout->kept));
+    layout->drives = lam_calloc(table->n_units, sizeof(*layout->drives));
     layout->places =
-        lam_calloc(2 * (size_t)lanes_wanted + 1 + table->n_units, sizeof(*layout->places));
+        lam_calloc(2 * (size_t)request->lanes_wanted + 1 + table->n_units, sizeof(*layout->places));
     layout->regions = lam_calloc(regions_max, sizeof(*layout->regions));
-    if (layout->kept == NULL || layout->places == NULL || layout->regions == NULL)
+    if (layout->kept == NULL || layout->drives == NULL || layout->places == NULL ||
+        layout->regions == NULL)
         return false;
-    lam_kept_choose(table, budget_bytes, lanes_wanted, layout->kept, &kept);
+    if (request->drives != NULL)
+        memcpy(layout->drives, request->drives, table->n_units * sizeof(*layout->drives));
+    layout->n_drives = request->drives != NULL ? request->n_drives : 1;
+    lam_kept_table_set_drives(table, layout->drives, layout->n_drives);
+    lam_kept_choose(table, request->budget_bytes, request->lanes_wanted, layout->kept, &kept);
     layout->n_lanes = kept.n_lanes;
+    layout->n_ahead = kept.n_ahead;
     layout->n_kept = kept.n_kept;
     layout->part_bytes = kept.part_bytes;
     layout->pool_bytes = kept.pool_bytes;
@@ -150,24 +162,23 @@ static bool lay_out(struct lam_layout *layout, const struct lam_kept_table *tabl
     return true;
 }
 
-enum lam_status lam_policy_layout(const struct lam_unit *units, uint32_t n_units, uint64_t align,
-    uint64_t budget_bytes, uint32_t lanes_wanted, struct lam_layout *ret_layout,
-    struct lam_err *err)
+enum lam_status lam_policy_layout(
+    const struct lam_policy_request *request, struct lam_layout *ret_layout, struct lam_err *err)
 {
     struct lam_layout layout = {
-        .align = align, .n_units = n_units, .part_unit = LAM_POLICY_NO_UNIT};
+        .align = request->align, .n_units = request->n_units, .part_unit = LAM_POLICY_NO_UNIT};
     struct lam_kept_table table = {0};
     enum lam_status status = LAM_OK;
-    bool has_memory = lam_kept_table_init(&table, units, n_units, align);
+    bool has_memory = lam_kept_table_init(&table, request->units, request->n_units, request->align);
 
     if (has_memory)
-        status = check_budget(&table, budget_bytes, err);
+        status = check_budget(&table, request->budget_bytes, err);
     if (has_memory && status == LAM_OK)
-        has_memory = lay_out(&layout, &table, budget_bytes, lanes_wanted);
+        has_memory = lay_out(&layout, &table, request);
     lam_kept_table_done(&table);
     if (!has_memory)
-        status = lam_fail(
-            err, LAM_RESOURCE_EXHAUSTED, "no memory for the table of %" PRIu32 " units", n_units);
+        status = lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+            "no memory for the table of %" PRIu32 " units", request->n_units);
     if (status != LAM_OK) {
         lam_layout_done(&layout);
         return status;
@@ -182,20 +193,25 @@ enum lam_status lam_policy_add_table(
     uint64_t regions_max = layout->n_regions + window_bytes / LAM_POLICY_REGION_BYTES_MAX + 1;
     struct lam_place *places;
     struct lam_region *regions;
+    uint32_t *drives;
     bool *kept;
 
     assert(layout->n_kept == layout->n_units && layout->n_slots == 0 && !layout->has_table);
     /* Each block is the layout's as soon as it has moved. */
     kept = lam_realloc(layout->kept, (size_t)layout->n_units + 1, sizeof(*kept));
     layout->kept = kept != NULL ? kept : layout->kept;
+    drives = lam_realloc(layout->drives, (size_t)layout->n_units + 1, sizeof(*drives));
+    layout->drives = drives != NULL ? drives : layout->drives;
     places = lam_realloc(layout->places, (size_t)layout->n_kept + 1, sizeof(*places));
     layout->places = places != NULL ? places : layout->places;
     regions = lam_realloc(layout->regions, regions_max, sizeof(*regions));
     layout->regions = regions != NULL ? regions : layout->regions;
-    if (kept == NULL || places == NULL || regions == NULL)
+    if (kept == NULL || drives == NULL || places == NULL || regions == NULL)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the embedding's place");
     memset(regions + layout->n_regions, 0, (regions_max - layout->n_regions) * sizeof(*regions));
+    drives[layout->n_units] = 0; /* no pass reads it */
     kept[layout->n_units++] = true;
+    layout->n_places++;
     places[layout->n_kept++] =
         (struct lam_place){.pool_offset = layout->pool_bytes, .bytes = window_bytes};
     layout->has_table = true;
@@ -208,6 +224,7 @@ enum lam_status lam_policy_add_table(
 void lam_layout_done(struct lam_layout *layout)
 {
     lam_free(layout->kept);
+    lam_free(layout->drives);
     lam_free(layout->places);
     lam_free(layout->regions);
     memset(layout, 0, sizeof(*layout));

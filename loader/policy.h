@@ -6,7 +6,7 @@
  * are kept, spread evenly over the cycle (the disk is then asked for bytes at a steady rate), and
  * the others stream through a few lanes. model/kept.h chooses; this gives everything its address.
  *
- *     pool:  [ lane 0 | lane 1 | lane 2 | part | kept unit | kept unit | ... ]
+ *     pool:  [ lane 0 | lane 1 | lane 2 | part | ahead | ahead | kept unit | kept unit | ... ]
  *
  *     lane:  |<---------- place 2i ---------->|<- early ->|     early_bytes + the largest unit
  *            |<- early ->|<--------- place 2i+1 --------->|
@@ -15,6 +15,9 @@
  * already be read into the part of the other that nothing else covers, so the drive is busy
  * although a lane holds one unit only. What is left over when no more whole unit fits keeps the end
  * of one unit: its place begins in the last lane and ends with that part.
+ *
+ * Places ahead are there when a model lies on several drives: each holds a unit that its drive has
+ * read while it was another one's turn (loader/slots.h says when).
  *
  * A place holds the aligned window of the file around its unit, so that a direct read lands in it
  * without a copy: the unit's first byte is at (file offset modulo the alignment) within the place.
@@ -42,7 +45,7 @@
 struct lam_place {
     uint64_t pool_offset; /* multiple of the alignment */
     uint64_t bytes;       /* multiple of the alignment */
-    uint32_t lane;        /* places of one lane may overlap; kept units: no lane, n_lanes */
+    uint32_t lane;        /* places of one lane may overlap; others: no lane, n_lanes */
 };
 
 /* A part of the pool that is populated, registered and opened as a whole. No lane and no kept unit
@@ -54,7 +57,8 @@ struct lam_region {
 
 /*
  * places: n_slots of the lanes first, in each lane's order, the last of them that of part_unit if
- * there is one; then the kept units in pass order. Sorted by pool_offset and by their ends.
+ * there is one; then n_ahead, each for any unit; then the kept units in pass order. Sorted by
+ * pool_offset and by their ends.
  */
 struct lam_layout {
     uint64_t align;
@@ -63,11 +67,15 @@ struct lam_layout {
     bool has_table;
     uint32_t n_lanes;
     uint32_t n_slots;
-    uint32_t n_kept;          /* of n_units */
+    uint32_t n_ahead;
+    uint32_t n_kept;   /* of n_units */
+    uint32_t n_places; /* n_slots + n_ahead + n_kept */
+    uint32_t n_drives;
     uint32_t part_unit;       /* whose last part_bytes stay, or LAM_POLICY_NO_UNIT */
     uint64_t part_bytes;      /* multiple of the alignment */
     bool *kept;               /* [n_units] */
-    struct lam_place *places; /* [n_slots + n_kept] */
+    uint32_t *drives;         /* [n_units] whose turn it is in a pass, < n_drives */
+    struct lam_place *places; /* [n_places] */
     uint32_t n_regions;
     struct lam_region *regions; /* [n_regions], together the whole pool */
 };
@@ -83,15 +91,23 @@ struct lam_window lam_policy_window(const struct lam_unit *unit, uint64_t align)
 /* Bytes of a pool that keeps all units: asking for more is of no use. */
 uint64_t lam_policy_bytes_full(const struct lam_unit *units, uint32_t n_units, uint64_t align);
 
+struct lam_policy_request {
+    const struct lam_unit *units; /* [n_units] */
+    uint32_t n_units;             /* > 0 */
+    uint64_t align;               /* a power of two */
+    uint64_t budget_bytes;
+    uint32_t lanes_wanted;  /* > 0: fewer where no more fit, none where all units are kept */
+    const uint32_t *drives; /* [n_units] the drive of each, < n_drives; NULL: all on one */
+    uint32_t n_drives;
+};
+
 /*
- * Lays out units[n_units], n_units > 0, in at most budget_bytes. align: a power of two.
- * lanes_wanted > 0: there are fewer where no more fit, and none where all units are kept. Errors:
- * LAM_RESOURCE_EXHAUSTED when not even one slot fits, naming the smallest --ram that works, and
- * when there is no memory for the tables. Destroy with lam_layout_done.
+ * Lays the units out in at most budget_bytes. Errors: LAM_RESOURCE_EXHAUSTED when not even one slot
+ * fits, naming the smallest --ram that works, and when there is no memory for the tables. Destroy
+ * with lam_layout_done.
  */
-LAM_MUST_USE enum lam_status lam_policy_layout(const struct lam_unit *units, uint32_t n_units,
-    uint64_t align, uint64_t budget_bytes, uint32_t lanes_wanted, struct lam_layout *ret_layout,
-    struct lam_err *err);
+LAM_MUST_USE enum lam_status lam_policy_layout(
+    const struct lam_policy_request *request, struct lam_layout *ret_layout, struct lam_err *err);
 
 /* Puts the model's table (model/manifest.h), whose aligned window takes that many bytes, behind a
  * layout that keeps all units. Errors: LAM_RESOURCE_EXHAUSTED; the layout is as it was. */

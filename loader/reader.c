@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/mem.h"
+#include "loader/drives.h"
 #include "loader/engine.h"
 
 const uint64_t lam_engine_idle_ns[LAM_ENGINE_IDLE_CALLS] = {2 * LAM_NS_PER_MS, 200 * LAM_NS_PER_MS};
@@ -178,26 +179,22 @@ static void add_note(struct lam_reader *reader, const char *text)
     snprintf(reader->note + used, sizeof(reader->note) - used, "%s%s", used > 0 ? "; " : "", text);
 }
 
-static struct lam_drive *find_drive(struct lam_reader *reader, dev_t device)
+static struct lam_drive *find_drive(
+    struct lam_reader *reader, struct lam_drives *drives, dev_t device)
 {
-    uint32_t d = 0;
+    uint32_t d = lam_drives_find(drives, device);
 
-    while (d < reader->n_drives && reader->drives[d].device != device)
-        d++;
-    if (d == LAM_JOBS_DRIVES_MAX)
-        return &reader->drives[d - 1]; /* they share a ring then */
     if (d == reader->n_drives)
-        reader->drives[reader->n_drives++] =
-            (struct lam_drive){.reader = reader, .index = d, .device = device};
+        reader->drives[reader->n_drives++] = (struct lam_drive){.reader = reader, .index = d};
     return &reader->drives[d];
 }
 
 /* Direct reads, if one works: some file systems take O_DIRECT at open and fail at a read. */
-static bool add_source(
-    struct lam_reader *reader, uint32_t p, uint32_t c, const struct lam_part *part)
+static bool add_source(struct lam_reader *reader, struct lam_drives *drives, uint32_t p, uint32_t c,
+    const struct lam_part *part)
 {
     const struct lam_span *spans = reader->config.file->spans;
-    struct lam_drive *drive = find_drive(reader, part->identity.st_dev);
+    struct lam_drive *drive = find_drive(reader, drives, part->identity.st_dev);
     uint32_t s = p * reader->n_copies + c;
     ssize_t n = -1;
 
@@ -222,6 +219,7 @@ static bool add_source(
 static bool add_sources(struct lam_reader *reader)
 {
     const struct lam_file *file = reader->config.file;
+    struct lam_drives drives = {0};
     bool direct = true;
 
     assert(reader->config.n_mirrors < LAM_JOBS_COPIES_MAX);
@@ -235,7 +233,7 @@ static bool add_sources(struct lam_reader *reader)
     for (uint32_t p = 0; p < file->n_parts; p++) {
         reader->paths[p] = file->parts[p].path;
         for (uint32_t c = 0; c < reader->n_copies; c++) {
-            if (!add_source(reader, p, c,
+            if (!add_source(reader, &drives, p, c,
                     c == 0 ? &file->parts[p] : &reader->config.mirrors[c - 1].parts[p]))
                 return false;
             direct = direct && reader->direct[p * reader->n_copies + c];

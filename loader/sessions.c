@@ -436,7 +436,7 @@ void lam_sessions_back(struct lam_sessions *sessions, uint64_t pool_bytes)
     const struct lam_layout *layout = sessions->layout;
     uint32_t n = 0;
 
-    while (n < layout->n_slots + layout->n_kept &&
+    while (n < layout->n_places &&
            layout->places[n].pool_offset + layout->places[n].bytes <= pool_bytes)
         n++;
     pthread_mutex_lock(&sessions->lock);
@@ -520,7 +520,7 @@ enum lam_status lam_sessions_create(
     status = lam_slots_create(&config, &sessions->slots, err);
     if (status == LAM_OK)
         status = lam_watch_init(
-            &sessions->watch, layout->n_slots, layout->n_slots + layout->n_kept, err);
+            &sessions->watch, layout->n_slots + layout->n_ahead, layout->n_places, err);
     if (status != LAM_OK)
         goto fail;
     pthread_mutex_init(&sessions->lock, NULL);

@@ -6,6 +6,8 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/mem.h"
+#include "loader/drives.h"
 
 enum lam_status lam_share_open(struct lam_share *share, const char *path,
     const struct lam_share_options *options, struct lam_err *err)
@@ -76,11 +78,22 @@ enum lam_status lam_share_lay_out(
 {
     const struct lam_manifest *manifest = &share->file.manifest;
     uint64_t table_bytes = lam_share_bytes_table(share);
+    struct lam_policy_request request = {.units = manifest->units,
+        .n_units = manifest->n_units,
+        .align = share->file.align,
+        .budget_bytes = budget_bytes,
+        .lanes_wanted = lanes_wanted(share)};
+    uint32_t *drives = lam_calloc(manifest->n_units, sizeof(*drives));
     enum lam_status status;
 
+    if (drives == NULL)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory to lay out the pool");
+    request.n_drives =
+        lam_drives_group_units(&share->file, share->mirrors, share->n_mirrors, drives);
+    request.drives = drives;
     share->pool_offset = pool_offset;
-    status = lam_policy_layout(manifest->units, manifest->n_units, share->file.align, budget_bytes,
-        lanes_wanted(share), &share->layout, err);
+    status = lam_policy_layout(&request, &share->layout, err);
+    lam_free(drives);
     if (status == LAM_OK && table_bytes > 0 && share->layout.n_kept == manifest->n_units &&
         table_bytes <= budget_bytes - share->layout.pool_bytes)
         status = lam_policy_add_table(&share->layout, table_bytes, err);

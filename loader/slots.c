@@ -223,7 +223,7 @@ enum lam_status lam_slots_release(struct lam_slots *slots, uint32_t session, uin
             unit, generation);
     place = &slots->places[p];
     place->holders &= ~((uint64_t)1 << session);
-    if (p < slots->n_slots)
+    if (!slots->units[unit].kept)
         slots->sessions[session].held_slots--;
     return LAM_OK;
 }
@@ -274,7 +274,7 @@ static struct lam_slots_place *load_at(
 
 static void forget_pending(struct lam_slots *slots, struct lam_slots_place *place)
 {
-    slots->load_bytes -= place->pending_bytes;
+    slots->load_bytes[slots->units[place->unit].drive] -= place->pending_bytes;
     place->pending_bytes = 0;
 }
 
@@ -442,7 +442,8 @@ static void check_place(const struct lam_slots *slots, uint32_t p)
         return;
     assert(p < slots->n_backed);
     assert(slots->units[place->unit].place == p || place->state == LAM_PLACE_STUCK);
-    assert(slots->units[place->unit].kept == (p >= slots->n_slots));
+    assert(slots->units[place->unit].kept == (p >= slots->n_slots + slots->n_ahead));
+    assert(p < slots->n_slots || (place->gate == NOWHERE && place->late_bytes == 0));
     for (uint32_t other = 0; other < p; other++) {
         const struct lam_slots_place *it = &slots->places[other];
 
@@ -458,20 +459,21 @@ static void check_place(const struct lam_slots *slots, uint32_t p)
 void lam_slots_check(const struct lam_slots *slots)
 {
     uint32_t n_loads = 0;
-    uint64_t load_bytes = 0;
+    uint64_t load_bytes[LAM_SLOTS_DRIVES_MAX] = {0};
 
     for (uint32_t p = 0; p < slots->n_places; p++) {
         check_place(slots, p);
         n_loads += slots->places[p].state == LAM_PLACE_LOADING ||
                    slots->places[p].state == LAM_PLACE_STUCK;
-        load_bytes += slots->places[p].pending_bytes;
+        if (slots->places[p].pending_bytes > 0)
+            load_bytes[slots->units[slots->places[p].unit].drive] += slots->places[p].pending_bytes;
     }
-    assert(load_bytes == slots->load_bytes);
+    assert(memcmp(load_bytes, slots->load_bytes, sizeof(load_bytes)) == 0);
     assert(n_loads == slots->n_loads && n_loads <= LAM_SLOTS_LOADS_MAX);
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
         uint32_t held = 0;
 
-        for (uint32_t p = 0; p < slots->n_slots; p++)
+        for (uint32_t p = 0; p < slots->n_slots + slots->n_ahead; p++)
             held += is_held_by(&slots->places[p], s);
         assert(!slots->sessions[s].open || held == slots->sessions[s].held_slots);
         assert(slots->sessions[s].open || held == 0);
@@ -498,10 +500,12 @@ static void fill_tables(struct lam_slots *slots, const struct lam_slots_config *
         struct lam_slots_unit *unit = &slots->units[u];
 
         unit->kept = config->layout->kept[u];
+        unit->drive = config->layout->drives != NULL ? config->layout->drives[u] : 0;
+        assert(unit->drive < slots->n_drives);
         unit->bytes = config->unit_bytes[u];
         unit->place = NOWHERE;
         if (unit->kept)
-            unit->home = slots->n_slots + n_kept++;
+            unit->home = slots->n_slots + slots->n_ahead + n_kept++;
     }
     init_session(slots, &slots->nobody, LAM_SLOTS_SESSIONS_MAX);
     slots->nobody.credits = 1;
@@ -520,14 +524,18 @@ enum lam_status lam_slots_create(
     slots->n_pass = layout->n_units - layout->has_table;
     slots->n_lanes = layout->n_lanes;
     slots->n_slots = layout->n_slots;
+    slots->n_ahead = layout->n_ahead;
+    slots->n_drives = layout->n_drives;
     slots->n_kept = layout->n_kept;
     slots->n_seats = config->n_seats;
     slots->part_unit = layout->part_unit == LAM_POLICY_NO_UNIT ? NOWHERE : layout->part_unit;
     slots->part_bytes = layout->part_bytes;
     slots->load_bytes_max = config->load_bytes_max;
     slots->n_transit = slots->n_units - slots->n_kept;
-    slots->n_places = slots->n_slots + slots->n_kept;
+    slots->n_places = layout->n_places;
     slots->n_words = (slots->n_units + 63) / 64;
+    assert(slots->n_places == slots->n_slots + slots->n_ahead + slots->n_kept);
+    assert(slots->n_drives > 0 && slots->n_drives <= LAM_SLOTS_DRIVES_MAX);
     assert(slots->n_units > 0 && (slots->n_slots > 0 || slots->n_transit == 0));
     assert(slots->n_transit == 0 || (slots->n_seats > 0 && slots->n_seats <= slots->n_lanes));
 

@@ -7,10 +7,10 @@
  *                 ^-- failed, cancelled --' |              only while nobody holds it
  *                 ^------ loaded ----- STUCK(g), after expired: bytes may still land
  *
- * Places [0, n_slots) are the layout's transit slots, which hold any unit in turn; the places after
- * them belong to one kept unit each, in pass order, and are filled once. Each fill takes a new
- * generation, larger than all before; a session holds a (unit, generation) from its grant to its
- * release or its end.
+ * Places [0, n_slots) are the layout's transit slots, which hold any unit in turn; the n_ahead
+ * places after them do too, see Drives; the others belong to one kept unit each, in pass order, and
+ * are filled once. Each fill takes a new generation, larger than all before; a session holds a
+ * (unit, generation) from its grant to its release or its end.
  *
  * Overlap. The places of one lane share memory. A load into one may begin while another is in use:
  * the bytes that both cover are left out (late) until an OPEN says that the other, the gate, is of
@@ -33,6 +33,15 @@
  * one more is refused. A session takes a second lane and more only from what is left over, and no
  * more than its part of the lanes when others are there. So sessions that sleep on what they hold,
  * all but one of them, leave that one a lane.
+ *
+ * Drives. Units of one model may lie on several, and each drive is asked for as much as one alone
+ * would be. The drive of the unit that a session needs next has its turn. The others read their
+ * next units, in cyclic order, into the places ahead once the lanes have no room, and only they: so
+ * lanes, seats and gates are what they would be without, and nothing that is read ahead can delay
+ * what is needed next. Such a load takes a place that is free, or that has served and is needed
+ * again later than its unit; what was read ahead stays until it has been granted once, so no read
+ * is for nothing. While a session waits for what no drive can read now, nothing is read ahead
+ * either: the drives become idle, which is how such knots are found and undone.
  *
  * Faults. A unit that could not be read is reported to every session that it is due for, once for
  * each failed try, and stays due: no credit is used up and no unit is passed over. lam_slots_retry
@@ -65,7 +74,8 @@
 
 #define LAM_SLOTS_SESSIONS_MAX 64u
 #define LAM_SLOTS_CREDITS_MAX 65536u
-#define LAM_SLOTS_LOADS_MAX 32u /* reads under way at a time */
+#define LAM_SLOTS_LOADS_MAX 32u /* reads under way at a time; half of them ahead */
+#define LAM_SLOTS_DRIVES_MAX 8u
 
 struct lam_slots;
 
@@ -73,7 +83,7 @@ struct lam_slots_config {
     const struct lam_layout *layout;
     const uint64_t *unit_bytes; /* [n_units] of their windows */
     uint32_t n_seats; /* sessions at a time; 1..n_lanes, any number if all units are kept */
-    /* Another load starts while fewer bytes than this may be asked for and are not. */
+    /* Of a drive another load starts while fewer bytes than this may be asked for and are not. */
     uint64_t load_bytes_max;
 };
 
@@ -107,7 +117,7 @@ LAM_MUST_USE enum lam_status lam_slots_release(struct lam_slots *slots, uint32_t
     uint32_t unit, uint64_t generation, struct lam_err *err);
 
 /* All bytes of that load that may be asked for have been: the reader has nothing to do for it but
- * wait. The next load starts now and not earlier, so the drive stays busy, and what it displaces
+ * wait. The next load starts now and not earlier, so its drive stays busy, and what it displaces
  * may serve once more until then. */
 void lam_slots_issued(struct lam_slots *slots, uint32_t place, uint64_t generation);
 
@@ -124,7 +134,7 @@ uint32_t lam_slots_expired(
 /* Is that the state of the place? */
 bool lam_slots_is_stuck(const struct lam_slots *slots, uint32_t place);
 
-/* The drive has had nothing to do for a while (some milliseconds), and again for a long while. */
+/* No drive has had anything to do for a while (some milliseconds), and again for a long while. */
 void lam_slots_idle(struct lam_slots *slots);
 
 /* How many bytes the drive reads while this session works on a unit, by what was seen of late. */
@@ -169,7 +179,8 @@ struct lam_slots_counts {
     uint64_t grants;
     uint64_t hits;                         /* grants of a fill that had served before */
     uint64_t transit_grants, transit_hits; /* of these, the ones of units that stream */
-    uint64_t steps; /* of sessions through their cycles, past kept units too */
+    uint64_t ahead_loads; /* of `loads`, the ones begun ahead of the drive's turn */
+    uint64_t steps;       /* of sessions through their cycles, past kept units too */
     uint32_t sessions;
     uint32_t leases; /* (session, unit) pairs */
     uint32_t kept_loaded;

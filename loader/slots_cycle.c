@@ -105,6 +105,28 @@ uint64_t lam_slots_need_of(
            (waits ? 0 : slots->n_units);
 }
 
+uint64_t lam_slots_next_use(const struct lam_slots *slots, uint32_t unit)
+{
+    uint64_t soonest = LAM_SLOTS_NEVER;
+
+    if (slots->counts.sessions == 0)
+        return lam_slots_need_of(slots, &slots->nobody, unit);
+    for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
+        const struct lam_slots_session *session = &slots->sessions[s];
+
+        if (session->open && !session->detached &&
+            lam_slots_need_of(slots, session, unit) < soonest)
+            soonest = lam_slots_need_of(slots, session, unit);
+    }
+    return soonest;
+}
+
+bool lam_slots_is_waiting(const struct lam_slots *slots, const struct lam_slots_session *session)
+{
+    return session->open && session->credits > 0 && session->next != NOWHERE &&
+           (session->held_slots == 0 || slots->n_idle > 1);
+}
+
 /* The first unit that `other` streams from now on and `session` streams too, or NOWHERE. */
 static uint32_t meeting_of(const struct lam_slots *slots, const struct lam_slots_session *session,
     const struct lam_slots_session *other)

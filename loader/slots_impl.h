@@ -1,6 +1,6 @@
 /* slots_impl: the tables of the state machine, shared by slots.c (events, grants), slots_load.c
- * (what is read next, and where to), slots_cycle.c (who needs what when) and slots_pin.c. Private
- * to loader/slots*.c. */
+ * (what is read next, and where to), slots_ahead.c (what is read ahead of its drive's turn),
+ * slots_cycle.c (who needs what when) and slots_pin.c. Private to loader/slots*.c. */
 #ifndef LAMINAR_LOADER_SLOTS_IMPL_H
 #define LAMINAR_LOADER_SLOTS_IMPL_H
 
@@ -31,6 +31,7 @@ struct lam_slots_place {
 struct lam_slots_unit {
     bool kept;
     bool pinned; /* hence kept */
+    uint32_t drive;
     uint64_t bytes;
     uint32_t home;         /* kept: its place */
     uint32_t place;        /* where it is or is being read to, or NOWHERE */
@@ -54,13 +55,14 @@ struct lam_slots_session {
 };
 
 struct lam_slots {
-    uint32_t n_units, n_slots, n_lanes, n_places, n_kept, n_transit;
+    uint32_t n_units, n_slots, n_ahead, n_lanes, n_places, n_kept, n_transit;
     uint32_t n_pass;  /* units without the table: the cycle of who names none */
     uint32_t n_seats; /* sessions at a time */
+    uint32_t n_drives;
     uint32_t n_backed;
-    uint32_t n_words;    /* of a bitmap over units */
-    uint32_t n_loads;    /* under way */
-    uint64_t load_bytes; /* pending, of all loads */
+    uint32_t n_words;                          /* of a bitmap over units */
+    uint32_t n_loads;                          /* under way */
+    uint64_t load_bytes[LAM_SLOTS_DRIVES_MAX]; /* pending, of all loads of a drive */
     uint64_t load_bytes_max;
     uint64_t generation;
 
@@ -110,6 +112,9 @@ uint32_t lam_slots_step(const struct lam_slots *slots, struct lam_slots_session 
 uint64_t lam_slots_need_of(
     const struct lam_slots *slots, const struct lam_slots_session *session, uint32_t unit);
 
+/* The soonest need of a unit over all sessions. */
+uint64_t lam_slots_next_use(const struct lam_slots *slots, uint32_t unit);
+
 /* Do both stream some unit? Each has a next one. */
 bool lam_slots_share(const struct lam_slots *slots, const struct lam_slots_session *a,
     const struct lam_slots_session *b);
@@ -124,6 +129,16 @@ void lam_slots_drop(struct lam_slots *slots, uint32_t place);
 
 /* The next OPEN, CANCEL or LOAD. */
 bool lam_slots_next_load(struct lam_slots *slots, struct lam_slots_action *ret);
+
+/* Is the drive asked for enough? */
+bool lam_slots_is_full(const struct lam_slots *slots, uint32_t drive);
+
+/* Is it one of those for what is read ahead? */
+bool lam_slots_is_ahead(const struct lam_slots *slots, uint32_t place);
+
+/* Where something may be read to now ahead of its drive's turn, or NOWHERE. It has to be needed
+ * before *ret_use. */
+uint32_t lam_slots_find_ahead(const struct lam_slots *slots, uint64_t *ret_use);
 
 /* Do the place, with `unit` in it, and what is in the other one share memory? */
 bool lam_slots_overlap(

@@ -10,31 +10,6 @@
 
 #define NOWHERE LAM_SLOTS_NOWHERE
 
-/* ---- needs ---- */
-
-/* The soonest need of a unit over all sessions. */
-static uint64_t next_use(const struct lam_slots *slots, uint32_t unit)
-{
-    uint64_t soonest = LAM_SLOTS_NEVER;
-
-    if (slots->counts.sessions == 0)
-        return lam_slots_need_of(slots, &slots->nobody, unit);
-    for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
-        const struct lam_slots_session *session = &slots->sessions[s];
-
-        if (session->open && !session->detached &&
-            lam_slots_need_of(slots, session, unit) < soonest)
-            soonest = lam_slots_need_of(slots, session, unit);
-    }
-    return soonest;
-}
-
-bool lam_slots_is_waiting(const struct lam_slots *slots, const struct lam_slots_session *session)
-{
-    return session->open && session->credits > 0 && session->next != NOWHERE &&
-           (session->held_slots == 0 || slots->n_idle > 1);
-}
-
 static bool is_awaited(const struct lam_slots *slots, uint32_t unit)
 {
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
@@ -65,7 +40,7 @@ static bool is_busy(
 
     if (place->state != LAM_PLACE_READY || place->holders != 0)
         return place->state != LAM_PLACE_FREE;
-    use = next_use(slots, place->unit);
+    use = lam_slots_next_use(slots, place->unit);
     return use <= need && use != LAM_SLOTS_NEVER;
 }
 
@@ -82,7 +57,7 @@ struct way {
 
 static void displace(const struct lam_slots *slots, struct way *way, uint32_t p)
 {
-    uint64_t use = next_use(slots, slots->places[p].unit);
+    uint64_t use = lam_slots_next_use(slots, slots->places[p].unit);
 
     if (!way->displaces || use < way->displaced)
         way->displaced = use;
@@ -158,7 +133,7 @@ static uint64_t opens_after(const struct lam_slots *slots, uint32_t gate)
 {
     const struct lam_slots_place *place = &slots->places[gate];
 
-    return next_use(slots, place->unit) + (place->holders != 0 ? 0 : 2 * slots->n_units);
+    return lam_slots_next_use(slots, place->unit) + (place->holders != 0 ? 0 : 2 * slots->n_units);
 }
 
 /* Of two ways of one rank: displaces the first what is needed later, or is it free sooner? */
@@ -207,32 +182,48 @@ static bool best_way(
 
 /* ---- loads ---- */
 
+static bool find_home(
+    const struct lam_slots *slots, const struct lam_slots_unit *unit, struct way *ret_way)
+{
+    if (unit->home >= slots->n_backed || slots->places[unit->home].state != LAM_PLACE_FREE)
+        return false;
+    *ret_way = (struct way){.place = unit->home, .gate = NOWHERE, .read_bytes = unit->bytes};
+    return true;
+}
+
 /* The first unit ahead of the session that has to be read and has a place to go. */
 static bool first_missing(const struct lam_slots *slots, const struct lam_slots_session *session,
     uint32_t *ret_unit, struct way *ret_way, uint64_t *ret_need)
 {
     uint32_t seen = 0; /* transit units on the way: more than there are slots is no look-ahead */
     bool kept_missing = slots->counts.kept_loaded < slots->n_kept;
+    uint64_t use = 0;
+    uint32_t ahead = lam_slots_find_ahead(slots, &use);
     bool blocked = false;
 
     for (uint32_t i = 0; i < session->n_cycle; i++) {
         uint32_t u = session->cycle[(session->at + i) % session->n_cycle];
         const struct lam_slots_unit *unit = &slots->units[u];
-        uint64_t need = lam_slots_need_of(slots, session, u);
+        uint64_t need;
 
-        if (!unit->kept && ++seen > slots->n_slots && !kept_missing)
+        seen += !unit->kept && !lam_slots_is_ahead(slots, unit->place);
+        if (seen > slots->n_slots && !kept_missing && ahead == NOWHERE)
             return false;
-        if (unit->place != NOWHERE || unit->fault != LAM_OK ||
-            (!unit->kept && (blocked || seen > slots->n_slots)))
+        if (unit->place != NOWHERE || unit->fault != LAM_OK)
             continue;
+        need = lam_slots_need_of(slots, session, u);
+        if (lam_slots_is_full(slots, unit->drive)) {
+            blocked = blocked || !unit->kept;
+            continue;
+        }
         if (unit->kept) {
-            if (unit->home >= slots->n_backed || slots->places[unit->home].state != LAM_PLACE_FREE)
+            if (!find_home(slots, unit, ret_way))
                 continue;
-            *ret_way =
-                (struct way){.place = unit->home, .gate = NOWHERE, .read_bytes = unit->bytes};
-        } else if (!best_way(slots, u, need, ret_way)) {
+        } else if (blocked || seen > slots->n_slots || !best_way(slots, u, need, ret_way)) {
             blocked = true; /* what comes after it must not take what it waits for */
-            continue;
+            if (ahead == NOWHERE || need >= use || unit->drive == slots->units[session->next].drive)
+                continue;
+            *ret_way = (struct way){.place = ahead, .gate = NOWHERE, .read_bytes = unit->bytes};
         }
         *ret_unit = u;
         *ret_need = need;
@@ -278,9 +269,12 @@ static void begin_load(
     if (place->lane < slots->n_lanes && (way->displaces || way->gate != NOWHERE))
         slots->lane = place->lane;
     slots->n_loads++;
-    slots->load_bytes += early;
+    slots->load_bytes[unit->drive] += early;
     slots->counts.loads++;
-    slots->n_idle = 0;
+    if (lam_slots_is_ahead(slots, way->place))
+        slots->counts.ahead_loads++;
+    else
+        slots->n_idle = 0;
     *ret = (struct lam_slots_action){.kind = LAM_SLOTS_LOAD,
         .unit = u,
         .place = way->place,
@@ -363,14 +357,22 @@ static bool is_cancelling(const struct lam_slots *slots)
     return false;
 }
 
+static bool are_all_full(const struct lam_slots *slots)
+{
+    uint32_t d = 0;
+
+    while (d < slots->n_drives && lam_slots_is_full(slots, d))
+        d++;
+    return d == slots->n_drives;
+}
+
 static bool next_begin(struct lam_slots *slots, struct lam_slots_action *ret)
 {
     struct want wants[LAM_SLOTS_SESSIONS_MAX + 1];
     const struct want *turn, *best;
     uint32_t n_wants = 0;
 
-    if (slots->n_loads == LAM_SLOTS_LOADS_MAX || is_cancelling(slots) ||
-        (slots->load_bytes > 0 && slots->load_bytes >= slots->load_bytes_max))
+    if (slots->n_loads == LAM_SLOTS_LOADS_MAX || is_cancelling(slots) || are_all_full(slots))
         return false;
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
         struct lam_slots_session *session = &slots->sessions[s];
@@ -385,6 +387,8 @@ static bool next_begin(struct lam_slots *slots, struct lam_slots_action *ret)
     turn = find_turn(wants, n_wants);
     best = find_straggler(slots, wants, n_wants, turn);
     begin_load(slots, best->unit, &best->way, ret);
+    if (lam_slots_is_ahead(slots, best->way.place))
+        return true; /* nobody's turn */
     turn->session->last_load = slots->generation;
     best->session->last_load = slots->generation;
     return true;
@@ -401,13 +405,13 @@ static bool next_open(struct lam_slots *slots, struct lam_slots_action *ret)
         if (place->state != LAM_PLACE_LOADING || place->gate == NOWHERE || place->cancelled)
             continue;
         gate = &slots->places[place->gate];
-        if (is_busy(slots, gate, next_use(slots, place->unit)))
+        if (is_busy(slots, gate, lam_slots_next_use(slots, place->unit)))
             continue;
         if (gate->state == LAM_PLACE_READY)
             lam_slots_drop(slots, place->gate);
         place->gate = NOWHERE;
         place->pending_bytes += place->late_bytes;
-        slots->load_bytes += place->late_bytes;
+        slots->load_bytes[slots->units[place->unit].drive] += place->late_bytes;
         slots->n_idle = 0;
         *ret = (struct lam_slots_action){.kind = LAM_SLOTS_OPEN,
             .unit = place->unit,
@@ -425,7 +429,7 @@ static bool has_free_way(const struct lam_slots *slots, const struct lam_slots_p
     struct way way;
 
     for (uint32_t q = 0; q < slots->n_slots && q < slots->n_backed; q++) {
-        if (find_way(slots, place->unit, next_use(slots, place->unit), q, &way) &&
+        if (find_way(slots, place->unit, lam_slots_next_use(slots, place->unit), q, &way) &&
             way.gate == NOWHERE && rank_of(slots, &way, urgent) != NOWHERE)
             return true;
     }
@@ -442,7 +446,8 @@ static bool is_freed_by(const struct lam_slots *slots, uint32_t at, uint32_t p)
 
     return !is_cancelling(slots) && waiting->gate != NOWHERE &&
            slots->places[waiting->gate].holders != 0 && gate->state == LAM_PLACE_READY &&
-           gate->holders == 0 && next_use(slots, gate->unit) > next_use(slots, waiting->unit) &&
+           gate->holders == 0 &&
+           lam_slots_next_use(slots, gate->unit) > lam_slots_next_use(slots, waiting->unit) &&
            !has_free_way(slots, waiting);
 }
 
@@ -460,10 +465,10 @@ static bool is_in_the_way(const struct lam_slots *slots, uint32_t p)
         u = session->next;
         at = slots->units[u].place;
         if (slots->units[u].fault != LAM_OK ||
-            next_use(slots, u) >= next_use(slots, slots->places[p].unit))
+            lam_slots_next_use(slots, u) >= lam_slots_next_use(slots, slots->places[p].unit))
             continue;
         if (at == NOWHERE
-                ? !best_way(slots, u, next_use(slots, u), &way)
+                ? !best_way(slots, u, lam_slots_next_use(slots, u), &way)
                 : slots->places[at].state == LAM_PLACE_LOADING &&
                       (is_behind(slots, slots->places[at].gate, p) || is_freed_by(slots, at, p)))
             return true;

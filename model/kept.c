@@ -13,6 +13,8 @@
 /* The least part of a unit that is worth a place of its own. */
 #define PART_ALIGNS_MIN 16u
 
+#define DRIVES_MAX 64u
+
 /* Is unit u among k of n that are spread evenly? */
 static bool is_spread(uint32_t u, uint32_t k, uint32_t n)
 {
@@ -47,6 +49,28 @@ bool lam_kept_table_init(
             table->spread[k] += table->windows[((uint64_t)j * n + k - 1) / k - 1];
     }
     return true;
+}
+
+void lam_kept_table_set_drives(
+    struct lam_kept_table *table, const uint32_t *drives, uint32_t n_drives)
+{
+    uint64_t bytes[DRIVES_MAX] = {0};
+    uint64_t most = 0;
+    uint32_t n_used = 0, n_runs = 0;
+
+    assert(n_drives <= DRIVES_MAX);
+    for (uint32_t u = 0; u < table->n_units; u++) {
+        assert(drives[u] < n_drives);
+        bytes[drives[u]] += table->windows[u];
+        n_runs += drives[u] != drives[(u + 1) % table->n_units];
+    }
+    for (uint32_t d = 0; d < n_drives; d++) {
+        n_used += bytes[d] > 0;
+        most = bytes[d] > most ? bytes[d] : most;
+    }
+    table->ahead_ratio = n_runs == 0 ? 0
+                                     : (double)(table->full_bytes - most) /
+                                           (2 * (double)table->full_bytes) * n_used / n_runs;
 }
 
 void lam_kept_table_done(struct lam_kept_table *table)
@@ -89,6 +113,18 @@ static uint64_t early_bytes(const struct lam_kept_table *table, uint32_t n_lanes
     return lam_align_down(bytes < left ? bytes : left, table->align);
 }
 
+/* Places in which drives read ahead of their turn, out of rest_bytes for these and the kept units
+ * together: A = (F - K) r with K = rest - A. */
+static uint32_t n_ahead(const struct lam_kept_table *table, uint64_t rest_bytes)
+{
+    double r = table->ahead_ratio;
+    uint64_t wanted = (uint64_t)((double)(table->full_bytes - rest_bytes) * r / (1 - r));
+    uint64_t n = (wanted + table->slot_bytes - 1) / table->slot_bytes;
+    uint64_t most = rest_bytes / table->slot_bytes;
+
+    return (uint32_t)(n < most ? n : most);
+}
+
 /* Marks the largest evenly spread set that fits into rest_bytes, then each smaller unit that fits
  * beside it; returns what is left. */
 static uint64_t choose_units(
@@ -126,15 +162,20 @@ void lam_kept_choose(const struct lam_kept_table *table, uint64_t budget_bytes,
         it.slot_bytes = table->slot_bytes;
         it.early_bytes = early_bytes(table, it.n_lanes, lanes_wanted, budget_bytes);
         rest -= it.n_lanes * (it.slot_bytes + it.early_bytes);
+        it.n_ahead = n_ahead(table, rest);
+        rest -= it.n_ahead * it.slot_bytes;
     }
     rest = choose_units(table, rest, kept, &it);
     /* Uneven units may leave fewer to stream than there are lanes. */
     if (it.n_lanes > table->n_units - it.n_kept)
         it.n_lanes = table->n_units - it.n_kept;
+    if (it.n_ahead > table->n_units - it.n_kept - it.n_lanes)
+        it.n_ahead = table->n_units - it.n_kept - it.n_lanes;
     /* The end of the first unit that streams, if that leaves each lane another one. */
     if (rest >= PART_ALIGNS_MIN * table->align && table->n_units - it.n_kept > it.n_lanes)
         it.part_bytes = lam_align_down(rest, table->align);
-    it.pool_bytes += it.n_lanes * (it.slot_bytes + it.early_bytes) + it.part_bytes;
+    it.pool_bytes +=
+        it.n_lanes * (it.slot_bytes + it.early_bytes) + it.part_bytes + it.n_ahead * it.slot_bytes;
     assert(it.pool_bytes <= budget_bytes);
     *ret_kept = it;
 }

@@ -84,14 +84,17 @@ static void open_path(struct path *path)
     struct lam_reader_config reader = {.file = &path->file,
         .on_done = lam_checker_on_load_end,
         .on_issued = lam_checker_on_issued};
+    struct lam_policy_request layout = {
+        .budget_bytes = (uint64_t)1 << 30, .lanes_wanted = LAM_KEPT_LANES_WANTED};
 
     memset(path, 0, sizeof(*path));
     pthread_mutex_init(&path->lock, NULL);
     pthread_cond_init(&path->changed, NULL);
     assert_int_equal(lam_file_open(faulty_path, NULL, &path->file, NULL), LAM_OK);
-    assert_int_equal(lam_policy_layout(manifest->units, manifest->n_units, path->file.align,
-                         (uint64_t)1 << 30, LAM_KEPT_LANES_WANTED, &path->layout, NULL),
-        LAM_OK);
+    layout.n_units = manifest->n_units;
+    layout.units = manifest->units;
+    layout.align = path->file.align;
+    assert_int_equal(lam_policy_layout(&layout, &path->layout, NULL), LAM_OK);
     assert_int_equal(path->layout.n_kept, manifest->n_units);
     assert_int_equal(
         lam_pool_init(path->layout.pool_bytes, path->layout.pool_bytes, &path->pool, NULL), LAM_OK);

@@ -1,6 +1,6 @@
 /*
- * lanes: policy and slots together, on a drive and with a worker that are arithmetic. How much of a
- * pass is found in the pool, and how much of the drive's time and the worker's is lost.
+ * lanes: policy and slots together, on drives and with a worker that are arithmetic. How much of a
+ * pass is found in the pool, and how much of the drives' time and the worker's is lost.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,7 +17,7 @@
 #define UNITS_MAX 100
 #define ALIGN 4096u
 
-/* One step of time is 0.1 ms, in which the drive reads 200,000 bytes: 2 GB/s. */
+/* One step of time is 0.1 ms, in which each drive reads 200,000 bytes: 2 GB/s. */
 #define STEP_BYTES 200000u
 #define TURN_STEPS 3u /* from a message of one side to what the other does about it */
 #define IDLE_STEPS 20u
@@ -25,10 +25,15 @@
 
 static struct lam_unit units[UNITS_MAX];
 static uint64_t unit_bytes[UNITS_MAX];
+static uint32_t drives[UNITS_MAX];
+static uint32_t n_drives;
 
 static void fill_units(uint32_t n, uint64_t bytes)
 {
     uint64_t offset = 5000;
+
+    n_drives = 1;
+    memset(drives, 0, sizeof(drives));
 
     for (uint32_t u = 0; u < n; u++) {
         units[u] = (struct lam_unit){.file_offset = offset, .bytes = bytes};
@@ -38,8 +43,8 @@ static void fill_units(uint32_t n, uint64_t bytes)
 }
 
 struct load {
-    bool used, gated, told;
-    uint32_t place;
+    bool gated, told;
+    uint32_t place, drive;
     uint64_t generation;
     uint64_t early_bytes, late_bytes; /* left to be read */
 };
@@ -51,6 +56,7 @@ struct world {
     struct load loads[LAM_SLOTS_LOADS_MAX]; /* oldest first */
     uint32_t n_loads;
     uint64_t bytes_read;
+    uint64_t drive_bytes[LAM_SLOTS_DRIVES_MAX];
     uint64_t idle_steps;
     uint32_t session;
     const bool *cycle;    /* NULL: all units */
@@ -70,8 +76,8 @@ static void act(struct world *w, const struct lam_slots_action *a)
     switch (a->kind) {
     case LAM_SLOTS_LOAD:
         load = &w->loads[w->n_loads++];
-        *load = (struct load){.used = true,
-            .place = a->place,
+        *load = (struct load){.place = a->place,
+            .drive = drives[a->unit],
             .generation = a->generation,
             .gated = a->late_begin < a->late_end};
         if (load->gated)
@@ -113,8 +119,8 @@ static void settle(struct world *w)
         act(w, &a);
 }
 
-/* The drive's part of a step: the oldest load that may be read. */
-static void read_some(struct world *w)
+/* A drive's part of a step: the oldest loads of it that may be read. False: there was none. */
+static bool read_some(struct world *w, uint32_t drive)
 {
     uint64_t budget = STEP_BYTES;
 
@@ -122,9 +128,15 @@ static void read_some(struct world *w)
         struct load *load = &w->loads[i];
         uint64_t n = load->early_bytes < budget ? load->early_bytes : budget;
 
+        if (load->drive != drive) {
+            i++;
+            continue;
+        }
+
         load->early_bytes -= n;
         budget -= n;
         w->bytes_read += n;
+        w->drive_bytes[drive] += n;
         if (load->early_bytes == 0 && !load->told) {
             load->told = true;
             lam_slots_issued(w->slots, load->place, load->generation);
@@ -138,7 +150,16 @@ static void read_some(struct world *w)
         w->n_loads--;
         settle(w);
     }
-    w->idle_steps = budget == STEP_BYTES ? w->idle_steps + 1 : 0;
+    return budget < STEP_BYTES;
+}
+
+static void read_all(struct world *w)
+{
+    bool idle = true;
+
+    for (uint32_t d = 0; d < n_drives; d++)
+        idle = !read_some(w, d) && idle;
+    w->idle_steps = idle ? w->idle_steps + 1 : 0;
     if (w->idle_steps == IDLE_STEPS || w->idle_steps == IDLE_AGAIN_STEPS)
         lam_slots_idle(w->slots);
 }
@@ -177,6 +198,8 @@ struct result {
     double hit_ratio, bound;
     double steps, read_steps, compute_steps; /* of one lap */
     double planned_steps;                    /* of read_steps, by model/scan.h */
+    double busiest_steps;  /* of read_steps, what the drive with the most of them reads */
+    double streamed_steps; /* what reading each unit once that is not kept takes */
 };
 
 static double plan(uint32_t n_units, uint64_t budget, const bool *cycle, uint64_t hold_steps)
@@ -217,15 +240,20 @@ static struct result run_cycle(
         .layout = &w.layout,
         .unit_bytes = unit_bytes,
         .load_bytes_max = 32 * LAM_MIB};
+    struct lam_policy_request request = {.units = units,
+        .n_units = n_units,
+        .align = ALIGN,
+        .budget_bytes = budget,
+        .lanes_wanted = LAM_KEPT_LANES_WANTED,
+        .drives = drives,
+        .n_drives = n_drives};
     uint64_t full = lam_policy_bytes_full(units, n_units, ALIGN);
     uint64_t step = 1, start_step = 0, start_bytes = 0;
     struct result result;
 
-    assert_int_equal(
-        lam_policy_layout(units, n_units, ALIGN, budget, LAM_KEPT_LANES_WANTED, &w.layout, NULL),
-        LAM_OK);
+    assert_int_equal(lam_policy_layout(&request, &w.layout, NULL), LAM_OK);
     assert_int_equal(lam_slots_create(&config, &w.slots, NULL), LAM_OK);
-    lam_slots_back(w.slots, w.layout.n_slots + w.layout.n_kept);
+    lam_slots_back(w.slots, w.layout.n_places);
     open_session(&w, n_units, cycle);
     for (uint32_t lap = 0; lap < warm + laps; lap++) {
         uint32_t before = w.at;
@@ -233,11 +261,12 @@ static struct result run_cycle(
         if (lap == warm) {
             start_step = step;
             start_bytes = w.bytes_read;
+            memset(w.drive_bytes, 0, sizeof(w.drive_bytes));
         }
         while (w.at >= before) {
             before = w.at;
             settle(&w);
-            read_some(&w);
+            read_all(&w);
             settle(&w);
             compute(&w, step++, hold_steps);
         }
@@ -247,6 +276,15 @@ static struct result run_cycle(
     result.bound = ((double)budget * n_units / (double)full - 1) / n_units;
     result.steps = (double)(step - start_step) / laps;
     result.read_steps = (double)(w.bytes_read - start_bytes) / laps / STEP_BYTES;
+    result.busiest_steps = 0;
+    for (uint32_t d = 0; d < n_drives; d++) {
+        double steps = (double)w.drive_bytes[d] / laps / STEP_BYTES;
+
+        result.busiest_steps = steps > result.busiest_steps ? steps : result.busiest_steps;
+    }
+    result.streamed_steps = 0;
+    for (uint32_t u = 0; u < n_units; u++)
+        result.streamed_steps += w.layout.kept[u] ? 0 : (double)unit_bytes[u] / STEP_BYTES;
     result.compute_steps = (double)((1 + hold_steps) * n_units);
     result.planned_steps = plan(n_units, budget, cycle, hold_steps);
     lam_slots_destroy(w.slots);
@@ -340,6 +378,77 @@ static void what_is_read_is_what_was_planned(void **state)
     }
 }
 
+/* ---- several drives ---- */
+
+/* n_units in runs of that many, on each drive in turn. */
+static void fill_runs(uint32_t n_units, uint64_t bytes, uint32_t run, uint32_t n)
+{
+    fill_units(n_units, bytes);
+    n_drives = n;
+    for (uint32_t u = 0; u < n_units; u++)
+        drives[u] = u / run % n;
+}
+
+/* A pass takes hardly longer than the drive with the most to read needs for it, once the pool has
+ * room for what this takes; read one after the other they would need twice as long. */
+static void both_drives_read_all_the_time(void **state)
+{
+    static const struct {
+        uint32_t run, percent_min; /* of the model in the pool */
+    } cases[] = {{40, 30}, {10, 20}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        for (uint32_t percent = cases[i].percent_min; percent < 85; percent += 10) {
+            struct result r;
+
+            fill_runs(80, 50000000, cases[i].run, 2);
+            r = run(80, 80 * 500000ull * percent, 0);
+            if (r.steps > 1.2 * r.busiest_steps)
+                fail_msg("runs of %u, %u %%: %.0f steps, of which one drive read %.0f",
+                    cases[i].run, percent, r.steps, r.busiest_steps);
+            if (r.read_steps > 1.15 * 2 * r.busiest_steps || r.read_steps < r.busiest_steps)
+                fail_msg("runs of %u, %u %%: %.0f steps of reading for both, %.0f for one",
+                    cases[i].run, percent, r.read_steps, r.busiest_steps);
+        }
+    }
+}
+
+/* Memory for reading ahead is taken from what is kept: with both drives a pass is never slower than
+ * from one drive that has all units, whatever the pool. */
+static void several_drives_are_not_slower_than_one(void **state)
+{
+    (void)state;
+    for (uint32_t percent = 10; percent < 97; percent += 20) {
+        for (uint32_t n = 2; n <= 4; n++) {
+            struct result one, several;
+
+            fill_units(60, 50000000);
+            one = run(60, 60 * 500000ull * percent, 0);
+            fill_runs(60, 50000000, 60 / n, n);
+            several = run(60, 60 * 500000ull * percent, 0);
+            if (several.steps > one.steps)
+                fail_msg("%u drives, %u %%: %.0f steps, but %.0f with one", n, percent,
+                    several.steps, one.steps);
+        }
+    }
+}
+
+/* What is read ahead is of use: no unit is read twice in a pass, whoever waits for whom. */
+static void nothing_is_read_ahead_in_vain(void **state)
+{
+    (void)state;
+    for (uint64_t hold = 0; hold <= 800; hold += 200) {
+        struct result r;
+
+        fill_runs(40, 50000000, 20, 2);
+        r = run(40, 40 * 200000ull * 100, hold);
+        if (r.read_steps > r.streamed_steps * 1.01)
+            fail_msg("%u steps each: read %.0f, not %.0f", (unsigned)hold, r.read_steps,
+                r.streamed_steps);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -347,6 +456,9 @@ int main(void)
         cmocka_unit_test(a_fast_worker_keeps_the_drive_busy),
         cmocka_unit_test(reading_and_computing_overlap),
         cmocka_unit_test(what_is_read_is_what_was_planned),
+        cmocka_unit_test(both_drives_read_all_the_time),
+        cmocka_unit_test(several_drives_are_not_slower_than_one),
+        cmocka_unit_test(nothing_is_read_ahead_in_vain),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -13,6 +13,8 @@
 #define ALIGN 4096u
 
 static struct lam_unit units[UNITS_MAX];
+static uint32_t drives[UNITS_MAX];
+static uint32_t n_drives = 1;
 
 static void fill_units(uint32_t n, uint64_t bytes, uint64_t offset)
 {
@@ -26,7 +28,7 @@ static void fill_units(uint32_t n, uint64_t bytes, uint64_t offset)
 static void check(const struct lam_layout *layout, uint32_t n_units, uint64_t budget)
 {
     uint32_t n_kept = 0, n_parts = layout->part_unit != LAM_POLICY_NO_UNIT;
-    uint32_t n_places = layout->n_slots + layout->n_kept;
+    uint32_t n_shared_places = layout->n_slots + layout->n_ahead;
     uint32_t n_shared = layout->n_slots - n_parts;
     uint64_t at = 0, end = 0;
 
@@ -34,12 +36,13 @@ static void check(const struct lam_layout *layout, uint32_t n_units, uint64_t bu
         uint64_t window = lam_policy_window(&units[u], ALIGN).bytes;
 
         if (layout->kept[u])
-            assert_int_equal(layout->places[layout->n_slots + n_kept++].bytes, window);
+            assert_int_equal(layout->places[n_shared_places + n_kept++].bytes, window);
         else
-            for (uint32_t s = 0; s < n_shared; s++)
-                assert_true(layout->places[s].bytes >= window);
+            for (uint32_t s = 0; s < n_shared_places; s++)
+                assert_true((n_parts > 0 && s == n_shared) || layout->places[s].bytes >= window);
     }
     assert_int_equal(n_kept, layout->n_kept);
+    assert_int_equal(layout->n_places, n_shared_places + n_kept);
     assert_true(layout->n_slots > 0 || n_kept == n_units);
     if (n_parts > 0) {
         const struct lam_place *place = &layout->places[layout->n_slots - 1];
@@ -51,7 +54,7 @@ static void check(const struct lam_layout *layout, uint32_t n_units, uint64_t bu
         assert_int_equal(place[-1].pool_offset + place[-1].bytes + layout->part_bytes,
             place->pool_offset + place->bytes);
     }
-    for (uint32_t p = 0; p < n_places; p++) {
+    for (uint32_t p = 0; p < layout->n_places; p++) {
         const struct lam_place *place = &layout->places[p];
 
         assert_int_equal(place->pool_offset % ALIGN, 0);
@@ -76,6 +79,20 @@ static void check(const struct lam_layout *layout, uint32_t n_units, uint64_t bu
     assert_int_equal(at, layout->pool_bytes);
 }
 
+static enum lam_status lay_out(
+    uint32_t n_units, uint64_t budget, struct lam_layout *ret_layout, struct lam_err *err)
+{
+    const struct lam_policy_request request = {.units = units,
+        .n_units = n_units,
+        .align = ALIGN,
+        .budget_bytes = budget,
+        .lanes_wanted = LAM_KEPT_LANES_WANTED,
+        .drives = n_drives > 1 ? drives : NULL,
+        .n_drives = n_drives};
+
+    return lam_policy_layout(&request, ret_layout, err);
+}
+
 static void a_window_is_the_aligned_surrounding(void **state)
 {
     struct lam_unit unit = {.file_offset = 4095, .bytes = 2};
@@ -98,8 +115,7 @@ static void everything_is_kept_when_it_fits(void **state)
     (void)state;
     fill_units(10, 100000, 777);
     full = lam_policy_bytes_full(units, 10, ALIGN);
-    assert_int_equal(
-        lam_policy_layout(units, 10, ALIGN, full, LAM_KEPT_LANES_WANTED, &layout, NULL), LAM_OK);
+    assert_int_equal(lay_out(10, full, &layout, NULL), LAM_OK);
     assert_int_equal(layout.n_kept, 10);
     assert_int_equal(layout.n_slots, 0);
     check(&layout, 10, full);
@@ -120,9 +136,7 @@ static void the_table_comes_behind_all_units(void **state)
 
         units[10].bytes = tables[i];
         window = lam_policy_window(&units[10], ALIGN).bytes;
-        assert_int_equal(lam_policy_layout(units, 10, ALIGN, UINT64_MAX / 4, LAM_KEPT_LANES_WANTED,
-                             &layout, NULL),
-            LAM_OK);
+        assert_int_equal(lay_out(10, UINT64_MAX / 4, &layout, NULL), LAM_OK);
         before = layout;
         for (enum lam_status status = LAM_RESOURCE_EXHAUSTED; status != LAM_OK;) {
             lam_fault_arm("alloc", ++nth);
@@ -131,7 +145,7 @@ static void the_table_comes_behind_all_units(void **state)
             assert_int_equal(layout.n_units, 10 + (status == LAM_OK));
         }
         lam_fault_arm("alloc", 0);
-        assert_int_equal(nth, 4); /* each of three, then none */
+        assert_int_equal(nth, 5); /* each of four, then none */
         assert_true(layout.has_table && layout.kept[10]);
         assert_int_equal(layout.pool_bytes, before.pool_bytes + window);
         assert_int_equal(layout.places[10].pool_offset, before.pool_bytes);
@@ -149,9 +163,7 @@ static void the_kept_units_are_as_many_as_fit_and_spread(void **state)
         uint32_t gap = 0, gap_max = 0;
         struct lam_layout layout;
 
-        assert_int_equal(
-            lam_policy_layout(units, 80, ALIGN, budget, LAM_KEPT_LANES_WANTED, &layout, NULL),
-            LAM_OK);
+        assert_int_equal(lay_out(80, budget, &layout, NULL), LAM_OK);
         check(&layout, 80, budget);
         assert_int_equal(layout.n_lanes, c < 3 ? c : 3);
         assert_int_equal(layout.n_kept, c < 4 ? 0 : c - 4);
@@ -186,11 +198,38 @@ static void units_of_any_size_fit_any_budget(void **state)
                 largest = lam_policy_window(&units[u], ALIGN).bytes;
         }
         budget = largest + (rng >> 20) % (2 * lam_policy_bytes_full(units, n, ALIGN));
-        assert_int_equal(
-            lam_policy_layout(units, n, ALIGN, budget, LAM_KEPT_LANES_WANTED, &layout, NULL),
-            LAM_OK);
+        assert_int_equal(lay_out(n, budget, &layout, NULL), LAM_OK);
         check(&layout, n, budget);
         lam_layout_done(&layout);
+    }
+}
+
+/* With two drives in halves a third of what the pool lacks is for reading ahead: so much is in it
+ * when the turn comes that both have read all the time. With shards in turn it takes less, and with
+ * the model on one drive, or in the pool, none. */
+static void reading_ahead_has_the_room_that_it_takes(void **state)
+{
+    (void)state;
+    fill_units(80, 1 << 20, 0);
+    for (uint32_t run = 40; run >= 5; run /= 2) {
+        for (uint32_t c = 10; c <= 80; c += 10) {
+            uint32_t most = c == 80 ? 0 : (80 + 3 - c) / (4 * 40 / run - 1);
+            struct lam_layout layout;
+
+            n_drives = 2;
+            for (uint32_t u = 0; u < 80; u++)
+                drives[u] = u / run % 2;
+            assert_int_equal(lay_out(80, (uint64_t)c << 20, &layout, NULL), LAM_OK);
+            check(&layout, 80, (uint64_t)c << 20);
+            most = most < c - 4 ? most : c - 4;
+            assert_in_range(layout.n_ahead, most, most + (c < 80 && most < c - 4));
+            lam_layout_done(&layout);
+            memset(drives, 0, sizeof(drives)); /* as files on two drives with nothing on one */
+            assert_int_equal(lay_out(80, (uint64_t)c << 20, &layout, NULL), LAM_OK);
+            assert_int_equal(layout.n_ahead, 0);
+            lam_layout_done(&layout);
+            n_drives = 1;
+        }
     }
 }
 
@@ -200,9 +239,7 @@ static void regions_end_where_places_end(void **state)
 
     (void)state;
     fill_units(40, 218000000, 5000);
-    assert_int_equal(
-        lam_policy_layout(units, 40, ALIGN, UINT64_MAX / 4, LAM_KEPT_LANES_WANTED, &layout, NULL),
-        LAM_OK);
+    assert_int_equal(lay_out(40, UINT64_MAX / 4, &layout, NULL), LAM_OK);
     check(&layout, 40, UINT64_MAX / 4);
     /* One place, one, two, then four each. */
     assert_int_equal(layout.n_regions, 12);
@@ -212,9 +249,7 @@ static void regions_end_where_places_end(void **state)
     lam_layout_done(&layout);
 
     fill_units(3, 5ull << 30, 5000); /* larger than a region: cut inside */
-    assert_int_equal(
-        lam_policy_layout(units, 3, ALIGN, UINT64_MAX / 4, LAM_KEPT_LANES_WANTED, &layout, NULL),
-        LAM_OK);
+    assert_int_equal(lay_out(3, UINT64_MAX / 4, &layout, NULL), LAM_OK);
     check(&layout, 3, UINT64_MAX / 4);
     lam_layout_done(&layout);
 }
@@ -226,13 +261,9 @@ static void too_small_names_the_smallest_that_works(void **state)
 
     (void)state;
     fill_units(10, 1000000, 100);
-    assert_int_equal(
-        lam_policy_layout(units, 10, ALIGN, 500000, LAM_KEPT_LANES_WANTED, &layout, &err),
-        LAM_RESOURCE_EXHAUSTED);
+    assert_int_equal(lay_out(10, 500000, &layout, &err), LAM_RESOURCE_EXHAUSTED);
     assert_non_null(strstr(err.text, "--ram 984KiB"));
-    assert_int_equal(
-        lam_policy_layout(units, 10, ALIGN, 984 << 10, LAM_KEPT_LANES_WANTED, &layout, &err),
-        LAM_OK);
+    assert_int_equal(lay_out(10, 984 << 10, &layout, &err), LAM_OK);
     assert_int_equal(layout.n_slots, 1);
     check(&layout, 10, 984 << 10);
     lam_layout_done(&layout);
@@ -247,14 +278,13 @@ static void no_memory_is_a_status(void **state)
     fill_units(10, 1000000, 100);
     do {
         lam_fault_arm("alloc", ++n);
-        if (lam_policy_layout(units, 10, ALIGN, 5000000, LAM_KEPT_LANES_WANTED, &layout, NULL) ==
-            LAM_OK) {
+        if (lay_out(10, 5000000, &layout, NULL) == LAM_OK) {
             assert_false(lam_fault_fired());
             lam_layout_done(&layout);
         }
     } while (lam_fault_fired());
     lam_fault_arm("alloc", 0);
-    assert_int_equal(n, 6);
+    assert_int_equal(n, 7);
 }
 
 int main(void)
@@ -265,6 +295,7 @@ int main(void)
         cmocka_unit_test(the_table_comes_behind_all_units),
         cmocka_unit_test(the_kept_units_are_as_many_as_fit_and_spread),
         cmocka_unit_test(units_of_any_size_fit_any_budget),
+        cmocka_unit_test(reading_ahead_has_the_room_that_it_takes),
         cmocka_unit_test(regions_end_where_places_end),
         cmocka_unit_test(too_small_names_the_smallest_that_works),
         cmocka_unit_test(no_memory_is_a_status),

@@ -97,6 +97,25 @@ static void all_interleavings_with_faults(void **state)
         (struct world_shape){.n_units = 3, .n_lanes = 1, .early = 4, .part = 3}, 1, true, 6);
 }
 
+/* Two drives, of which one may read ahead of its turn. */
+static void all_interleavings_of_two_drives(void **state)
+{
+    (void)state;
+    explore_all(
+        (struct world_shape){.n_units = 4, .n_lanes = 1, .ahead = 1, .drives = 0xc}, 1, false, 8);
+    explore_all(
+        (struct world_shape){.n_units = 4, .n_lanes = 1, .ahead = 2, .drives = 0xa}, 1, false, 7);
+    explore_all(
+        (struct world_shape){
+            .n_units = 5, .kept = 1u << 3, .n_lanes = 1, .early = 4, .ahead = 1, .drives = 0x1c},
+        1, false, 7);
+    explore_all(
+        (struct world_shape){.n_units = 4, .n_lanes = 1, .ahead = 1, .drives = 0xc}, 2, false, 6);
+    explore_all(
+        (struct world_shape){.n_units = 4, .n_lanes = 1, .early = 4, .ahead = 1, .drives = 0x6}, 1,
+        true, 5);
+}
+
 /* Sessions with cycles of their own: disjoint, one within the other, partly the same, all kept. */
 static void all_interleavings_of_two_cycles(void **state)
 {
@@ -142,6 +161,8 @@ static void long_random_runs_with_three_sessions(void **state)
 
         shape.kept = run * 2654435761u & ((1u << shape.n_units) - 1) & 0x6db6db;
         shape.part = shape.early > 0 ? run / 3 % 3 * 4 : 0;
+        shape.ahead = run / 5 % 4;
+        shape.drives = shape.ahead > 0 ? run * 0x9e3779b1u & ((1u << shape.n_units) - 1) : 0;
         world_init(&w, &shape);
         for (uint32_t i = 0; i < 2000; i++) {
             rng = rng * 6364136223846793005ull + 1442695040888963407ull;
@@ -407,6 +428,7 @@ int main(void)
         cmocka_unit_test(all_interleavings_of_two_sessions),
         cmocka_unit_test(all_interleavings_of_overlapping_places),
         cmocka_unit_test(all_interleavings_of_two_cycles),
+        cmocka_unit_test(all_interleavings_of_two_drives),
         cmocka_unit_test(all_interleavings_with_faults),
         cmocka_unit_test(long_random_runs_with_three_sessions),
     };

@@ -9,7 +9,7 @@
 
 static uint32_t n_places(const struct world *w)
 {
-    return w->layout.n_slots + w->layout.n_kept;
+    return w->layout.n_places;
 }
 
 /* ---- memory ---- */
@@ -80,6 +80,25 @@ static bool is_wanted(const struct world *w, uint32_t unit)
     return !any;
 }
 
+static bool is_ahead(const struct world *w, uint32_t p)
+{
+    return p >= w->layout.n_slots && p < w->layout.n_slots + w->layout.n_ahead;
+}
+
+/* What is read ahead of its drive's turn shares no memory, waits for nothing, and takes no place of
+ * what was read ahead for somebody who still comes. */
+static void check_ahead(struct world *w, const struct lam_slots_action *a)
+{
+    const struct world_place *place = &w->places[a->place];
+
+    if (!is_ahead(w, a->place))
+        return;
+    w->n_ahead++;
+    assert_true(w->layout.n_drives > 1 && a->late_begin == a->late_end);
+    assert_int_equal(a->read_bytes, w->unit_bytes[a->unit]);
+    assert_false(place->filled && !place->granted && is_wanted(w, place->unit));
+}
+
 static void on_load(struct world *w, const struct lam_slots_action *a)
 {
     struct world_place *place = &w->places[a->place];
@@ -89,7 +108,8 @@ static void on_load(struct world *w, const struct lam_slots_action *a)
     assert_false(place->loading);
     assert_true(is_wanted(w, a->unit));
     assert_int_equal(a->kept, w->kept[a->unit]);
-    assert_int_equal(a->kept, a->place >= w->layout.n_slots);
+    assert_int_equal(a->kept, a->place >= w->layout.n_slots + w->layout.n_ahead);
+    check_ahead(w, a);
     assert_true(a->late_begin <= a->late_end && a->read_bytes > 0);
     *place = (struct world_place){.unit = a->unit,
         .generation = a->generation,
@@ -130,6 +150,7 @@ static void on_grant(struct world *w, const struct lam_slots_action *a)
     uint32_t s = session_of(w, a->session);
 
     assert_false(w->detached[s] || w->places[a->place].loading);
+    w->places[a->place].granted = true;
     assert_int_equal(w->places[a->place].unit, a->unit);
     assert_int_equal(w->places[a->place].generation, a->generation);
     for (uint32_t i = 0; i < w->n_leases; i++)
@@ -197,6 +218,9 @@ static void lay_out(struct world *w, const struct world_shape *shape)
     *layout = (struct lam_layout){.align = 1,
         .n_units = shape->n_units,
         .n_lanes = shape->n_lanes,
+        .n_ahead = shape->ahead,
+        .n_drives = shape->drives != 0 ? 2 : 1,
+        .drives = w->drives,
         .part_unit = LAM_POLICY_NO_UNIT,
         .part_bytes = shape->part,
         .kept = w->kept,
@@ -218,6 +242,8 @@ static void lay_out(struct world *w, const struct world_shape *shape)
             w->unit_bytes[layout->part_unit], shape->n_lanes - 1};
     }
     layout->n_slots = (uint32_t)(place - w->layout_places);
+    for (uint32_t i = 0; i < shape->ahead; i++, at += WORLD_UNIT_BYTES)
+        *place++ = (struct lam_place){at, WORLD_UNIT_BYTES, shape->n_lanes};
     for (uint32_t u = 0; u < shape->n_units; u++) {
         if (!w->kept[u])
             continue;
@@ -225,6 +251,7 @@ static void lay_out(struct world *w, const struct world_shape *shape)
         at += w->unit_bytes[u];
         layout->n_kept++;
     }
+    layout->n_places = (uint32_t)(place - w->layout_places);
     assert_true(at <= WORLD_POOL_MAX && place <= w->layout_places + WORLD_PLACES_MAX);
 }
 
@@ -245,6 +272,7 @@ void world_init(struct world *w, const struct world_shape *shape)
         w->cycle[s] = shape->cycles[s] != 0 ? shape->cycles[s] : (1u << shape->n_units) - 1;
     for (uint32_t u = 0; u < shape->n_units; u++) {
         w->kept[u] = (shape->kept >> u & 1) != 0;
+        w->drives[u] = shape->drives >> u & 1;
         w->unit_bytes[u] = u % 3 == 2 ? WORLD_UNIT_BYTES / 2 : WORLD_UNIT_BYTES;
     }
     lay_out(w, shape);
@@ -333,6 +361,7 @@ void world_loaded(struct world *w, uint32_t p, enum lam_status status)
 
     assert_int_equal(lam_slots_is_stuck(w->slots, p), place->stuck);
     place->loading = place->stuck = false;
+    place->filled = status == LAM_OK;
     for (uint64_t b = 0; status == LAM_OK && b < place->read_bytes; b++)
         at[b] = code(place->unit, b);
     if (status != LAM_OK && !place->gated)

@@ -14,10 +14,11 @@
 
 #define WORLD_UNITS_MAX 24
 #define WORLD_SESSIONS 3
-#define WORLD_PLACES_MAX (WORLD_UNITS_MAX + 9)
+#define WORLD_AHEAD_MAX 8
+#define WORLD_PLACES_MAX (WORLD_UNITS_MAX + 9 + WORLD_AHEAD_MAX)
 #define WORLD_NO_UNIT UINT32_MAX
 #define WORLD_UNIT_BYTES 10u /* a lane's place; every third unit is smaller */
-#define WORLD_POOL_MAX ((WORLD_UNITS_MAX + 8) * 2 * WORLD_UNIT_BYTES)
+#define WORLD_POOL_MAX ((WORLD_UNITS_MAX + 8 + WORLD_AHEAD_MAX) * 2 * WORLD_UNIT_BYTES)
 
 /* What a pool looks like. */
 struct world_shape {
@@ -29,6 +30,8 @@ struct world_shape {
     uint32_t seats;      /* 0: as many as lanes */
     uint32_t loads_max;  /* load_bytes_max, in whole units */
     uint64_t step_bytes; /* of lam_slots_pace, up to twice as much */
+    uint32_t ahead;      /* places */
+    uint32_t drives;     /* bitmap of the units that lie on the second of two drives; 0: one */
     uint32_t cycles[WORLD_SESSIONS]; /* bitmaps of units; 0: all */
 };
 
@@ -40,7 +43,7 @@ struct world_lease {
 struct world_place {
     uint32_t unit;
     uint64_t generation;
-    bool loading, issued, gated, cancelled, stuck;
+    bool loading, issued, gated, cancelled, stuck, filled, granted;
     uint64_t read_bytes, late_begin, late_end;
 };
 
@@ -50,6 +53,7 @@ struct world {
     uint64_t step_bytes;
     struct lam_layout layout;
     bool kept[WORLD_UNITS_MAX];
+    uint32_t drives[WORLD_UNITS_MAX];
     struct lam_place layout_places[WORLD_PLACES_MAX];
     uint64_t unit_bytes[WORLD_UNITS_MAX];
     uint16_t content[WORLD_POOL_MAX]; /* unit and offset in it; 0: anything */
@@ -64,7 +68,7 @@ struct world {
     uint32_t next_unit[WORLD_SESSIONS]; /* the transit unit to be granted; or WORLD_NO_UNIT */
     uint32_t credits[WORLD_SESSIONS];
     uint32_t kept_granted[WORLD_SESSIONS];
-    uint64_t n_grants, n_loads, n_faults, n_cancels;
+    uint64_t n_grants, n_loads, n_faults, n_cancels, n_ahead;
     uint64_t load_bytes; /* asked for so far */
 };
 

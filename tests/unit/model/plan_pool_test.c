@@ -19,14 +19,16 @@ static void compare(const struct lam_plan_request *request, const struct lam_pla
 {
     const struct lam_unit *units = request->manifest->units;
     const struct lam_plan_pool *pool = &plan->pool;
+    const struct lam_policy_request asked = {.units = units,
+        .n_units = plan->n_units,
+        .align = ALIGN,
+        .budget_bytes = pool->budget_bytes - pool->table_bytes,
+        .lanes_wanted = LAM_KEPT_LANES_WANTED};
     struct lam_layout layout;
     uint32_t place;
     uint64_t disk_bytes = 0;
 
-    assert_int_equal(
-        lam_policy_layout(units, plan->n_units, ALIGN, pool->budget_bytes - pool->table_bytes,
-            LAM_KEPT_LANES_WANTED, &layout, NULL),
-        LAM_OK);
+    assert_int_equal(lam_policy_layout(&asked, &layout, NULL), LAM_OK);
     if (pool->table_bytes > 0) {
         assert_int_equal(pool->n_kept, plan->n_units); /* all units come first */
         assert_int_equal(pool->table_bytes, lam_policy_window(&units[plan->n_units], ALIGN).bytes);
