@@ -21,7 +21,7 @@ LAMINAR = BIN_DIR / "cli" / "laminar"
 MODEL = os.environ.get("LAMINAR_MODEL") or os.path.expanduser(
     "~/.cache/laminar/models/SmolLM2-135M-Instruct.Q4_1.gguf")
 SERVICES = ("loader", "gateway", "worker")
-TIMEOUT_S = 120
+TIMEOUT_S = 600  # for what hangs, not for what is slow: the machine may be busy
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -105,7 +105,7 @@ def processes_of(runtime_dir):
     return found
 
 
-def wait_until(condition, seconds=30, what="the condition"):
+def wait_until(condition, seconds=60, what="the condition"):
     give_up = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up, f"{what} did not come within {seconds} s"

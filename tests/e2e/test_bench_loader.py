@@ -95,14 +95,14 @@ def test_a_signal_ends_it_and_fio(home, tmp_path):
     fio = fake_fio(tmp_path / "bin", "exec sleep 1000")
     with cli.start(home, "bench", "loader", cli.MODEL, "--against-fio",
                    env=cli.environment(home, **fio)) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not any(b"sleep" in line[0] for line in map(cli.command_line, children(process.pid))):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.wait(cli.TIMEOUT_S)
         assert cli.died_by(process, signal.SIGINT)
-    cli.assert_nothing_left(home, 5)
+    cli.assert_nothing_left(home, seconds=60)
 
 
 def children(pid):

@@ -71,7 +71,8 @@ def test_it_serves_without_an_environment(moved, tmp_path):
             assert [p for p in mapped if str(moved) not in p and not is_glibc(p)] == []
         done = subprocess.run(
             [moved / "bin" / "laminar", "generate", "--target", f"unix:{home}/s", "--raw", "-p",
-             "The capital of France is", "-n", "4"], env={}, capture_output=True, timeout=60)
+             "The capital of France is", "-n", "4"], env={}, capture_output=True,
+            timeout=cli.TIMEOUT_S)
         assert done.returncode == 0 and done.stdout.startswith(b" Paris"), done.stderr.decode()
     finally:
         process.terminate()
@@ -96,7 +97,7 @@ def test_another_machine_without_any_of_our_libraries(moved, tmp_path):
               "exec chroot $0 /l/bin/laminar run /m --ctx 256 --raw -p 'The capital of France is' "
               "-n 4")
     done = subprocess.run(["unshare", "--mount", "sh", "-c", script, root, moved, cli.MODEL],
-                          capture_output=True, timeout=60)
+                          capture_output=True, timeout=cli.TIMEOUT_S)
     if b"unshare" in done.stderr or b"permission denied" in done.stderr.lower():
         pytest.skip("this machine allows no mount namespace")
     assert done.returncode == 0 and done.stdout.startswith(b" Paris"), done.stderr.decode()

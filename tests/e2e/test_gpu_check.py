@@ -11,7 +11,7 @@ GPU_CHECK = cli.ROOT / "tools" / "gpu-check"
 
 def run(tmp_path, *arguments):
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
-    return subprocess.run([GPU_CHECK, *arguments], capture_output=True, text=True, timeout=300,
+    return subprocess.run([GPU_CHECK, *arguments], capture_output=True, text=True, timeout=900,
                           env=environment)
 
 

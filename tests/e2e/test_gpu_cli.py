@@ -76,7 +76,7 @@ def test_serve_and_ps_show_the_device(home):
         data = cli.run_json(home, "ps", "--target", address)
         text = cli.run(home, "ps", "--target", address).stdout.decode()
         process.terminate()
-        table = process.communicate(timeout=20)[1].decode()
+        table = process.communicate(timeout=cli.TIMEOUT_S)[1].decode()
     (worker,) = data["workers"]
     assert worker["device"] == "cuda:0" and worker["memory"]["cap_bytes"] == 170 * MIB
     assert worker["profile"]["link_bytes"] > 0 and worker["last_pass"]["floor_seconds"] > 0
@@ -115,7 +115,7 @@ def test_memory_that_the_first_pass_takes_is_told(home):
         text = cli.run(home, "ps", "--target", address).stdout.decode()
         assert "over the cap" in text
         process.terminate()
-        log = process.communicate(timeout=20)[1].decode()
+        log = process.communicate(timeout=cli.TIMEOUT_S)[1].decode()
     assert log.count("more than its cap of 170.0 MiB") == 1, log
     done = cli.run(home, "run", cli.MODEL, *PROMPT, *SMALL, *library, "--vram", "170MiB")
     assert done.returncode == 0 and b"over the cap of 170.0 MiB" in done.stderr, done.stderr

@@ -38,7 +38,7 @@ class Drive:
         self.home.mkdir()
         self.process = subprocess.Popen([FAULTFS, backing, self.directory, "-f"],
                                         stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        give_up = time.monotonic() + 10
+        give_up = time.monotonic() + 60
         while not self.model.exists():
             code = self.process.poll()
             if code == MOUNTING_FAILED:
@@ -57,7 +57,7 @@ class Drive:
 
     def close(self):
         self.process.terminate()  # it unmounts
-        self.process.wait(timeout=20)
+        self.process.wait(cli.TIMEOUT_S)
 
 
 @pytest.fixture
@@ -159,13 +159,13 @@ def loader(home, drive):
          "--listen", target, "--pool-socket", home / "pool.sock"],
         env=cli.environment(home, HOME=str(drive.home)), stderr=subprocess.DEVNULL)
     process.target = target
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 60
     while not (home / "loader.sock").exists():
         assert process.poll() is None and time.monotonic() < give_up
         time.sleep(0.01)
     yield process
     process.terminate()
-    assert process.wait(timeout=20) == 0
+    assert process.wait(cli.TIMEOUT_S) == 0
 
 
 def test_a_loader_verifies_what_it_serves(home, drive, loader):
@@ -180,7 +180,7 @@ def test_a_loader_verifies_what_it_serves(home, drive, loader):
     assert second["places"][0]["part"] == "layer 29"
     drive.set("clear")
     # The record is the loader's own, which a command without --target uses as well.
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     while not os.path.exists(first["record"]):
         assert time.monotonic() < give_up
         time.sleep(0.05)

@@ -45,7 +45,7 @@ def test_loader_and_worker_stay_below_ram(home, ram):
         print(f"--ram {ram / MIB:.0f} MiB: {held / MIB:.1f} MiB are held")
         assert 0.7 * ram < held <= ram
         process.terminate()
-        process.wait(20)
+        process.wait(cli.TIMEOUT_S)
 
 
 def test_below_the_least_is_refused_with_the_arithmetic(home):
@@ -73,7 +73,7 @@ def test_ps_shows_workers_and_what_they_waited_for(home):
         data = cli.run_json(home, "ps", "--target", address)
         text = cli.run(home, "ps", "--target", address).stdout.decode()
         process.terminate()
-        table = process.communicate(timeout=20)[1].decode()
+        table = process.communicate(timeout=cli.TIMEOUT_S)[1].decode()
     (worker,) = data["workers"]
     assert data["context_tokens"] == 512 and data["waiting"] == 0
     assert worker["device"] == "cpu" and worker["max_sequences"] == 2
@@ -146,7 +146,7 @@ def test_serve_tells_its_plan(home):
                    "--json") as process:
         data = json.loads(process.stdout.readline())
         process.terminate()
-        process.wait(20)
+        process.wait(cli.TIMEOUT_S)
     plan = data["plan"]
     assert data["version"] == 1 and plan["fits"] is True
     (device,) = plan["measured"]["devices"]

@@ -2,8 +2,8 @@
 import json
 import os
 import re
+import resource
 import struct
-import time
 
 import pytest
 
@@ -84,10 +84,11 @@ def home(tmp_path):
 
 
 def plan(home, *arguments, code=0):
-    """Runs `laminar plan --json` within a second."""
-    began = time.monotonic()
+    """Runs `laminar plan --json` within a second of the processor, however busy the machine is."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = cli.run(home, "plan", *arguments, "--json")
-    took = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert done.returncode == code, done.stderr.decode()
     assert took < 1, took
     assert done.stdout.startswith(b'{"version":1,') and done.stdout.count(b"\n") == 1

@@ -48,7 +48,8 @@ def command(folder, *flags):
 @pytest.mark.parametrize("error", ERRORS)
 def test_io_uring_that_is_required_and_refused(folder, error):
     for flags in (["--require-io-uring"], ["--engine", "io_uring"]):
-        done = subprocess.run(command(folder, *flags), capture_output=True, timeout=60, check=False,
+        done = subprocess.run(command(folder, *flags), capture_output=True, check=False,
+                              timeout=cli.TIMEOUT_S,
                               preexec_fn=lambda: refuse_io_uring(ERRORS[error]))
         text = done.stderr.decode()
         assert done.returncode == 1, text
@@ -63,7 +64,7 @@ def test_io_uring_that_is_refused_is_done_without(folder, error):
     process = subprocess.Popen(command(folder), stderr=subprocess.PIPE,
                                preexec_fn=lambda: refuse_io_uring(ERRORS[error]))
     try:
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + 60
         while not (folder / "loader.sock").exists():
             assert process.poll() is None and time.monotonic() < give_up
             time.sleep(0.01)
@@ -71,14 +72,14 @@ def test_io_uring_that_is_refused_is_done_without(folder, error):
         assert done.returncode == 0, done.stderr.decode()
     finally:
         process.terminate()
-        log = process.communicate(timeout=20)[1].decode()
+        log = process.communicate(timeout=cli.TIMEOUT_S)[1].decode()
     assert "io_uring cannot be used" in log and os.strerror(ERRORS[error]) in log
     assert "reading by pread" in log
 
 
 def test_engines_that_exclude_each_other(folder):
     done = subprocess.run(command(folder, "--require-io-uring", "--engine", "pread"),
-                          capture_output=True, timeout=60, check=False)
+                          capture_output=True, timeout=cli.TIMEOUT_S, check=False)
     assert done.returncode == 2 and b"exclude each other" in done.stderr
 
 
@@ -86,7 +87,7 @@ def test_engines_that_exclude_each_other(folder):
 def test_few_open_files(folder, files):
     """However few: a sentence about files, no crash, nothing left."""
     done = subprocess.run(
-        command(folder), capture_output=True, timeout=60, check=False,
+        command(folder), capture_output=True, timeout=cli.TIMEOUT_S, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)))
     text = done.stderr.decode()
     assert done.returncode in (1, 3), text  # 3: something is exhausted

@@ -98,7 +98,7 @@ def test_a_signal_leaves_nothing(home, tmp_path, number):
         cli.wait_until((tmp_path / "m.gguf.partial").exists)
         time.sleep(0.05)
         process.send_signal(number)
-        process.wait(20)
+        process.wait(cli.TIMEOUT_S)
         assert cli.died_by(process, number)
     assert os.listdir(tmp_path) == ["run"]
 
@@ -108,7 +108,9 @@ def test_two_writers_of_one_file(home, tmp_path):
     with cli.start(home, "synth", "-o", path, "--preset", "llama3-8b", "--type", "q4_k",
                    "--layers", 8) as process:
         cli.wait_until((tmp_path / "m.gguf.partial").exists)
+        process.send_signal(signal.SIGSTOP)  # not that it is done before the other one begins
         done = cli.run(home, "synth", "-o", path)
+        process.send_signal(signal.SIGCONT)
         assert done.returncode == 1 and b"another process is writing" in done.stderr
-        assert process.wait(60) == 0
+        assert process.wait(cli.TIMEOUT_S) == 0
     assert path.stat().st_size > 1e9

@@ -158,7 +158,7 @@ def test_trace_of_serve(home, tmp_path):
                               *data["ops"].values())
         assert [p["process"] for p in traced["processes"]] == [f"laminar-{s}" for s in data["ops"]]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(cli.TIMEOUT_S) == 0
         assert "laminar trace -o t.json unix:" in process.stderr.read().decode()
 
 
@@ -181,8 +181,8 @@ def test_ctrl_c_ends_a_recording_and_leaves_no_file(home, tmp_path):
                        address) as process:
             time.sleep(0.5)
             process.send_signal(signal.SIGINT)
-            assert process.wait(10) == -signal.SIGINT
+            assert process.wait(cli.TIMEOUT_S) == -signal.SIGINT
         assert list(tmp_path.iterdir()) == [home]
         begin = time.monotonic()
-        assert stack.stop()["gateway"] == 0  # it does not wait for its recording
-        assert time.monotonic() - begin < 10
+        assert stack.stop()["gateway"] == 0
+        assert time.monotonic() - begin < 50  # it does not wait for its recording
