@@ -20,9 +20,48 @@ static const struct lam_dtype_info infos[LAM_DTYPE_END] = {
     [LAM_BF16] = {"BF16", 1, 2},
 };
 
+/* Types of GGUF that this build has no arithmetic for; named in errors only. */
+static const struct {
+    uint32_t id;
+    const char *name;
+} foreign[] = {
+    {9, "Q8_1"},
+    {10, "Q2_K"},
+    {11, "Q3_K"},
+    {15, "Q8_K"},
+    {16, "IQ2_XXS"},
+    {17, "IQ2_XS"},
+    {18, "IQ3_XXS"},
+    {19, "IQ1_S"},
+    {20, "IQ4_NL"},
+    {21, "IQ3_S"},
+    {22, "IQ2_S"},
+    {23, "IQ4_XS"},
+    {24, "I8"},
+    {25, "I16"},
+    {26, "I32"},
+    {27, "I64"},
+    {28, "F64"},
+    {29, "IQ1_M"},
+    {34, "TQ1_0"},
+    {35, "TQ2_0"},
+    {39, "MXFP4"},
+    {40, "NVFP4"},
+};
+
 bool lam_dtype_known(uint32_t id)
 {
     return id < (uint32_t)LAM_DTYPE_END && infos[id].name != NULL;
+}
+
+const char *lam_dtype_name(uint32_t id)
+{
+    if (lam_dtype_known(id))
+        return infos[id].name;
+    for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++)
+        if (foreign[i].id == id)
+            return foreign[i].name;
+    return NULL;
 }
 
 const struct lam_dtype_info *lam_dtype_info(enum lam_dtype dtype)

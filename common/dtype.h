@@ -35,6 +35,9 @@ struct lam_dtype_info {
 /* True for the types above. id: any number from a file. */
 bool lam_dtype_known(uint32_t id);
 
+/* How GGUF writes a type, of those above or another that files have; NULL: no such id. */
+const char *lam_dtype_name(uint32_t id);
+
 /* The table entry. dtype must be known (asserted). */
 const struct lam_dtype_info *lam_dtype_info(enum lam_dtype dtype);
 

@@ -297,6 +297,18 @@ static enum lam_status size_tensor(const struct cursor *cursor, struct lam_gguf_
 }
 
 /* Leaves tensor->offset relative to the data section, whose begin is not known yet. */
+static enum lam_status refuse_type(
+    struct cursor *cursor, const struct lam_gguf_tensor *tensor, uint32_t type)
+{
+    const char *name = lam_dtype_name(type);
+
+    return lam_fail(cursor->err, LAM_UNIMPLEMENTED,
+        "tensor '%.*s' has the type id %" PRIu32
+        " (%s), which this build does not run; use a file in Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, "
+        "Q5_K, Q6_K, F16, BF16 or F32",
+        (int)tensor->name.size, tensor->name.data, type, name ? name : "no known type");
+}
+
 static enum lam_status take_tensor(struct cursor *cursor, struct lam_gguf_tensor *tensor)
 {
     uint32_t type = 0;
@@ -311,11 +323,7 @@ static enum lam_status take_tensor(struct cursor *cursor, struct lam_gguf_tensor
     if (status)
         return status;
     if (!lam_dtype_known(type))
-        return lam_fail(cursor->err, LAM_UNIMPLEMENTED,
-            "tensor '%.*s' has the type id %" PRIu32
-            ", which this build does not know; use a file in Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, "
-            "Q5_K, Q6_K, F16, BF16 or F32",
-            (int)tensor->name.size, tensor->name.data, type);
+        return refuse_type(cursor, tensor, type);
     tensor->dtype = (enum lam_dtype)type;
     return size_tensor(cursor, tensor);
 }

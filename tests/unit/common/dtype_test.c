@@ -45,6 +45,18 @@ static void test_table(void **state)
     }
 }
 
+static void test_names(void **state)
+{
+    (void)state;
+    for (uint32_t id = 0; id < 1000; id++)
+        if (lam_dtype_known(id))
+            assert_string_equal(lam_dtype_name(id), lam_dtype_info((enum lam_dtype)id)->name);
+    assert_string_equal(lam_dtype_name(20), "IQ4_NL"); /* known by name only */
+    assert_false(lam_dtype_known(20));
+    assert_null(lam_dtype_name(4)); /* Q4_2 once; gone from the format */
+    assert_null(lam_dtype_name(UINT32_MAX));
+}
+
 static void test_rows(void **state)
 {
     uint64_t bytes = 7;
@@ -66,6 +78,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table),
+        cmocka_unit_test(test_names),
         cmocka_unit_test(test_rows),
     };
 
