@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/command.h"
@@ -152,6 +153,17 @@ static double rate(int32_t n, double seconds)
     return n > 0 && seconds > 0 ? n / seconds : 0;
 }
 
+/* Would the next line of stderr begin on the text's last one? */
+static bool shares_a_line(void)
+{
+    struct stat out;
+    struct stat err;
+
+    return isatty(STDOUT_FILENO) == 1 ||
+           (fstat(STDOUT_FILENO, &out) == 0 && fstat(STDERR_FILENO, &err) == 0 &&
+               out.st_dev == err.st_dev && out.st_ino == err.st_ino);
+}
+
 enum lam_status lam_answer_finish(const struct lam_answer_options *options,
     const struct lam_client_answer *answer, json_t *extra, struct lam_err *err)
 {
@@ -160,7 +172,7 @@ enum lam_status lam_answer_finish(const struct lam_answer_options *options,
     double decode_rate = rate(answer->completion_tokens - 1, answer->decode_seconds);
     json_t *root;
 
-    if (!options->json && isatty(STDOUT_FILENO))
+    if (!options->json && shares_a_line())
         putchar('\n');
     fflush(stdout);
     fprintf(stderr,

@@ -42,6 +42,12 @@ def test_run_writes_the_text_and_nothing_else_to_stdout(home):
     assert "tokens/s" in errors and "\r" not in errors  # no bar where there is no terminal
 
 
+def test_one_log_of_both_keeps_the_lines_apart(home):
+    with cli.start(home, "run", cli.MODEL, *PARIS, stderr=subprocess.STDOUT) as process:
+        both, _ = process.communicate(timeout=cli.TIMEOUT_S)
+    assert re.search(rb"^laminar: prompt 5 tokens", both, re.M), both
+
+
 def test_json_says_what_happened(home):
     data = cli.run_json(home, "run", cli.MODEL, *PARIS)
     assert list(data)[0] == "version"
