@@ -4,7 +4,8 @@
  * A row of logits is looked at in blocks, of which the largest value is known: greedy choices and
  * filters read few of them a second time. All filters keep the first so many candidates in the
  * order (logit down, id up), usually few: they are collected in bands, from the largest logit down,
- * and a heap brings a band into order as far as is asked.
+ * and a heap brings a band into order as far as is asked. Where that is not far enough the row is
+ * flat, and what is kept is found without an order (model/prefix.h).
  * Without filters nothing is ordered: the draw walks the ids, block by block.
  */
 #include "model/sample.h"
@@ -17,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/prefix.h"
 #include "model/softmax.h"
 
 #define BLOCKS_MAX 256u
@@ -37,7 +39,9 @@ struct row {
     struct lam_softmax softmax; /* of draws */
 };
 
-#define BANDS 4u
+#define BANDS 3u
+/* Blocks' largest values that weigh more together than this: a filter would keep many. */
+#define FLAT_WEIGHT 16.0
 
 /* The first candidates in their order: items[0, begin) as they are, items[begin, end) in reverse as
  * far as they have left the heap, which is items[begin, begin + n_heap). */
@@ -86,8 +90,8 @@ enum lam_status lam_sample_check(const struct lam_sample_params *params, struct 
 
 uint64_t lam_sample_scratch_bytes(uint32_t n_vocab)
 {
-    /* One after the other: two counts per token for penalties; candidates. Behind them the logits
-     * that penalties change. */
+    /* One after the other: two counts per token for penalties; candidates, or weights. Behind them
+     * the logits that penalties change. */
     return (uint64_t)n_vocab * (sizeof(struct candidate) + sizeof(float));
 }
 
@@ -110,6 +114,8 @@ double lam_sample_uniform(uint64_t seed, uint64_t position)
 }
 
 _Static_assert(sizeof(struct candidate) == 2 * sizeof(uint32_t), "the counts fit the scratch");
+_Static_assert(sizeof(struct candidate) == sizeof(double), "the weights fit the scratch");
+
 /* counts: [2][n_vocab]: of a token in the whole history, and in what was generated. Only those of
  * the history's tokens are used. */
 static void penalise(const struct lam_sample_params *params, float *logits, uint32_t n_vocab,
@@ -232,20 +238,19 @@ static int compare_down(const void *a, const void *b)
 }
 
 /* The nth largest of the blocks' largest values has at least n candidates above it, and seldom many
- * more. The last band is all the rest. */
+ * more. */
 static void set_floors(struct ranking *ranking)
 {
-    static const uint32_t ranks[BANDS - 1] = {16, 64, BLOCKS_MAX};
+    static const uint32_t ranks[BANDS] = {16, 64, BLOCKS_MAX};
     const struct row *row = ranking->row;
     float tops[BLOCKS_MAX];
 
     memcpy(tops, row->tops, row->n_blocks * sizeof *tops);
     qsort(tops, row->n_blocks, sizeof *tops, compare_down);
-    for (uint32_t i = 0; i < BANDS - 1; i++) {
+    for (uint32_t i = 0; i < BANDS; i++) {
         uint32_t rank = ranks[i] < row->n_blocks ? ranks[i] : row->n_blocks;
         ranking->floors[i] = tops[rank - 1] > -FLT_MAX ? tops[rank - 1] : -FLT_MAX;
     }
-    ranking->floors[BANDS - 1] = -FLT_MAX;
 }
 
 /* Candidates from floor up to below ceiling, behind the others. */
@@ -267,7 +272,7 @@ static void collect_band(struct ranking *ranking, float floor, float ceiling)
 }
 
 /* Puts the band that is used up into its order, and collects the next one that is not empty. False:
- * there is nobody left who can be drawn. */
+ * there are no more bands. */
 static bool collect(struct ranking *ranking)
 {
     struct candidate *items = ranking->items;
@@ -301,7 +306,7 @@ static void take_first(struct candidate *heap, uint32_t n)
     sift_down(heap, n, 0);
 }
 
-/* The candidate with i others before it; NULL: there are no more that can be drawn. */
+/* The candidate with i others before it; NULL: it is in none of the bands. */
 static const struct candidate *nth(struct ranking *ranking, uint32_t i)
 {
     while (i >= ranking->end - ranking->n_heap) {
@@ -329,41 +334,82 @@ static double sum_of_row(const struct row *row, double *ret_sums)
     return sum;
 }
 
-/* How many of the largest candidates the filters keep (at least one), and their weights' sum. */
+static uint32_t candidates_max(const struct lam_sample_params *params, const struct row *row)
+{
+    return params->top_k && params->top_k < row->n ? params->top_k : row->n;
+}
+
+/* How many of the largest candidates the filters keep (at least one), and their weights' sum; 0:
+ * more than there are in bands. */
 static uint32_t filter(
     const struct lam_sample_params *params, struct ranking *ranking, double *ret_mass)
 {
     const struct row *row = ranking->row;
-    uint32_t n_max = params->top_k && params->top_k < row->n ? params->top_k : row->n;
+    uint32_t n_max = candidates_max(params, row);
     double sums[BLOCKS_MAX];
     double total = 0, mass = 1;
     uint32_t n_kept = 1;
 
     if (params->top_p < 1 && n_max == row->n)
         total = sum_of_row(row, sums);
-    else if (params->top_p < 1)
-        for (uint32_t i = 0; i < n_max && nth(ranking, i); i++)
-            total += lam_softmax_weight(&row->softmax, nth(ranking, i)->logit);
-    for (; n_kept < n_max && nth(ranking, n_kept); n_kept++) {
-        double next = lam_softmax_weight(&row->softmax, nth(ranking, n_kept)->logit);
-        if (next < (double)params->min_p ||
-            (params->top_p < 1 && mass >= (double)params->top_p * total))
+    for (uint32_t i = 0; params->top_p < 1 && n_max < row->n && i < n_max; i++) {
+        const struct candidate *next = nth(ranking, i);
+        if (!next)
+            return 0;
+        total += lam_softmax_weight(&row->softmax, next->logit);
+    }
+    for (; n_kept < n_max; n_kept++) {
+        const struct candidate *next = nth(ranking, n_kept);
+        double weight = next ? lam_softmax_weight(&row->softmax, next->logit) : 0;
+        if (params->top_p < 1 && mass >= (double)params->top_p * total)
             break;
-        mass += next;
+        if (!next)
+            return 0;
+        if (weight < (double)params->min_p)
+            break;
+        mass += weight;
     }
     *ret_mass = mass;
     return n_kept;
 }
 
-static int32_t draw_filtered(const struct lam_sample_params *params, const struct row *row,
-    double uniform, struct candidate *items)
+/* The same without an order. weights: [row->n] */
+static int32_t draw_flat(
+    const struct lam_sample_params *params, const struct row *row, double uniform, double *weights)
 {
-    struct ranking ranking = {.row = row, .items = items};
-    double mass, sum = 0;
-    uint32_t n_kept;
+    struct lam_prefix_stop stop = {
+        .index = candidates_max(params, row), .sum = INFINITY, .sum_with = INFINITY};
+    struct lam_prefix prefix;
+    struct lam_prefix_found kept, found;
 
-    set_floors(&ranking);
-    n_kept = filter(params, &ranking, &mass);
+    lam_prefix_init(&prefix, &row->softmax, row->logits, row->n, weights);
+    if (params->top_p < 1)
+        stop.sum = (double)params->top_p *
+                   (stop.index < row->n ? lam_prefix_find(&prefix, &stop).sum : prefix.sum);
+    stop.weight = (double)params->min_p;
+    kept = lam_prefix_find(&prefix, &stop);
+    stop = (struct lam_prefix_stop){
+        .index = kept.index, .sum = INFINITY, .sum_with = uniform * kept.sum};
+    found = lam_prefix_find(&prefix, &stop);
+    /* uniform * sum rounded up to the sum: nobody of the kept ones. */
+    return found.id >= 0 && found.index < kept.index ? found.id : best_of(row);
+}
+
+static int32_t draw_filtered(
+    const struct lam_sample_params *params, const struct row *row, double uniform, void *scratch)
+{
+    struct ranking ranking = {.row = row, .items = scratch};
+    bool flat = candidates_max(params, row) > BLOCKS_MAX &&
+                lam_softmax_sum(&row->softmax, row->tops, row->n_blocks) > FLAT_WEIGHT;
+    double mass, sum = 0;
+    uint32_t n_kept = 0;
+
+    if (!flat) {
+        set_floors(&ranking);
+        n_kept = filter(params, &ranking, &mass);
+    }
+    if (n_kept == 0)
+        return draw_flat(params, row, uniform, scratch);
     for (uint32_t i = 0; i < n_kept; i++) {
         sum += lam_softmax_weight(&row->softmax, nth(&ranking, i)->logit);
         if (uniform * mass < sum)

@@ -99,7 +99,9 @@ INLINE void weights_of_few(
     weights(softmax, few, ret);
 }
 
-INLINE double sum_of(const struct lam_softmax *softmax, const float *logits, uint32_t n)
+/* ret: [n], or NULL. */
+INLINE double sum_of(
+    const struct lam_softmax *softmax, const float *logits, uint32_t n, double *ret)
 {
     lanes_f64 sum = {0}, more;
     uint32_t i = 0;
@@ -107,30 +109,33 @@ INLINE double sum_of(const struct lam_softmax *softmax, const float *logits, uin
     for (; n - i >= LANES; i += LANES) {
         weights(softmax, logits + i, &more);
         sum += more;
+        if (ret)
+            memcpy(ret + i, &more, sizeof more);
     }
     if (i < n) {
         weights_of_few(softmax, logits + i, n - i, &more);
         sum += more;
+        if (ret)
+            memcpy(ret + i, &more, (n - i) * sizeof *ret);
     }
     return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
-__attribute__((target("avx512f"))) static double sum_avx512(
-    const struct lam_softmax *softmax, const float *logits, uint32_t n)
-{
-    return sum_of(softmax, logits, n);
-}
+#define FOR_PROCESSOR(name, attributes)                                                            \
+    attributes static double sum_##name(                                                           \
+        const struct lam_softmax *softmax, const float *logits, uint32_t n)                        \
+    {                                                                                              \
+        return sum_of(softmax, logits, n, NULL);                                                   \
+    }                                                                                              \
+    attributes static double weights_##name(                                                       \
+        const struct lam_softmax *softmax, const float *logits, uint32_t n, double *ret)           \
+    {                                                                                              \
+        return sum_of(softmax, logits, n, ret);                                                    \
+    }
 
-__attribute__((target("avx2"))) static double sum_avx2(
-    const struct lam_softmax *softmax, const float *logits, uint32_t n)
-{
-    return sum_of(softmax, logits, n);
-}
-
-static double sum_plain(const struct lam_softmax *softmax, const float *logits, uint32_t n)
-{
-    return sum_of(softmax, logits, n);
-}
+FOR_PROCESSOR(avx512, __attribute__((target("avx512f"))))
+FOR_PROCESSOR(avx2, __attribute__((target("avx2"))))
+FOR_PROCESSOR(plain, )
 
 struct lam_softmax lam_softmax_make(float top, float temperature)
 {
@@ -159,4 +164,14 @@ double lam_softmax_sum(const struct lam_softmax *softmax, const float *logits, u
     if (__builtin_cpu_supports("avx2"))
         return sum_avx2(softmax, logits, n);
     return sum_plain(softmax, logits, n);
+}
+
+double lam_softmax_weights(
+    const struct lam_softmax *softmax, const float *logits, uint32_t n, double *ret_weights)
+{
+    if (__builtin_cpu_supports("avx512f"))
+        return weights_avx512(softmax, logits, n, ret_weights);
+    if (__builtin_cpu_supports("avx2"))
+        return weights_avx2(softmax, logits, n, ret_weights);
+    return weights_plain(softmax, logits, n, ret_weights);
 }

@@ -26,4 +26,8 @@ double lam_softmax_weight(const struct lam_softmax *softmax, float logit);
 /* The sum of the weights of logits[0, n), in an order that depends on n alone. */
 double lam_softmax_sum(const struct lam_softmax *softmax, const float *logits, uint32_t n);
 
+/* The same, with the weights in ret_weights[0, n). */
+double lam_softmax_weights(
+    const struct lam_softmax *softmax, const float *logits, uint32_t n, double *ret_weights);
+
 #endif
