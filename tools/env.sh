@@ -18,3 +18,14 @@ die() {
     say "$*"
     exit 1
 }
+
+# Runs what downloads, three times if need be: servers have bad minutes.
+patiently() {
+    local pause
+    for pause in 5 20; do
+        "$@" && return
+        say "that failed; again in $pause s: $*"
+        sleep "$pause"
+    done
+    "$@"
+}
