@@ -90,7 +90,7 @@ def test_a_benchmark_leaves_a_trace(home, tmp_path):
 @pytest.mark.parametrize("line, words", [
     (["link", "--device", "cpu"], (2, "'cpu' is no GPU")),
     (["link", "--cuda-library", "/nonexistent"], (1, "/nonexistent")),
-    (["generate", "m.gguf", "--trace", "/nonexistent/t.json"], (2, "/nonexistent/t.json")),
+    (["generate", "m.gguf", "--trace", "/proc/none/t.json"], (2, "/proc/none/t.json")),
     (["generate", "/nonexistent.gguf"], (1, "/nonexistent.gguf")),
     (["generate", "m.gguf", "--gen", "1"], (2, "--gen")),
     (["generate", "m.gguf", "--prompt", "0"], (2, "--prompt")),

@@ -94,7 +94,7 @@ static void test_nothing_to_watch(void **state)
 {
     (void)state;
     assert_null(lam_gpu_watch_start(folder, 7));
-    assert_null(lam_gpu_watch_start("/nonexistent", 0));
+    assert_null(lam_gpu_watch_start("/proc/nonexistent", 0));
     assert_int_equal(atomic_load(&fake->n_open), 0);
     lam_gpu_watch_stop(NULL);
 }

@@ -80,7 +80,7 @@ static void test_parent_that_cannot_be_used(void **state)
     expect_tmp(NULL);
     expect_tmp("");
     expect_tmp("relative/path");
-    expect_tmp("/nonexistent");
+    expect_tmp("/proc/nonexistent");
     expect_tmp(long_name);
 }
 
