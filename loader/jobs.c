@@ -27,12 +27,24 @@ void lam_jobs_init(struct lam_jobs *jobs, const struct lam_jobs_config *config)
 
 /* ---- loads ---- */
 
-void lam_jobs_add(struct lam_jobs *jobs, const struct lam_load *load)
+static uint32_t unused_job(const struct lam_jobs *jobs)
 {
     uint32_t j = 0;
 
     while (j < LAM_JOBS_MAX && jobs->jobs[j].used)
         j++;
+    return j;
+}
+
+bool lam_jobs_has_room(const struct lam_jobs *jobs)
+{
+    return unused_job(jobs) < LAM_JOBS_MAX;
+}
+
+void lam_jobs_add(struct lam_jobs *jobs, const struct lam_load *load)
+{
+    uint32_t j = unused_job(jobs);
+
     assert(j < LAM_JOBS_MAX && load->window.bytes > load->have_bytes);
     assert(load->window.file_offset % jobs->config.align == 0);
     assert(load->window.file_offset >= jobs->config.spans[0].begin);

@@ -137,6 +137,9 @@ struct lam_load_end {
 
 void lam_jobs_init(struct lam_jobs *jobs, const struct lam_jobs_config *config);
 
+/* May another load be added? */
+bool lam_jobs_has_room(const struct lam_jobs *jobs);
+
 /* At most LAM_JOBS_MAX loads at a time (asserted; lam_slots keeps to it). */
 void lam_jobs_add(struct lam_jobs *jobs, const struct lam_load *load);
 

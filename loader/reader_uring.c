@@ -260,20 +260,27 @@ static uint64_t measure(
     uint64_t start_ns = lam_now_ns(), end_ns = start_ns, bytes = 0;
     struct lam_load_end end;
     struct lam_io *io;
+    bool cut_up = true;
 
     config.n_drives = 1;
     config.drives[0] = (struct lam_jobs_drive){
         .request_bytes = way->request_bytes, .depth = way->depth, .copies = drive->copies};
     lam_jobs_init(trial, &config);
-    add_stretch(drive, trial, at);
     while (end_ns - start_ns < MEASURE_NS || !lam_jobs_are_idle(trial)) {
         bool more = end_ns - start_ns < MEASURE_NS;
         uint32_t n;
 
-        while (more && (io = lam_jobs_next(trial, 0, end_ns)) != NULL) {
-            prepare(drive, io);
-            if (io->last)
+        while (more) {
+            /* Stretches of a small model are so short that more may be under way than jobs take. */
+            if (cut_up && lam_jobs_has_room(trial)) {
                 add_stretch(drive, trial, at);
+                cut_up = false;
+            }
+            io = lam_jobs_next(trial, 0, end_ns);
+            if (io == NULL)
+                break;
+            prepare(drive, io);
+            cut_up = cut_up || io->last;
         }
         lam_ignore(submit_and_wait(state, UINT64_MAX), "it waits as long as it takes");
         n = collect(state, trial->ios[0]);

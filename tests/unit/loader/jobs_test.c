@@ -209,6 +209,26 @@ static void a_failed_job_waits_for_its_last_answer(void **state)
     assert_int_equal(end.status, LAM_OK);
 }
 
+/* A probe of a model of some MiB, on a drive that answered late, asked for one load too many: the
+ * loader ended by its assertion. */
+static void there_is_room_until_there_is_none(void **state)
+{
+    struct lam_load_end end;
+    struct lam_io *io;
+
+    (void)state;
+    init(ALIGN, 64);
+    for (uint32_t i = 0; i < LAM_JOBS_MAX; i++) {
+        assert_true(lam_jobs_has_room(&jobs));
+        add(i, 0, ALIGN, i * ALIGN);
+    }
+    assert_false(lam_jobs_has_room(&jobs));
+    io = next();
+    assert_false(lam_jobs_has_room(&jobs));
+    assert_true(answer(io, read_io(io, ALIGN), &end));
+    assert_true(lam_jobs_has_room(&jobs));
+}
+
 static void loads_come_and_go_without_end(void **state)
 {
     struct lam_load_end end;
@@ -233,6 +253,7 @@ int main(void)
         cmocka_unit_test(a_failing_drive_is_asked_four_times),
         cmocka_unit_test(a_file_that_got_shorter_is_data_loss),
         cmocka_unit_test(a_failed_job_waits_for_its_last_answer),
+        cmocka_unit_test(there_is_room_until_there_is_none),
         cmocka_unit_test(loads_come_and_go_without_end),
     };
 
