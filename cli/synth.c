@@ -1,5 +1,6 @@
 /* synth: `laminar synth`, a model file of a given shape with random weights: for benchmarks and for
  * planning, without a download. What it generates is noise, but it is computed like any model. */
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include "cli/json.h"
 #include "cli/stack.h"
 #include "cli/synth_model.h"
+#include "cli/synth_shards.h"
 #include "cli/synth_write.h"
 #include "common/clock.h"
 #include "common/size.h"
@@ -18,6 +20,7 @@
 struct synth {
     const char *preset;
     const char *type;
+    const char *split_max_size;
     int64_t n_layers;
     int64_t seed;
     bool json;
@@ -38,6 +41,7 @@ static const char *const epilog =
     "Examples:\n"
     "  laminar synth --preset llama3-8b --type bf16 -o 8b.gguf\n"
     "  laminar synth --preset llama3-70b --type q4_k --layers 8 -o part.gguf\n"
+    "  laminar synth --preset llama3-8b --split-max-size 2GiB -o 8b.gguf\n"
     "  laminar synth --preset llama3.1-405b --type q4_k_m --sparse -o plan.gguf";
 
 static double seconds_since(uint64_t then_ns)
@@ -64,32 +68,59 @@ static void draw(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 }
 
 static enum lam_status print_result(
-    const struct synth *synth, const struct lam_synth_model *model, struct lam_err *err)
+    const struct synth *synth, const struct lam_synth_shards *shards, struct lam_err *err)
 {
+    const struct lam_synth_model *model = shards->model;
     const struct lam_spec *spec = &model->spec;
+    char path[PATH_MAX] = "";
     double seconds = seconds_since(synth->began_ns);
     char bytes[24];
     json_t *root;
+    uint64_t total_bytes = 0;
 
+    for (uint32_t i = 0; i < shards->n; i++)
+        total_bytes += shards->items[i].file_bytes;
+    if (!lam_synth_shards_path(shards, synth->output.path, 0, path, sizeof path))
+        return lam_fail(err, LAM_INVALID_ARGUMENT, "the path of the file is too long");
     if (!synth->json) {
-        printf("%s: %s, %u layers, %.1f M weights, %s%s, %s in %.1f s\n", synth->output.path,
-            spec->name, spec->n_layers, (double)model->n_weights / 1e6, synth->type,
+        printf("%s: %s, %u layers, %.1f M weights, %s%s, %s", path, spec->name, spec->n_layers,
+            (double)model->n_weights / 1e6, synth->type,
             synth->output.sparse ? " (header only)" : "",
-            lam_size_format(model->file_bytes, bytes, sizeof bytes), seconds);
+            lam_size_format(total_bytes, bytes, sizeof bytes));
+        if (shards->n > 1)
+            printf(" in %u files", shards->n);
+        printf(" in %.1f s\n", seconds);
         return LAM_OK;
     }
     root = lam_json_begin();
-    json_object_set_new(
-        root, "path", lam_json_text(synth->output.path, strlen(synth->output.path)));
+    json_object_set_new(root, "path", lam_json_text(path, strlen(path)));
+    json_object_set_new(root, "files", json_integer(shards->n));
     json_object_set_new(root, "preset", json_string(synth->preset));
     json_object_set_new(root, "type", json_string(synth->type));
     json_object_set_new(root, "seed", json_integer(synth->seed));
     json_object_set_new(root, "layers", json_integer(spec->n_layers));
     json_object_set_new(root, "weights", json_integer((json_int_t)model->n_weights));
-    json_object_set_new(root, "bytes", json_integer((json_int_t)model->file_bytes));
+    json_object_set_new(root, "bytes", json_integer((json_int_t)total_bytes));
     json_object_set_new(root, "sparse", json_boolean(synth->output.sparse));
     json_object_set_new(root, "seconds", json_real(seconds));
     return lam_json_print(root, err);
+}
+
+/* 0: one file. */
+static enum lam_status read_split(const char *text, uint64_t *ret_bytes, struct lam_err *err)
+{
+    enum lam_status status;
+
+    *ret_bytes = 0;
+    if (!text)
+        return LAM_OK;
+    status = lam_size_parse(text, 0, ret_bytes, err);
+    if (status)
+        return lam_err_wrap(err, status, "--split-max-size");
+    if (*ret_bytes == 0)
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "--split-max-size 0 leaves no room for a tensor: give a size such as 2GiB");
+    return LAM_OK;
 }
 
 static int execute(struct synth *synth)
@@ -98,20 +129,28 @@ static int execute(struct synth *synth)
         .type = synth->type,
         .n_layers = (uint32_t)synth->n_layers,
         .seed = (uint64_t)synth->seed};
-    struct lam_synth_model model;
+    struct lam_synth_model model = {0};
+    struct lam_synth_shards shards = {0};
     struct lam_err err = {0};
     int interrupted = 0;
-    enum lam_status status = lam_synth_model_init(&model, &request, &err);
-    bool is_usage = status == LAM_INVALID_ARGUMENT;
+    uint64_t split_bytes;
+    enum lam_status status = read_split(synth->split_max_size, &split_bytes, &err);
+    bool is_usage;
 
+    if (!status)
+        status = lam_synth_model_init(&model, &request, &err);
+    if (!status)
+        status = lam_synth_shards_init(&shards, &model, split_bytes, &err);
+    is_usage = status == LAM_INVALID_ARGUMENT;
     synth->began_ns = lam_now_ns();
     if (!status)
         status = lam_synth_write(
-            &model, &synth->output, synth->is_terminal ? draw : NULL, synth, &interrupted, &err);
+            &shards, &synth->output, synth->is_terminal ? draw : NULL, synth, &interrupted, &err);
     if (synth->is_terminal)
         fprintf(stderr, "\r\033[K");
     if (!status)
-        status = print_result(synth, &model, &err);
+        status = print_result(synth, &shards, &err);
+    lam_synth_shards_done(&shards);
     lam_synth_model_done(&model);
     if (interrupted)
         lam_stack_die_by(interrupted);
@@ -138,6 +177,10 @@ int lam_command_synth(const struct lam_command_env *env, int argc, char **argv)
         {"sparse", 0, LAM_FLAG_BOOL, &synth.output.sparse, NULL,
             "Write the header only and leave the weights a hole: for `laminar plan`.", 0, 0, NULL,
             NULL},
+        {"split-max-size", 0, LAM_FLAG_TEXT, &synth.split_max_size, "SIZE",
+            "Write shards of at most this many bytes of tensors, named FILE-00001-of-0000N.gguf, "
+            "as llama.cpp's gguf-split does; commands take the first one.",
+            0, 0, NULL, NULL},
         {"force", 0, LAM_FLAG_BOOL, &synth.output.force, NULL, "Replace FILE if it is there.", 0, 0,
             NULL, NULL},
         {"json", 0, LAM_FLAG_BOOL, &synth.json, NULL, "Print one JSON object.", 0, 0, NULL, NULL},

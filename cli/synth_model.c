@@ -148,6 +148,9 @@ static enum lam_status make_header(
     model->n_parts = (uint32_t)writer.n_tensors;
     if (!status)
         status = lam_gguf_writer_finish(&writer, &model->header, &model->file_bytes, err);
+    model->keys = writer.keys; /* now the model's */
+    model->n_keys = writer.n_keys;
+    writer.keys = LAM_BUF(0);
     lam_gguf_writer_done(&writer);
     return status;
 }
@@ -271,6 +274,7 @@ void lam_synth_model_done(struct lam_synth_model *model)
     lam_free(model->parts);
     lam_free(model->rope_freqs);
     lam_buf_done(&model->header);
+    lam_buf_done(&model->keys);
     *model = (struct lam_synth_model){0};
 }
 

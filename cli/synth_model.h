@@ -43,6 +43,8 @@ struct lam_synth_part {
 struct lam_synth_model {
     struct lam_spec spec;
     struct lam_buf header;
+    struct lam_buf keys; /* of the header, as lam_gguf_put_keys wants them */
+    uint64_t n_keys;
     uint64_t file_bytes;
     uint64_t n_weights;
     struct lam_synth_part *parts; /* [n_parts], ascending offsets */

@@ -24,9 +24,14 @@
 #define PERIOD_NS (100 * LAM_NS_PER_MS)
 
 struct writing {
-    const struct lam_synth_model *model;
+    const struct lam_synth_shards *shards;
     const struct lam_synth_output *output;
-    char partial[PATH_MAX];
+    uint32_t index; /* of the shard that is written */
+    uint64_t file_bytes;
+    uint64_t before_bytes; /* of the shards before it */
+    uint64_t total_bytes;
+    char path[PATH_MAX];
+    char partial[PATH_MAX + sizeof ".partial"];
     int fd;
     bool direct;
     uint64_t n_chunks;
@@ -77,9 +82,9 @@ static void *write_chunks(void *arg)
     while (chunk && !atomic_load(&writing->stop) &&
            (index = atomic_fetch_add(&writing->next_chunk, 1)) < writing->n_chunks) {
         uint64_t at = index * CHUNK_BYTES;
-        uint64_t n = lam_align_up(writing->model->file_bytes - at, ALIGN_BYTES);
+        uint64_t n = lam_align_up(writing->file_bytes - at, ALIGN_BYTES);
         n = n < CHUNK_BYTES ? n : CHUNK_BYTES; /* the last one is cut afterwards */
-        lam_synth_model_read(writing->model, at, chunk, n);
+        lam_synth_shards_read(writing->shards, writing->index, at, chunk, n);
         if (!write_whole(writing, chunk, n, at))
             break;
         if (!writing->direct) /* begin now: all at the end would wait for the disk idly */
@@ -91,25 +96,25 @@ static void *write_chunks(void *arg)
     return NULL;
 }
 
-static enum lam_status check_target(const struct lam_synth_output *output, struct lam_err *err)
+static enum lam_status check_target(const char *path, bool force, struct lam_err *err)
 {
     struct stat info;
 
-    if (stat(output->path, &info) != 0)
+    if (stat(path, &info) != 0)
         return LAM_OK; /* what else is wrong, opening says */
     if (!S_ISREG(info.st_mode))
         return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "'%.300s' is no regular file; name another one with -o", output->path);
-    if (!output->force)
+            "'%.300s' is no regular file; name another one with -o", path);
+    if (!force)
         return lam_fail(err, LAM_ALREADY_EXISTS,
-            "'%.300s' exists; --force replaces it, or name another file with -o", output->path);
+            "'%.300s' exists; --force replaces it, or name another file with -o", path);
     return LAM_OK;
 }
 
 static enum lam_status check_space(const struct writing *writing, struct lam_err *err)
 {
     struct statvfs info;
-    uint64_t wanted = writing->model->file_bytes;
+    uint64_t wanted = writing->total_bytes - writing->before_bytes;
     uint64_t free_bytes;
     char wanted_text[24];
     char free_text[24];
@@ -119,7 +124,7 @@ static enum lam_status check_space(const struct writing *writing, struct lam_err
     free_bytes = (uint64_t)info.f_bavail * info.f_frsize;
     /* A file system that cannot reserve is no reason to stop. */
     if (free_bytes < wanted ||
-        (fallocate(writing->fd, 0, 0, (off_t)wanted) != 0 && errno == ENOSPC))
+        (fallocate(writing->fd, 0, 0, (off_t)writing->file_bytes) != 0 && errno == ENOSPC))
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
             "'%.200s' needs %s, but %s are free there; choose a smaller --type, fewer --layers or "
             "another disk",
@@ -133,9 +138,7 @@ static enum lam_status open_partial(struct writing *writing, struct lam_err *err
 {
     const int flags = O_RDWR | O_CREAT | O_CLOEXEC;
 
-    if (snprintf(writing->partial, sizeof writing->partial, "%s.partial", writing->output->path) >=
-        (int)sizeof writing->partial)
-        return lam_fail(err, LAM_INVALID_ARGUMENT, "the path of the file is too long");
+    snprintf(writing->partial, sizeof writing->partial, "%s.partial", writing->path);
     writing->fd = open(writing->partial, flags, 0666);
     if (writing->fd < 0)
         return lam_fail_errno(err, errno, "cannot create '%.300s'", writing->partial);
@@ -163,7 +166,7 @@ static enum lam_status write_all(struct writing *writing,
     const sigset_t *signals, int *ret_signal, struct lam_err *err)
 {
     const struct timespec period = {.tv_nsec = (long)PERIOD_NS};
-    const uint64_t total = writing->model->file_bytes;
+    const uint64_t total = writing->total_bytes;
     pthread_t threads[THREADS_MAX];
     long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
     int n_wanted = n_cores < 1 ? 1 : n_cores < THREADS_MAX ? (int)n_cores : THREADS_MAX;
@@ -180,13 +183,14 @@ static enum lam_status write_all(struct writing *writing,
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "cannot start a thread");
     while (atomic_load(&writing->n_running) > 0) {
         uint64_t done = atomic_load(&writing->n_done) * CHUNK_BYTES;
+        done = writing->before_bytes + (done < writing->file_bytes ? done : writing->file_bytes);
         int number = sigtimedwait(signals, NULL, &period);
         if (number > 0) {
             *ret_signal = number;
             atomic_store(&writing->stop, true);
         }
         if (on_progress)
-            on_progress(arg, done < total ? done : total, total);
+            on_progress(arg, done, total);
     }
     for (int i = 0; i < n_threads; i++)
         pthread_join(threads[i], NULL);
@@ -198,7 +202,7 @@ static enum lam_status write_all(struct writing *writing,
 
 static enum lam_status write_sparse(struct writing *writing, struct lam_err *err)
 {
-    const struct lam_buf *header = &writing->model->header;
+    const struct lam_buf *header = &writing->shards->items[writing->index].header;
 
     if (write_whole(writing, (const uint8_t *)header->data, header->size, 0))
         return LAM_OK;
@@ -209,11 +213,10 @@ static enum lam_status write_sparse(struct writing *writing, struct lam_err *err
 /* Whole, on the disk, and then under its name. */
 static enum lam_status publish(struct writing *writing, struct lam_err *err)
 {
-    const char *path = writing->output->path;
+    const char *path = writing->path;
     unsigned flags = writing->output->force ? 0 : RENAME_NOREPLACE;
 
-    if (ftruncate(writing->fd, (off_t)writing->model->file_bytes) != 0 ||
-        fdatasync(writing->fd) != 0)
+    if (ftruncate(writing->fd, (off_t)writing->file_bytes) != 0 || fdatasync(writing->fd) != 0)
         return lam_fail_errno(err, errno, "cannot finish '%.300s'", writing->partial);
     if (renameat2(AT_FDCWD, writing->partial, AT_FDCWD, path, flags) == 0 ||
         (errno == EINVAL && rename(writing->partial, path) == 0))
@@ -221,20 +224,72 @@ static enum lam_status publish(struct writing *writing, struct lam_err *err)
     return lam_fail_errno(err, errno, "cannot give '%.300s' its name", path);
 }
 
-enum lam_status lam_synth_write(const struct lam_synth_model *model,
+/* One shard, from nothing to its name. */
+static enum lam_status write_file(struct writing *writing,
+    void (*on_progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes), void *arg,
+    const sigset_t *signals, int *ret_signal, struct lam_err *err)
+{
+    enum lam_status status;
+    bool ours;
+
+    writing->fd = -1;
+    writing->file_bytes = writing->shards->items[writing->index].file_bytes;
+    writing->n_chunks = (writing->file_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;
+    atomic_store(&writing->next_chunk, 0);
+    atomic_store(&writing->n_done, 0);
+    status = open_partial(writing, err);
+    ours = writing->fd >= 0 && status != LAM_ALREADY_EXISTS;
+    if (!status && writing->output->sparse)
+        status = write_sparse(writing, err);
+    else if (!status) {
+        status = check_space(writing, err);
+        if (!status)
+            status = write_all(writing, on_progress, arg, signals, ret_signal, err);
+    }
+    if (!status)
+        status = publish(writing, err);
+    if (status && ours)
+        unlink(writing->partial);
+    if (writing->fd >= 0)
+        close(writing->fd);
+    writing->before_bytes += writing->file_bytes;
+    return status;
+}
+
+static enum lam_status name_file(struct writing *writing, uint32_t index, struct lam_err *err)
+{
+    writing->index = index;
+    if (lam_synth_shards_path(
+            writing->shards, writing->output->path, index, writing->path, sizeof writing->path))
+        return LAM_OK;
+    return lam_fail(err, LAM_INVALID_ARGUMENT, "the path of the file is too long");
+}
+
+/* Of all, before the first is written. */
+static enum lam_status check_targets(struct writing *writing, struct lam_err *err)
+{
+    enum lam_status status = LAM_OK;
+
+    for (uint32_t i = 0; i < writing->shards->n && !status; i++) {
+        writing->total_bytes += writing->shards->items[i].file_bytes;
+        status = name_file(writing, i, err);
+        if (!status)
+            status = check_target(writing->path, writing->output->force, err);
+    }
+    return status;
+}
+
+enum lam_status lam_synth_write(const struct lam_synth_shards *shards,
     const struct lam_synth_output *output,
     void (*on_progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes), void *arg,
     int *ret_signal, struct lam_err *err)
 {
-    struct writing writing = {.model = model,
-        .output = output,
-        .fd = -1,
-        .n_chunks = (model->file_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES,
-        .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct writing writing = {
+        .shards = shards, .output = output, .lock = PTHREAD_MUTEX_INITIALIZER};
+    uint32_t n_written = 0;
     sigset_t signals;
     sigset_t before;
-    bool ours;
-    enum lam_status status = check_target(output, err);
+    enum lam_status status = check_targets(&writing, err);
 
     if (status)
         return status;
@@ -244,21 +299,15 @@ enum lam_status lam_synth_write(const struct lam_synth_model *model,
     add_unless_ignored(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, &before);
     *ret_signal = 0;
-    status = open_partial(&writing, err);
-    ours = writing.fd >= 0 && status != LAM_ALREADY_EXISTS;
-    if (!status && output->sparse)
-        status = write_sparse(&writing, err);
-    else if (!status) {
-        status = check_space(&writing, err);
+    while (!status && n_written < shards->n) {
+        status = name_file(&writing, n_written, err);
         if (!status)
-            status = write_all(&writing, on_progress, arg, &signals, ret_signal, err);
+            status = write_file(&writing, on_progress, arg, &signals, ret_signal, err);
+        n_written += !status;
     }
-    if (!status)
-        status = publish(&writing, err);
-    if (status && ours)
-        unlink(writing.partial);
-    if (writing.fd >= 0)
-        close(writing.fd);
+    for (uint32_t i = 0; status && i < n_written; i++) /* a part of a model is none */
+        if (name_file(&writing, i, NULL) == LAM_OK)
+            unlink(writing.path);
     pthread_mutex_destroy(&writing.lock);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return status;

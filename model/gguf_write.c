@@ -50,6 +50,25 @@ void lam_gguf_writer_done(struct lam_gguf_writer *writer)
     lam_buf_done(&writer->tensors);
 }
 
+void lam_gguf_put_keys(
+    struct lam_gguf_writer *writer, const void *bytes, uint64_t n_bytes, uint64_t n_keys)
+{
+    put(writer, &writer->keys, bytes, n_bytes);
+    writer->n_keys += n_keys;
+}
+
+void lam_gguf_put_u16(struct lam_gguf_writer *writer, const char *key, uint16_t value)
+{
+    put_key(writer, key, VALUE_U16);
+    put(writer, &writer->keys, &value, sizeof value);
+}
+
+void lam_gguf_put_i32(struct lam_gguf_writer *writer, const char *key, int32_t value)
+{
+    put_key(writer, key, VALUE_I32);
+    put(writer, &writer->keys, &value, sizeof value);
+}
+
 void lam_gguf_put_u32(struct lam_gguf_writer *writer, const char *key, uint32_t value)
 {
     put_key(writer, key, VALUE_U32);

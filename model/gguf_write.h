@@ -37,6 +37,12 @@ struct lam_gguf_writer {
 void lam_gguf_writer_init(struct lam_gguf_writer *writer);
 void lam_gguf_writer_done(struct lam_gguf_writer *writer); /* a zeroed struct is allowed */
 
+/* All n_keys keys of another writer, as they stand there. */
+void lam_gguf_put_keys(
+    struct lam_gguf_writer *writer, const void *bytes, uint64_t n_bytes, uint64_t n_keys);
+
+void lam_gguf_put_u16(struct lam_gguf_writer *writer, const char *key, uint16_t value);
+void lam_gguf_put_i32(struct lam_gguf_writer *writer, const char *key, int32_t value);
 void lam_gguf_put_u32(struct lam_gguf_writer *writer, const char *key, uint32_t value);
 void lam_gguf_put_f32(struct lam_gguf_writer *writer, const char *key, float value);
 void lam_gguf_put_bool(struct lam_gguf_writer *writer, const char *key, bool value);

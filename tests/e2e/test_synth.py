@@ -5,6 +5,7 @@ import os
 import signal
 import time
 
+import gguf
 import pytest
 
 import cli
@@ -80,9 +81,13 @@ def test_no_space_is_told_before_anything_is_written(home, tmp_path):
 @pytest.mark.parametrize("arguments, code, words", [
     ([], 2, "-o FILE"),
     (["-o", "/proc/nonexistent/m.gguf"], 1, "/proc/nonexistent/m.gguf"),
+    (["-o", "no/folder/m.gguf"], 1, "no/folder/m.gguf"),
     (["-o", "/dev/null", "--force"], 1, "no regular file"),
     (["-o", "m.gguf", "--preset", "smollm2-135m", "--type", "q4_k"], 2, "multiple of the 256"),
     (["-o", "m.gguf", "--preset", "llama9"], 2, "--preset"),
+    (["-o", "m.gguf", "--split-max-size", "much"], 2, "--split-max-size"),
+    (["-o", "m.gguf", "--split-max-size", "0"], 2, "such as 2GiB"),
+    (["-o", "m.gguf", "--layers", "100", "--split-max-size", "1KiB"], 2, "larger size"),
 ])
 def test_what_cannot_be_is_named(home, tmp_path, arguments, code, words):
     done = cli.run(home, "synth", *arguments, cwd=tmp_path)
@@ -114,3 +119,40 @@ def test_two_writers_of_one_file(home, tmp_path):
         assert done.returncode == 1 and b"another process is writing" in done.stderr
         assert process.wait(cli.TIMEOUT_S) == 0
     assert path.stat().st_size > 1e9
+
+
+def test_shards_are_the_same_model(home, tmp_path):
+    """As the tools of the format read them, and as our own commands do."""
+    whole, parts = tmp_path / "whole.gguf", tmp_path / "parts.gguf"
+    cli.run_json(home, "synth", "-o", whole, "--type", "q8_0")
+    made = cli.run_json(home, "synth", "-o", parts, "--type", "q8_0", "--split-max-size", "600KiB")
+    paths = sorted(tmp_path.glob("parts-*"))
+    assert len(paths) == made["files"] > 2 and made["path"] == str(paths[0])
+    assert made["bytes"] == sum(path.stat().st_size for path in paths)
+    readers = [gguf.GGUFReader(path) for path in paths]
+    for number, (path, reader) in enumerate(zip(paths, readers)):
+        assert path.name == f"parts-{number + 1:05}-of-{len(paths):05}.gguf"
+        assert reader.fields["split.no"].contents() == number
+        assert reader.fields["split.count"].contents() == len(paths)
+    tensors = gguf.GGUFReader(whole).tensors
+    shared = [tensor for reader in readers for tensor in reader.tensors]
+    assert readers[0].fields["split.tensors.count"].contents() == len(tensors)
+    assert [tensor.name for tensor in tensors] == [tensor.name for tensor in shared]
+    assert all((a.data == b.data).all() for a, b in zip(tensors, shared))
+    answers = [cli.run_json(home, "run", path, "--raw", "-p", "Hello", "-n", 5, "--ctx", 64)
+               for path in (whole, paths[0])]
+    assert answers[0]["token_ids"] == answers[1]["token_ids"]
+
+
+def test_shards_are_all_or_none(home, tmp_path):
+    flags = ("-o", tmp_path / "m.gguf", "--split-max-size", "600KiB")
+    made = cli.run_json(home, "synth", *flags)
+    last = tmp_path / f"m-{made['files']:05}-of-{made['files']:05}.gguf"
+    for path in tmp_path.glob("m-*"):
+        path.unlink()
+    last.write_text("precious")
+    done = cli.run(home, "synth", *flags)
+    assert done.returncode == 1 and b"--force" in done.stderr and last.name.encode() in done.stderr
+    assert list(tmp_path.glob("m-*")) == [last] and last.read_text() == "precious"
+    assert cli.run(home, "synth", *flags, "--force").returncode == 0
+    assert cli.run_json(home, "inspect", tmp_path / made["path"])["files"] == made["files"]
