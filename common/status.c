@@ -42,11 +42,25 @@ enum lam_status lam_fail(struct lam_err *err, enum lam_status status, const char
     if (err) {
         va_list args;
         err->status = status;
+        err->no_fit = false;
         va_start(args, fmt);
         vsnprintf(err->text, sizeof err->text, fmt, args);
         va_end(args);
     }
     return status;
+}
+
+enum lam_status lam_fail_no_fit(struct lam_err *err, const char *fmt, ...)
+{
+    if (err) {
+        va_list args;
+        err->status = LAM_RESOURCE_EXHAUSTED;
+        err->no_fit = true;
+        va_start(args, fmt);
+        vsnprintf(err->text, sizeof err->text, fmt, args);
+        va_end(args);
+    }
+    return LAM_RESOURCE_EXHAUSTED;
 }
 
 static enum lam_status status_of_errno(int native_errno)
@@ -86,12 +100,14 @@ enum lam_status lam_fail_errno(struct lam_err *err, int native_errno, const char
         va_list args;
         int used;
         err->status = status;
+        err->no_fit = false;
         va_start(args, fmt);
         used = vsnprintf(err->text, sizeof err->text, fmt, args);
         va_end(args);
         if (used >= 0 && (size_t)used < sizeof err->text)
-            snprintf(err->text + used, sizeof err->text - (size_t)used, ": %s",
-                strerror_r(native_errno, reason, sizeof reason));
+            snprintf(err->text + used, sizeof err->text - (size_t)used, ": %s%s",
+                strerror_r(native_errno, reason, sizeof reason),
+                native_errno == EMFILE ? "; raise the limit with 'ulimit -n'" : "");
     }
     return status;
 }

@@ -11,6 +11,8 @@
 #ifndef LAMINAR_COMMON_STATUS_H
 #define LAMINAR_COMMON_STATUS_H
 
+#include <stdbool.h>
+
 enum lam_status {
     LAM_OK = 0,
     LAM_CANCELLED = 1,           /* the caller went away */
@@ -36,7 +38,8 @@ enum lam_status {
 /* A failure in words. Zero-initialise; `text` is always NUL-terminated. */
 struct lam_err {
     enum lam_status status;
-    char text[504];
+    bool no_fit; /* of RESOURCE_EXHAUSTED: the model does not fit into the memory it was given */
+    char text[503];
 };
 
 /*
@@ -47,7 +50,11 @@ struct lam_err {
 enum lam_status lam_fail(struct lam_err *err, enum lam_status status, const char *fmt, ...)
     LAM_PRINTF(3, 4);
 
-/* As lam_fail, from errno: appends ": <strerror>" and picks the status that fits `native_errno`. */
+/* As lam_fail with LAM_RESOURCE_EXHAUSTED and no_fit. */
+enum lam_status lam_fail_no_fit(struct lam_err *err, const char *fmt, ...) LAM_PRINTF(2, 3);
+
+/* As lam_fail, from errno: appends ": <strerror>", with the remedy for descriptors, and picks the
+ * status that fits `native_errno`. */
 enum lam_status lam_fail_errno(struct lam_err *err, int native_errno, const char *fmt, ...)
     LAM_PRINTF(3, 4);
 

@@ -279,5 +279,5 @@ int main(int argc, char **argv)
     lam_program_end(given.run_dir, status, &err);
     if (status == LAM_OK)
         return LAM_EXIT_OK;
-    return status == LAM_RESOURCE_EXHAUSTED ? LAM_EXIT_NO_FIT : LAM_EXIT_FAILED;
+    return err.no_fit ? LAM_EXIT_NO_FIT : LAM_EXIT_FAILED;
 }

@@ -173,7 +173,7 @@ static enum lam_status parse_free(
     if (status != LAM_OK)
         return status;
     if (margin_bytes >= memory->available_bytes)
-        return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+        return lam_fail_no_fit(err,
             "%s less than the %s of memory that are available is nothing: give a smaller margin",
             lam_size_format(margin_bytes, want, sizeof(want)),
             lam_size_format(memory->available_bytes, have, sizeof(have)));
@@ -197,7 +197,7 @@ enum lam_status lam_memory_budget(const struct lam_memory *memory, const char *r
     }
     bytes = bytes < full_bytes ? bytes : full_bytes;
     if (bytes > memory->available_bytes)
-        return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+        return lam_fail_no_fit(err,
             "a pool of %s does not fit into the %s of memory that are available: give a smaller "
             "--ram",
             lam_size_format(bytes, want, sizeof(want)),

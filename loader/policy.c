@@ -118,7 +118,7 @@ static enum lam_status check_budget(
 
     if (budget_bytes >= table->slot_bytes)
         return LAM_OK;
-    return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+    return lam_fail_no_fit(err,
         "a pool of %s cannot hold the largest layer: give at least --ram %" PRIu64
         "KiB (%s), better three times that",
         lam_size_format(budget_bytes, have, sizeof(have)), (table->slot_bytes + 1023) / 1024,

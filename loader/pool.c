@@ -178,7 +178,7 @@ enum lam_status lam_pool_populate(
     pool->late_ns = atomic_load(&it.late);
     if (atomic_load(&it.error) == 0)
         return LAM_OK;
-    return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+    return lam_fail_no_fit(err,
         "the machine gave no more than %s of the pool's %s (%s): give a smaller --ram",
         lam_size_format(
             atomic_load(&it.next) < it.end ? atomic_load(&it.next) : it.end, have, sizeof(have)),
@@ -200,8 +200,14 @@ static enum lam_status try_pages(
     if (pool.fd >= 0 && ftruncate(pool.fd, (off_t)pool.bytes) == 0)
         base = lam_map_shared(pool.fd, pool.bytes, PROT_READ | PROT_WRITE);
     if (base == MAP_FAILED) {
-        status = lam_fail(err, LAM_RESOURCE_EXHAUSTED, "cannot make a memory pool of %s: %s",
-            lam_size_format(pool.bytes, want, sizeof(want)), strerror(errno));
+        int error = errno;
+
+        lam_size_format(pool.bytes, want, sizeof(want));
+        if (error == ENOMEM || error == ENOSPC)
+            status =
+                lam_fail_no_fit(err, "cannot make a memory pool of %s: %s", want, strerror(error));
+        else
+            status = lam_fail_errno(err, error, "cannot make a memory pool of %s", want);
         goto fail;
     }
     pool.base = base;

@@ -45,7 +45,7 @@ enum lam_status lam_engine_layout_make(const struct lam_plan *plan, const struct
     layout.sampler = take(&tally, n_samplers, layout.sampler_bytes);
     layout.packed = take(&tally, n_rows, packed_row_bytes);
     if (tally.overflow)
-        return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+        return lam_fail_no_fit(err,
             "a context of %u tokens, %u sequences and %u rows need more memory than can "
             "be counted: lower --ctx, --batch or --prefill-chunk",
             plan->n_ctx, plan->n_seqs, n_rows);

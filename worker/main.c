@@ -357,7 +357,7 @@ static enum lam_exit run(const struct options *o)
     lam_program_end(NULL, status, &err);
     if (status == LAM_OK)
         return LAM_EXIT_OK;
-    return starting && status == LAM_RESOURCE_EXHAUSTED ? LAM_EXIT_NO_FIT : LAM_EXIT_FAILED;
+    return starting && err.no_fit ? LAM_EXIT_NO_FIT : LAM_EXIT_FAILED;
 }
 
 static void default_id(char *id)

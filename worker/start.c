@@ -153,7 +153,7 @@ static enum lam_status make_plan(
     lam_plan_done(&engine->plan);
     status = lam_plan_make(request, &engine->plan, err);
     if (status == LAM_OK && !engine->plan.fits)
-        status = lam_fail(err, LAM_RESOURCE_EXHAUSTED, "%s", engine->plan.reason.text);
+        status = lam_fail_no_fit(err, "%s", engine->plan.reason.text);
     return status;
 }
 
@@ -234,7 +234,7 @@ static enum lam_status take_block(
     *ret_block = bytes <= SIZE_MAX ? lam_aligned_calloc(LAM_PLAN_ALIGN, bytes) : NULL;
     if (*ret_block)
         return LAM_OK;
-    return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+    return lam_fail_no_fit(err,
         "no memory for the engine: a context of %u tokens, %u sequences and %u rows need %s: "
         "lower --ctx, --batch or --prefill-chunk",
         config->n_ctx, config->max_seqs, config->max_rows,
@@ -377,7 +377,7 @@ static enum lam_status check_cap(const struct lam_engine *engine, struct lam_err
 
     if (held <= engine->cap_bytes)
         return LAM_OK;
-    return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+    return lam_fail_no_fit(err,
         "the process holds %s on cuda:%" PRIu32 ", more than its cap of %s, although %s were "
         "planned: something beside the arena has grown; raise --vram",
         lam_size_format(held, is, sizeof is), engine->config.device_index,

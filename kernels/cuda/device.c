@@ -73,9 +73,8 @@ static enum lam_status cuda_arena(
     if (error != cudaErrorMemoryAllocation)
         return lam_fail(err, LAM_INTERNAL, "taking memory of GPU %u failed: %s",
             kernels->config.device, cudaGetErrorString(error));
-    return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
-        "GPU %u (%s) has %s free and %s were asked for; lower --vram", kernels->config.device,
-        kernels->name, lam_size_format(free_bytes, left, sizeof(left)),
+    return lam_fail_no_fit(err, "GPU %u (%s) has %s free and %s were asked for; lower --vram",
+        kernels->config.device, kernels->name, lam_size_format(free_bytes, left, sizeof(left)),
         lam_size_format(bytes, asked, sizeof(asked)));
 }
 

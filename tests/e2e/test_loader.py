@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import urllib.error
@@ -72,6 +73,26 @@ def test_bad_layer_batch(batch):
         capture_output=True, timeout=60, check=False)
     assert done.returncode == 2
     assert b"--layer-batch" in done.stderr
+
+
+@pytest.mark.parametrize("limit", [8, 12, 24])
+def test_out_of_descriptors_is_not_a_model_that_does_not_fit(tmp_path, limit):
+    """It ended with 3, which tells whoever starts it to give more memory."""
+    done = subprocess.run(
+        [os.path.join(harness.BIN, "loader", "laminar-loader"), "--model", harness.MODEL, *SMALL,
+         "--listen", f"unix:{tmp_path}/l", "--pool-socket", f"{tmp_path}/p"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+        capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1, done.stderr.decode()
+    assert b"ulimit -n" in done.stderr
+
+
+def test_too_little_memory_does_not_fit(tmp_path):
+    done = subprocess.run(
+        [os.path.join(harness.BIN, "loader", "laminar-loader"), "--model", harness.MODEL,
+         "--ram", "1MiB", "--listen", f"unix:{tmp_path}/l", "--pool-socket", f"{tmp_path}/p"],
+        capture_output=True, timeout=60, check=False)
+    assert done.returncode == 3 and b"--ram" in done.stderr, done.stderr.decode()
 
 
 def get(port, path):

@@ -58,6 +58,22 @@ static void test_long_text_is_cut(void **state)
     assert_int_equal(err.text[0], 'x');
 }
 
+/* Whether the model fits is told apart from everything else that can run out. */
+static void test_no_fit(void **state)
+{
+    struct lam_err err = {0};
+
+    (void)state;
+    assert_int_equal(lam_fail_no_fit(&err, "%d GiB", 3), LAM_RESOURCE_EXHAUSTED);
+    assert_true(err.no_fit && err.status == LAM_RESOURCE_EXHAUSTED);
+    assert_int_equal(lam_err_wrap(&err, err.status, "--ram"), LAM_RESOURCE_EXHAUSTED);
+    assert_true(err.no_fit);
+    assert_string_equal(err.text, "--ram: 3 GiB");
+    assert_int_equal(lam_fail(&err, LAM_RESOURCE_EXHAUSTED, "no thread"), LAM_RESOURCE_EXHAUSTED);
+    assert_false(err.no_fit);
+    assert_int_equal(lam_fail_no_fit(NULL, "x"), LAM_RESOURCE_EXHAUSTED);
+}
+
 static void test_errno(void **state)
 {
     static const struct {
@@ -88,7 +104,10 @@ static void test_errno(void **state)
             lam_fail_errno(&err, cases[i].native_errno, "open '%s'", "m.gguf"), cases[i].status);
         assert_int_equal(err.status, cases[i].status);
         assert_memory_equal(err.text, "open 'm.gguf': ", 15);
-        assert_string_equal(err.text + 15, strerror(cases[i].native_errno));
+        assert_memory_equal(err.text + 15, strerror(cases[i].native_errno),
+            strlen(strerror(cases[i].native_errno)));
+        assert_int_equal(strstr(err.text, "ulimit -n") != NULL, cases[i].native_errno == EMFILE);
+        assert_false(err.no_fit);
     }
     assert_int_equal(lam_fail_errno(NULL, EACCES, "x"), LAM_PERMISSION_DENIED);
 }
@@ -111,6 +130,7 @@ int main(void)
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_fail),
         cmocka_unit_test(test_long_text_is_cut),
+        cmocka_unit_test(test_no_fit),
         cmocka_unit_test(test_errno),
         cmocka_unit_test(test_wrap),
     };
