@@ -246,7 +246,10 @@ static enum lam_status listen_on(struct lam_handover *handover, struct lam_err *
     if (error == 0 && stat(path, &made) != 0)
         error = errno;
     if (error != 0)
-        return lam_fail_errno(err, error, "cannot make the pool socket %s", path);
+        return lam_fail_errno(err, error,
+            "cannot make the pool socket %s (its directory has to be there and writable; or give "
+            "another --pool-socket)",
+            path);
     handover->socket_dev = made.st_dev;
     handover->socket_ino = made.st_ino;
     if (listen(handover->listen_fd, LAM_HANDOVER_PEERS_MAX) != 0)

@@ -131,7 +131,10 @@ static enum lam_status claim_unix(const char *path, struct lam_err *err)
         unlink(path);
     close(fd);
     if (native_errno != 0)
-        return lam_fail_errno(err, native_errno, "cannot listen on unix:%s", path);
+        return lam_fail_errno(err, native_errno,
+            "cannot listen on unix:%s (its directory has to be there and writable; or choose "
+            "another path)",
+            path);
     return LAM_OK;
 }
 
