@@ -12,7 +12,7 @@
 #include "common/size.h"
 #include "kernels/cuda/open.h"
 
-enum { GUARD_BYTES = 256, GUARD = 0xA5, SLOW_MAX = 40000000 };
+enum { GUARD_BYTES = 256, GUARD = 0xA5, SLOW_MAX = 22000000 };
 
 const char *gpu_folder;
 bool gpu_is_slow;

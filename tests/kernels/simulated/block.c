@@ -5,10 +5,12 @@
 #include "tests/kernels/simulated/block.h"
 
 #include <assert.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "tests/kernels/simulated/fault.h"
 #include "tests/kernels/simulated/shared.h"
@@ -61,6 +63,13 @@ struct sim_thread *sim_self(void)
 const struct sim_running *sim_running(void)
 {
     return &block.running;
+}
+
+bool sim_is_stack(const void *at)
+{
+    const unsigned char *byte = at;
+
+    return byte >= block.stacks && byte < block.stacks + (size_t)SIM_THREADS_MAX * STACK_BYTES;
 }
 
 uint64_t sim_warp_syncs(uint32_t warp)
@@ -316,8 +325,33 @@ static void run_block(const struct sim_launch *launch, bool backwards)
     }
 }
 
+/* A fault of the CPU in a kernel is final: whoever handles the signal (cmocka) would go on behind
+ * a call that never returns. */
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    static char text[200];
+
+    (void)context;
+    int length = snprintf(text, sizeof(text),
+        "simulated GPU: signal %d at %p in block (%u, %u, %u) thread %u\n", number, info->si_addr,
+        sim_block.x, sim_block.y, sim_block.z, sim_here != NULL ? sim_here->number : 0);
+    if (write(STDERR_FILENO, text, (size_t)length) == length)
+        (void)raise(number); /* as if there were no handler */
+}
+
+static void guard(const int *signals, struct sigaction *ret_old, size_t n)
+{
+    struct sigaction own = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | (int)SA_RESETHAND};
+
+    for (size_t i = 0; i < n; i++)
+        (void)sigaction(signals[i], &own, &ret_old[i]);
+}
+
 bool sim_run(const struct sim_launch *launch, uint64_t number, uint64_t chain_begin, uint64_t order)
 {
+    static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+    enum { N_SIGNALS = sizeof(signals) / sizeof(signals[0]) };
+    struct sigaction old[N_SIGNALS];
     uint64_t n_blocks = (uint64_t)launch->grid.x * launch->grid.y * launch->grid.z;
 
     if (block.stacks == NULL) {
@@ -332,6 +366,7 @@ bool sim_run(const struct sim_launch *launch, uint64_t number, uint64_t chain_be
         .number = number,
         .chain_begin = chain_begin,
         .copies_early = order % 2 != 0};
+    guard(signals, old, N_SIGNALS);
     sim_block_sides = launch->block;
     sim_grid_sides = launch->grid;
     for (uint64_t i = 0; i < n_blocks && !block.broken; i++) {
@@ -341,6 +376,8 @@ bool sim_run(const struct sim_launch *launch, uint64_t number, uint64_t chain_be
         sim_block.z = (uint32_t)(at / launch->grid.x / launch->grid.y);
         run_block(launch, order / 4 % 2 != 0);
     }
+    for (size_t i = 0; i < N_SIGNALS; i++)
+        (void)sigaction(signals[i], &old[i], NULL);
     block.running.launch = NULL;
     if (block.broken)
         sim_fiber_forget(block.stacks, (size_t)SIM_THREADS_MAX * STACK_BYTES);

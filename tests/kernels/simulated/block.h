@@ -59,8 +59,10 @@ uint64_t sim_warp_syncs(uint32_t warp);
 /* The running thread breaks a rule: ends the launch. */
 __attribute__((noreturn, format(printf, 1, 2))) void sim_break(const char *format, ...);
 
+/* Whether it lies on a thread's stack. */
+bool sim_is_stack(const void *at);
+
 /* A part of shared memory: what of `at` lies there; NULL where nothing does. */
 uint8_t *sim_smem_at(uint32_t smem_address, uint32_t bytes);
-bool sim_is_shared(const void *at);
 
 #endif

@@ -16,6 +16,7 @@ struct range {
 };
 
 static struct range allocations[ALLOCATIONS_MAX];
+static uint32_t *writers[ALLOCATIONS_MAX]; /* as large as the allocation: a number for each word */
 static struct range pins[SIM_PINS_MAX];
 static uint64_t allocated_bytes;
 
@@ -69,10 +70,13 @@ void *sim_memory_take(size_t bytes)
         if (allocations[i].begin != NULL)
             continue;
         unsigned char *base = map(mapped_bytes);
-        if (base != NULL) {
-            allocations[i] = (struct range){base, bytes};
-            allocated_bytes += mapped_bytes;
-        }
+        void *own = mmap(NULL, mapped_bytes, PROT_READ | PROT_WRITE,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (base == NULL || own == MAP_FAILED)
+            return NULL;
+        writers[i] = own;
+        allocations[i] = (struct range){base, bytes};
+        allocated_bytes += mapped_bytes;
         return base;
     }
     return NULL;
@@ -85,6 +89,7 @@ bool sim_memory_give(void *memory)
             continue;
         allocated_bytes -= whole_patterns(allocations[i].bytes);
         (void)munmap(memory, whole_patterns(allocations[i].bytes));
+        (void)munmap(writers[i], whole_patterns(allocations[i].bytes));
         allocations[i].begin = NULL;
         return true;
     }
@@ -96,17 +101,39 @@ uint64_t sim_memory_held(void)
     return SIM_CONTEXT_BYTES + allocated_bytes;
 }
 
+static bool lies_in(const struct range *range, const unsigned char *byte, uint64_t bytes)
+{
+    return range->begin != NULL && byte >= range->begin &&
+           byte + bytes <= range->begin + range->bytes;
+}
+
+/* The allocation around it, ALLOCATIONS_MAX if there is none: mostly the one of the last time. */
+static uint32_t find(const unsigned char *byte, uint64_t bytes)
+{
+    static uint32_t last;
+
+    if (lies_in(&allocations[last], byte, bytes))
+        return last;
+    for (uint32_t i = 0; i < ALLOCATIONS_MAX; i++) {
+        if (lies_in(&allocations[i], byte, bytes)) {
+            last = i;
+            return i;
+        }
+    }
+    return ALLOCATIONS_MAX;
+}
+
 bool sim_memory_has(const void *at, uint64_t bytes)
 {
-    const unsigned char *byte = at;
+    return find(at, bytes) < ALLOCATIONS_MAX;
+}
 
-    for (uint32_t i = 0; i < ALLOCATIONS_MAX; i++) {
-        const struct range *range = &allocations[i];
-        if (range->begin != NULL && byte >= range->begin &&
-            byte + bytes <= range->begin + range->bytes)
-            return true;
-    }
-    return false;
+uint32_t *sim_memory_writer(const void *at)
+{
+    uint32_t i = find(at, 1);
+
+    return i < ALLOCATIONS_MAX ? writers[i] + ((const unsigned char *)at - allocations[i].begin) / 4
+                               : NULL;
 }
 
 bool sim_pin_add(const void *base, uint64_t bytes)

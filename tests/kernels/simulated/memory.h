@@ -20,6 +20,9 @@ uint64_t sim_memory_held(void); /* context and allocations */
 
 /* Whether all of it lies in one allocation. */
 bool sim_memory_has(const void *at, uint64_t bytes);
+/* Where the number of the launch is kept that wrote the word around `at` last. NULL: `at` is not
+ * the device's. */
+uint32_t *sim_memory_writer(const void *at);
 
 enum { SIM_PINS_MAX = 1024 };
 enum sim_pin { SIM_NOT_PINNED, SIM_PINNED, SIM_PIN_CROSSED };

@@ -42,6 +42,37 @@ static int find_storage(struct dl_phdr_info *info, size_t bytes, void *unused)
     return 0;
 }
 
+/* The library around *bounds[0]. */
+static int find_image(struct dl_phdr_info *info, size_t bytes, void *bounds)
+{
+    uint8_t **image = bounds;
+    uint8_t *begin = NULL;
+    uint8_t *end = NULL;
+
+    (void)bytes;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        uint8_t *at = (uint8_t *)(uintptr_t)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
+        if (info->dlpi_phdr[i].p_type != PT_LOAD)
+            continue;
+        begin = begin == NULL || at < begin ? at : begin;
+        end = at + info->dlpi_phdr[i].p_memsz > end ? at + info->dlpi_phdr[i].p_memsz : end;
+    }
+    if (image[0] < begin || image[0] >= end)
+        return 0;
+    image[0] = begin;
+    image[1] = end;
+    return 1;
+}
+
+void sim_find_image(uint8_t **ret_begin, uint8_t **ret_end)
+{
+    uint8_t *bounds[2] = {(uint8_t *)&shared, NULL};
+
+    (void)dl_iterate_phdr(find_image, bounds);
+    *ret_begin = bounds[0];
+    *ret_end = bounds[1];
+}
+
 void sim_smem_begin(uint32_t bytes)
 {
     if (shared.smem != smem) {

@@ -13,6 +13,8 @@
 void sim_smem_begin(uint32_t bytes);
 
 bool sim_is_shared(const void *at);
+/* This library in memory: its code, constants and variables, but for those above. */
+void sim_find_image(uint8_t **ret_begin, uint8_t **ret_end);
 /* Where shared memory begins and ends, for a shadow of it. */
 const uint8_t *sim_shared_base(void);
 uint64_t sim_shared_bytes(void);

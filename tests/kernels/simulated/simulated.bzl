@@ -30,6 +30,11 @@ def _implementation(ctx):
     toolchain = find_cpp_toolchain(ctx)
     lane = [flag for flag in ctx.fragments.cpp.copts if flag.startswith("-fsanitize") or
                                                         flag.startswith("-fno-sanitize")]
+    if not [flag for flag in lane if "address" in flag]:
+        lane.append("-fsanitize=thread")  # see watch.h; the two do not go together
+    if "clang" not in toolchain.compiler:
+        # smem needs no constructor, which only its definition shows.
+        lane.append("-fno-extern-tls-init")
     objects = []
     for kernel in ctx.files.kernels:
         name = "{}/{}.pic.o".format(ctx.label.name, kernel.basename[:-len(".cu")])

@@ -345,7 +345,10 @@ static inline int __any_sync(unsigned int mask, int predicate, SIM_SITE)
 }
 #undef SIM_SITE
 
-template <typename T> static inline T atomicAdd(T *at, T value)
+/* Threads take turns, so what follows is atomic; it is not to be taken for a race. */
+#define SIM_ATOMIC __attribute__((noinline, no_sanitize("thread")))
+
+template <typename T> SIM_ATOMIC static T atomicAdd(T *at, T value)
 {
     sim_atomic(at, sizeof(T));
     T old = *at;
@@ -356,26 +359,27 @@ static inline unsigned int atomicAdd(unsigned int *at, int value)
 {
     return atomicAdd(at, static_cast<unsigned int>(value));
 }
-template <typename T> static inline T atomicMax(T *at, T value)
+template <typename T> SIM_ATOMIC static T atomicMax(T *at, T value)
 {
     sim_atomic(at, sizeof(T));
     T old = *at;
     *at = old > value ? old : value;
     return old;
 }
-template <typename T> static inline T atomicExch(T *at, T value)
+template <typename T> SIM_ATOMIC static T atomicExch(T *at, T value)
 {
     sim_atomic(at, sizeof(T));
     T old = *at;
     *at = value;
     return old;
 }
-template <typename T> static inline T atomicCAS(T *at, T compare, T value)
+template <typename T> SIM_ATOMIC static T atomicCAS(T *at, T compare, T value)
 {
     sim_atomic(at, sizeof(T));
     T old = *at;
     *at = old == compare ? value : old;
     return old;
 }
+#undef SIM_ATOMIC
 
 #endif
