@@ -184,7 +184,8 @@ static enum lam_status print_json(
             bench->rates.link, "memory_rate", bench->rates.memory, "sources",
             bench->planning->sources));
     json_object_set_new(root, "pool",
-        json_pack("{s:I,s:I,s:s,s:b,s:s}", "bytes", (json_int_t)loader->pool_bytes, "used_bytes",
+        json_pack("{s:I,s:f,s:I,s:s,s:b,s:s}", "bytes", (json_int_t)loader->pool_bytes,
+            "ready_seconds", loader->pool_ready_seconds, "used_bytes",
             (json_int_t)loader->pool_used_bytes, "engine", loader->engine, "direct", loader->direct,
             "pages", loader->pages));
     return lam_json_print(root, err);

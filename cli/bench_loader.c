@@ -341,6 +341,7 @@ static enum lam_status print_json(const struct bench *bench, struct lam_err *err
     json_object_set_new(root, "engine", json_string(bench->end.engine));
     json_object_set_new(root, "fixed_buffers", json_boolean(bench->end.fixed_buffers));
     json_object_set_new(root, "direct", json_boolean(bench->end.direct));
+    json_object_set_new(root, "pool_ready_seconds", json_real(bench->end.pool_ready_seconds));
     return lam_json_print(root, err);
 }
 
@@ -360,6 +361,7 @@ static void print_text(const struct bench *bench)
         "start      first unit %.2f s after the process began, first lap after %.2f s: %.2f GB/s\n",
         (double)(bench->first_unit_ns - bench->began_ns) / (double)LAM_NS_PER_S,
         bench->cold.seconds, speed_of(&bench->cold));
+    printf("memory     given by the machine in %.2f s\n", bench->end.pool_ready_seconds);
     printf("laps       %.3f GB/s, median of %" PRIu32 "\n", f.gbps, bench->n_windows);
     printf("processor  %.1f ms for each GB\n", f.cpu_ms_per_gb);
     printf("hits       %.4f of all bytes; a cyclic scan of this pool allows %.4f\n", f.hit_ratio,

@@ -10,6 +10,7 @@
 #include "cli/launch.h"
 #include "common/buf.h"
 #include "common/clock.h"
+#include "common/map.h"
 #include "common/mem.h"
 #include "common/size.h"
 #include "proto/laminar/v1/loader.pb-c.h"
@@ -63,6 +64,8 @@ enum lam_status lam_progress_stats(
         .fixed_buffers = stats->fixed_buffers,
         .pool_bytes = stats->pool_bytes,
         .pool_used_bytes = stats->pool_used_bytes,
+        .pool_ready_bytes = stats->pool_ready_bytes,
+        .pool_ready_seconds = (double)stats->pool_ready_ns / (double)LAM_NS_PER_S,
         .disk_bytes = stats->disk_bytes,
         .disk_reads = stats->disk_reads,
         .units_loaded = stats->units_loaded,
@@ -79,8 +82,24 @@ static double seconds_since(uint64_t then_ns)
     return (double)(lam_now_ns() - then_ns) / (double)LAM_NS_PER_S;
 }
 
-static void draw_bar(struct lam_progress *progress, uint64_t done, uint64_t whole)
+/* Memory that the machine has yet to give is what loading waits for then; "" when all is there. */
+static const char *memory_text(const struct lam_loader_stats *stats, char *text, size_t text_bytes)
 {
+    char ready[24];
+    char pool[24];
+
+    text[0] = '\0';
+    if (stats->pool_ready_bytes + LAM_HUGE_PAGE_BYTES <= stats->pool_bytes) /* rounded to pages */
+        snprintf(text, text_bytes, ", memory %s of %s",
+            lam_size_format(stats->pool_ready_bytes, ready, sizeof ready),
+            lam_size_format(stats->pool_bytes, pool, sizeof pool));
+    return text;
+}
+
+static void draw_bar(struct lam_progress *progress, const struct lam_loader_stats *stats,
+    uint64_t done, uint64_t whole)
+{
+    char memory[80];
     char done_text[24];
     char whole_text[24];
     char bar[BAR_CELLS + 1];
@@ -90,24 +109,27 @@ static void draw_bar(struct lam_progress *progress, uint64_t done, uint64_t whol
     for (uint64_t i = 0; i < BAR_CELLS; i++)
         bar[i] = i < cells ? '#' : '.';
     bar[BAR_CELLS] = '\0';
-    fprintf(stderr, "\rloading [%s] %s of %s, %.2f GB/s \033[K", bar,
+    fprintf(stderr, "\rloading [%s] %s of %s, %.2f GB/s%s \033[K", bar,
         lam_size_format(done, done_text, sizeof done_text),
         lam_size_format(whole, whole_text, sizeof whole_text),
-        seconds > 0 ? (double)done / seconds / 1e9 : 0);
+        seconds > 0 ? (double)done / seconds / 1e9 : 0, memory_text(stats, memory, sizeof memory));
     progress->bar_shown = true;
 }
 
-static void draw_line(struct lam_progress *progress, uint64_t done, uint64_t whole)
+static void draw_line(struct lam_progress *progress, const struct lam_loader_stats *stats,
+    uint64_t done, uint64_t whole)
 {
+    char memory[80];
     char done_text[24];
     char whole_text[24];
 
     if (done < whole && lam_now_ns() - progress->last_line_ns < LINE_PERIOD_NS)
         return;
     progress->last_line_ns = lam_now_ns();
-    fprintf(stderr, "laminar: %s %s of %s in %.2f s\n", done < whole ? "loading" : "loaded",
+    fprintf(stderr, "laminar: %s %s of %s in %.2f s%s\n", done < whole ? "loading" : "loaded",
         lam_size_format(done, done_text, sizeof done_text),
-        lam_size_format(whole, whole_text, sizeof whole_text), seconds_since(progress->began_ns));
+        lam_size_format(whole, whole_text, sizeof whole_text), seconds_since(progress->began_ns),
+        memory_text(stats, memory, sizeof memory));
 }
 
 /* Until the pool holds what it can hold of the model, or nobody wants to see it any more. */
@@ -128,9 +150,9 @@ static void *show(void *arg)
             done = done < whole ? done : whole;
             complete = done == whole;
             if (progress->is_terminal)
-                draw_bar(progress, done, whole);
+                draw_bar(progress, &stats, done, whole);
             else
-                draw_line(progress, done, whole);
+                draw_line(progress, &stats, done, whole);
         }
         lam_sleep_ns(complete ? 0 : PERIOD_NS);
     }

@@ -19,6 +19,8 @@ struct lam_loader_stats {
     char pages[16];
     uint64_t pool_bytes;
     uint64_t pool_used_bytes;
+    uint64_t pool_ready_bytes; /* given by the machine so far */
+    double pool_ready_seconds; /* in this time */
     uint64_t disk_bytes;
     uint64_t disk_reads;
     uint64_t units_loaded;

@@ -37,10 +37,11 @@ static const char *const epilog =
 
 static json_t *loader_json(const struct lam_loader_stats *stats)
 {
-    return json_pack("{s:s,s:b,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "engine", stats->engine, "direct",
-        stats->direct, "pages", stats->pages, "pool_bytes", (json_int_t)stats->pool_bytes,
-        "pool_used_bytes", (json_int_t)stats->pool_used_bytes, "disk_bytes",
-        (json_int_t)stats->disk_bytes, "disk_reads", (json_int_t)stats->disk_reads, "units_loaded",
+    return json_pack("{s:s,s:b,s:s,s:I,s:f,s:I,s:I,s:I,s:I,s:I,s:I}", "engine", stats->engine,
+        "direct", stats->direct, "pages", stats->pages, "pool_bytes", (json_int_t)stats->pool_bytes,
+        "pool_ready_seconds", stats->pool_ready_seconds, "pool_used_bytes",
+        (json_int_t)stats->pool_used_bytes, "disk_bytes", (json_int_t)stats->disk_bytes,
+        "disk_reads", (json_int_t)stats->disk_reads, "units_loaded",
         (json_int_t)stats->units_loaded, "units_hit", (json_int_t)stats->units_hit, "units_granted",
         (json_int_t)stats->units_granted);
 }

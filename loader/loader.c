@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -55,16 +56,47 @@ static void fail_later(struct lam_loader *loader, const struct lam_err *err)
     lam_ignore(write(loader->failure_fd, &one, sizeof(one)) < 0, "an empty eventfd takes 1");
 }
 
+static double per_second(uint64_t bytes, uint64_t ns)
+{
+    return (double)bytes / (double)LAM_GIB / ((double)(ns + 1) / (double)LAM_NS_PER_S);
+}
+
+/* Why a first token is late where the machine is slow to give memory. */
+static void log_memory(const struct lam_pool *pool)
+{
+    uint64_t bytes = atomic_load(&pool->ready_bytes);
+    uint64_t ns = atomic_load(&pool->ready_ns);
+    const char *how = "in pages of 4 KiB";
+    char all[24], small[24], rest[64] = "";
+
+    if (strcmp(pool->pages, "hugetlb") == 0)
+        how = "in huge pages that were set aside";
+    else if (strcmp(pool->pages, "thp") == 0)
+        how = "in huge pages by MADV_COLLAPSE";
+    if (pool->small_bytes > 0)
+        snprintf(rest, sizeof(rest), ", but for %s: they were not to be had in time",
+            lam_size_format(pool->small_bytes, small, sizeof(small)));
+    lam_info("pool: %s in %.2f s, %.2f GiB/s, %s%s", lam_size_format(bytes, all, sizeof(all)),
+        (double)ns / (double)LAM_NS_PER_S, per_second(bytes, ns), how, rest);
+}
+
 static bool populate_region(struct lam_loader *loader, struct lam_share *share, uint32_t r)
 {
     const struct lam_region *region = &share->layout.regions[r];
+    uint64_t before_ns = atomic_load(&loader->pool.ready_ns);
     struct lam_err err = {0};
+    char size[24];
+    uint64_t ns;
 
     if (lam_pool_populate(&loader->pool, share->pool_offset + region->pool_offset, region->bytes,
             &err) != LAM_OK) {
         fail_later(loader, &err);
         return false;
     }
+    ns = atomic_load(&loader->pool.ready_ns) - before_ns;
+    lam_debug("pool: a region of %s in %.2f s, %.2f GiB/s",
+        lam_size_format(region->bytes, size, sizeof(size)), (double)ns / (double)LAM_NS_PER_S,
+        per_second(region->bytes, ns));
     lam_share_back(share, r);
     return true;
 }
@@ -75,7 +107,6 @@ static void *populate(void *arg)
 {
     struct lam_loader *loader = arg;
     bool more = true;
-    char small[24];
 
     for (uint32_t r = 1; more; r++) {
         more = false;
@@ -89,9 +120,7 @@ static void *populate(void *arg)
             more = true;
         }
     }
-    if (loader->pool.small_bytes > 0)
-        lam_info("%s of the pool are in pages of 4 KiB: huge ones were not to be had in time",
-            lam_size_format(loader->pool.small_bytes, small, sizeof(small)));
+    log_memory(&loader->pool);
     return NULL;
 }
 

@@ -227,9 +227,15 @@ static bool write_info(struct lam_models *models, const struct lam_pool *pool, s
     bool ok = lam_buf_printf(out,
         "# HELP laminar_loader_pool_bytes Size of the shared memory.\n"
         "# TYPE laminar_loader_pool_bytes gauge\nlaminar_loader_pool_bytes %" PRIu64 "\n"
+        "# HELP laminar_loader_pool_ready_bytes Of it, what the machine has given so far.\n"
+        "# TYPE laminar_loader_pool_ready_bytes gauge\nlaminar_loader_pool_ready_bytes %" PRIu64
+        "\n"
+        "# HELP laminar_loader_pool_ready_seconds How long that took.\n"
+        "# TYPE laminar_loader_pool_ready_seconds gauge\nlaminar_loader_pool_ready_seconds %.6f\n"
         "# HELP laminar_loader_backend_info How each model is read; always 1.\n"
         "# TYPE laminar_loader_backend_info gauge\n",
-        pool->bytes);
+        pool->bytes, (uint64_t)atomic_load(&pool->ready_bytes),
+        (double)atomic_load(&pool->ready_ns) / (double)LAM_NS_PER_S);
 
     for (uint32_t i = 0; i < models->n_shares && ok; i++) {
         struct lam_reader_info info;

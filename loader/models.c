@@ -143,7 +143,9 @@ enum lam_status lam_models_start(
     for (uint32_t i = 0; i < models->n_shares && status == LAM_OK; i++) {
         struct lam_share *share = &models->shares[i];
 
-        status = lam_pool_populate(pool, share->pool_offset, share->layout.regions[0].bytes, err);
+        if (i > 0) /* the first one's region is there: lam_pool_init */
+            status =
+                lam_pool_populate(pool, share->pool_offset, share->layout.regions[0].bytes, err);
         if (status == LAM_OK)
             status = lam_share_start(share, pool, err);
     }

@@ -149,7 +149,7 @@ static uint32_t threads_for(uint64_t bytes)
     return (uint32_t)(n < n_steps ? n : n_steps);
 }
 
-enum lam_status lam_pool_populate(
+static enum lam_status populate(
     struct lam_pool *pool, uint64_t offset, uint64_t bytes, struct lam_err *err)
 {
     uint64_t begin = lam_align_down(offset, LAM_HUGE_PAGE_BYTES);
@@ -183,6 +183,19 @@ enum lam_status lam_pool_populate(
         lam_size_format(
             atomic_load(&it.next) < it.end ? atomic_load(&it.next) : it.end, have, sizeof(have)),
         lam_size_format(pool->bytes, want, sizeof(want)), strerror(atomic_load(&it.error)));
+}
+
+enum lam_status lam_pool_populate(
+    struct lam_pool *pool, uint64_t offset, uint64_t bytes, struct lam_err *err)
+{
+    uint64_t begin_ns = lam_now_ns();
+    enum lam_status status = populate(pool, offset, bytes, err);
+
+    if (status == LAM_OK) {
+        atomic_fetch_add(&pool->ready_bytes, bytes);
+        atomic_fetch_add(&pool->ready_ns, lam_now_ns() - begin_ns);
+    }
+    return status;
 }
 
 /* huge: from the machine's reserved huge pages. */

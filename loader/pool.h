@@ -11,6 +11,7 @@
 #ifndef LAMINAR_LOADER_POOL_H
 #define LAMINAR_LOADER_POOL_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -26,6 +27,9 @@ struct lam_pool {
     uint64_t late_ns;     /* that they have cost beyond what they should; a limit ends the asking */
     uint64_t small_bytes; /* populated in pages of 4 KiB since "thp" was said */
     char note[320];       /* why not the better kinds of pages; "" */
+    /* Populated so far, and how long that took. [any thread may read] */
+    atomic_uint_fast64_t ready_bytes;
+    atomic_uint_fast64_t ready_ns;
 };
 
 /*

@@ -366,6 +366,8 @@ static void get_stats(void *arg, struct lam_rpc_call *call, const void *bytes, s
     response.engine = engine;
     response.pages = pages;
     response.pool_bytes = only != NULL ? only->layout.pool_bytes : service->pool->bytes;
+    response.pool_ready_bytes = atomic_load(&service->pool->ready_bytes);
+    response.pool_ready_ns = atomic_load(&service->pool->ready_ns);
     reply(call, &response.base);
 }
 

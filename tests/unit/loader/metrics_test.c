@@ -87,6 +87,10 @@ static void values_are_those_of_what_happened(void **state)
     assert_true(ratio > stats->units_kept - 1.0);
     assert_true(ratio < stats->units_kept + LAM_KEPT_LANES_WANTED - 1);
     assert_true(value_of(text, "pool_bytes") == (double)stats->pool_bytes);
+    assert_true(value_of(text, "pool_ready_bytes") > 0); /* the first region, at the least */
+    assert_true(value_of(text, "pool_ready_bytes") <= (double)stats->pool_bytes);
+    assert_true(value_of(text, "pool_ready_seconds") > 0);
+    assert_true(stats->pool_ready_bytes > 0 && stats->pool_ready_ns > 0);
     assert_true(value_of(text, "sessions{model=\"1\"}") == 1);
     assert_true(value_of(text, "read_seconds_count{model=\"1\"}") >= (double)stats->disk_reads);
     /* One in each lane may have begun early, and waits for its place. */
