@@ -20,6 +20,7 @@ struct request {
     uint64_t bytes_each;
     size_t n_ranges;
     size_t n_missing;
+    bool expected;       /* the thread has announced what is missing */
     uint64_t *offsets;   /* [n_ranges] */
     size_t *missing;     /* [n_missing] indexes of ranges */
     unsigned char *data; /* [n_ranges * bytes_each] */
@@ -83,14 +84,37 @@ static void expect_range(struct lam_extents *extents, uint64_t offset, uint64_t 
         lam_file_advise(extents->file, offset, bytes, POSIX_FADV_WILLNEED);
 }
 
+static void expect_missing(struct lam_extents *extents, struct request *request)
+{
+    for (size_t i = 0; i < request->n_missing && !request->expected; i++)
+        expect_range(extents, request->offsets[request->missing[i]], request->bytes_each);
+    request->expected = true;
+}
+
+/* Starts all reads of the disk before waiting for the first: of this request, which is in the queue
+ * no more, and of those that wait. */
+static void expect_all(struct lam_extents *extents, struct request *request)
+{
+    struct request *next;
+
+    pthread_mutex_lock(&extents->lock);
+    next = extents->first;
+    pthread_mutex_unlock(&extents->lock);
+    if (request->n_missing > 1 || next != NULL)
+        expect_missing(extents, request);
+    while (next != NULL) { /* only this thread takes requests out */
+        expect_missing(extents, next);
+        pthread_mutex_lock(&extents->lock);
+        next = next->next;
+        pthread_mutex_unlock(&extents->lock);
+    }
+}
+
 static void read_missing(struct lam_extents *extents, const struct request *request)
 {
     struct lam_err err = {0};
     enum lam_status status = lam_file_check(extents->file, &err);
 
-    /* Start all reads of the disk before waiting for the first. */
-    for (size_t i = 0; i < request->n_missing && request->n_missing > 1; i++)
-        expect_range(extents, request->offsets[request->missing[i]], request->bytes_each);
     for (size_t i = 0; i < request->n_missing && status == LAM_OK; i++) {
         size_t r = request->missing[i];
 
@@ -121,6 +145,7 @@ static void *run(void *arg)
         if (extents->first == NULL)
             extents->last = &extents->first;
         pthread_mutex_unlock(&extents->lock);
+        expect_all(extents, request);
         read_missing(extents, request);
         destroy_request(request);
         pthread_mutex_lock(&extents->lock);

@@ -31,6 +31,17 @@ struct ending {
     grpc_slice text;
 };
 
+struct lam_rpc_pending {
+    struct lam_rpc_channel *channel;
+    char *path;
+    grpc_completion_queue *queue;
+    grpc_call *core;
+    grpc_byte_buffer *outgoing;
+    grpc_byte_buffer *answer;
+    grpc_metadata_array headers;
+    struct ending ending;
+};
+
 struct lam_rpc_stream {
     struct lam_rpc_channel *channel;
     grpc_completion_queue *queue;
@@ -144,17 +155,23 @@ static grpc_call *create_call(struct lam_rpc_channel *channel, const char *path,
     return call;
 }
 
-/* Starts the batch and waits for it in this thread. Was it carried out? */
+/* Waits for a batch in this thread. Was it carried out? */
+static bool wait_for(grpc_completion_queue *queue, void *tag)
+{
+    grpc_event event =
+        grpc_completion_queue_pluck(queue, tag, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+
+    assert(event.type == GRPC_OP_COMPLETE);
+    return event.success != 0;
+}
+
 static bool run_batch(
     grpc_call *call, grpc_completion_queue *queue, const grpc_op *ops, size_t n_ops, void *tag)
 {
     grpc_call_error error = grpc_call_start_batch(call, ops, n_ops, tag, NULL);
-    grpc_event event;
 
     assert(error == GRPC_CALL_OK);
-    event = grpc_completion_queue_pluck(queue, tag, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
-    assert(event.type == GRPC_OP_COMPLETE);
-    return event.success != 0;
+    return wait_for(queue, tag);
 }
 
 static void init_ending(struct ending *ending)
@@ -220,41 +237,70 @@ static enum lam_status take_answer(const struct lam_rpc_channel *channel, const 
     return LAM_OK;
 }
 
+struct lam_rpc_pending *lam_rpc_unary_begin(struct lam_rpc_channel *channel, const char *path,
+    const void *request, size_t request_bytes, uint64_t timeout_ns)
+{
+    struct lam_rpc_pending *unary = lam_calloc(1, sizeof *unary);
+    grpc_op ops[6] = {{0}};
+    grpc_call_error error;
+
+    if (!unary)
+        return NULL;
+    unary->path = lam_strdup(path);
+    if (!unary->path) {
+        lam_free(unary);
+        return NULL;
+    }
+    unary->channel = channel;
+    unary->queue = grpc_completion_queue_create_for_pluck(NULL);
+    unary->core = create_call(channel, path, timeout_ns, unary->queue);
+    unary->outgoing = wrap(request, request_bytes);
+    init_ending(&unary->ending);
+    grpc_metadata_array_init(&unary->headers);
+    ops[0].op = GRPC_OP_SEND_INITIAL_METADATA;
+    ops[1].op = GRPC_OP_SEND_MESSAGE;
+    ops[1].data.send_message.send_message = unary->outgoing;
+    ops[2].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
+    ops[3].op = GRPC_OP_RECV_INITIAL_METADATA;
+    ops[3].data.recv_initial_metadata.recv_initial_metadata = &unary->headers;
+    ops[4].op = GRPC_OP_RECV_MESSAGE;
+    ops[4].data.recv_message.recv_message = &unary->answer;
+    ops[5] = receive_ending(&unary->ending);
+    error = grpc_call_start_batch(unary->core, ops, 6, unary, NULL);
+    assert(error == GRPC_CALL_OK);
+    return unary;
+}
+
+enum lam_status lam_rpc_unary_end(
+    struct lam_rpc_pending *unary, struct lam_buf *response, struct lam_err *err)
+{
+    enum lam_status status;
+
+    wait_for(unary->queue, unary);
+    status = explain_ending(unary->channel, &unary->ending, err);
+    if (status == LAM_OK)
+        status = take_answer(unary->channel, unary->path, unary->answer, response, err);
+    grpc_byte_buffer_destroy(unary->outgoing);
+    grpc_byte_buffer_destroy(unary->answer);
+    grpc_metadata_array_destroy(&unary->headers);
+    done_ending(&unary->ending);
+    grpc_call_unref(unary->core);
+    grpc_completion_queue_destroy(unary->queue);
+    lam_free(unary->path);
+    lam_free(unary);
+    return status;
+}
+
 enum lam_status lam_rpc_unary(struct lam_rpc_channel *channel, const char *path,
     const void *request, size_t request_bytes, uint64_t timeout_ns, struct lam_buf *response,
     struct lam_err *err)
 {
-    grpc_completion_queue *queue = grpc_completion_queue_create_for_pluck(NULL);
-    grpc_call *call = create_call(channel, path, timeout_ns, queue);
-    grpc_byte_buffer *outgoing = wrap(request, request_bytes);
-    grpc_byte_buffer *answer = NULL;
-    grpc_metadata_array headers;
-    struct ending ending;
-    grpc_op ops[6] = {{0}};
-    enum lam_status status;
+    struct lam_rpc_pending *unary =
+        lam_rpc_unary_begin(channel, path, request, request_bytes, timeout_ns);
 
-    init_ending(&ending);
-    grpc_metadata_array_init(&headers);
-    ops[0].op = GRPC_OP_SEND_INITIAL_METADATA;
-    ops[1].op = GRPC_OP_SEND_MESSAGE;
-    ops[1].data.send_message.send_message = outgoing;
-    ops[2].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
-    ops[3].op = GRPC_OP_RECV_INITIAL_METADATA;
-    ops[3].data.recv_initial_metadata.recv_initial_metadata = &headers;
-    ops[4].op = GRPC_OP_RECV_MESSAGE;
-    ops[4].data.recv_message.recv_message = &answer;
-    ops[5] = receive_ending(&ending);
-    run_batch(call, queue, ops, 6, &ending);
-    status = explain_ending(channel, &ending, err);
-    if (status == LAM_OK)
-        status = take_answer(channel, path, answer, response, err);
-    grpc_byte_buffer_destroy(outgoing);
-    grpc_byte_buffer_destroy(answer);
-    grpc_metadata_array_destroy(&headers);
-    done_ending(&ending);
-    grpc_call_unref(call);
-    grpc_completion_queue_destroy(queue);
-    return status;
+    if (!unary)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory to call %s", path);
+    return lam_rpc_unary_end(unary, response, err);
 }
 
 /* Receiving thread: fetches the status, once. */

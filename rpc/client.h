@@ -17,6 +17,7 @@
 
 struct lam_rpc_channel;
 struct lam_rpc_stream;
+struct lam_rpc_pending; /* a call under way */
 
 #define LAM_RPC_NO_TIMEOUT UINT64_MAX
 
@@ -33,6 +34,13 @@ LAM_MUST_USE enum lam_status lam_rpc_channel_wait_ready(
 LAM_MUST_USE enum lam_status lam_rpc_unary(struct lam_rpc_channel *channel, const char *path,
     const void *request, size_t request_bytes, uint64_t timeout_ns, struct lam_buf *response,
     struct lam_err *err);
+
+/* The same in two steps, so that several calls can be under way: the first sends (NULL: no memory),
+ * the second waits, and ends the call. The request may be reused at once. One thread. */
+LAM_MUST_USE struct lam_rpc_pending *lam_rpc_unary_begin(struct lam_rpc_channel *channel,
+    const char *path, const void *request, size_t request_bytes, uint64_t timeout_ns);
+LAM_MUST_USE enum lam_status lam_rpc_unary_end(
+    struct lam_rpc_pending *unary, struct lam_buf *response, struct lam_err *err);
 
 /* Opens a stream of either or both directions. timeout_ns: for the whole stream. */
 LAM_MUST_USE enum lam_status lam_rpc_stream_open(struct lam_rpc_channel *channel, const char *path,

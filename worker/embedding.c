@@ -3,41 +3,30 @@
 
 #include <assert.h>
 
-#include "common/mem.h"
-#include "common/size.h"
 #include "common/trace.h"
-
-#define LOAD_BYTES LAM_MIB /* of one question to the loader: its limit */
 
 static const struct lam_plan_region *region_of(const struct lam_engine *engine)
 {
     return &engine->plan.arenas[0].regions[LAM_REGION_EMBEDDING];
 }
 
+static void upload_part(void *arg, uint64_t offset, const void *bytes, uint64_t n_bytes)
+{
+    struct lam_engine *engine = arg;
+
+    lam_engine_upload(engine, region_of(engine)->offset + offset, bytes, n_bytes);
+}
+
 enum lam_status lam_embedding_load(struct lam_engine *engine, struct lam_err *err)
 {
     const struct lam_extent *table = &engine->model->manifest.embedding;
     uint64_t begin_ns = lam_trace_begin();
-    unsigned char *bytes;
-    enum lam_status status = LAM_OK;
+    enum lam_status status;
 
     if (region_of(engine)->bytes == 0)
         return LAM_OK;
     assert(region_of(engine)->bytes >= table->bytes);
-    bytes = lam_calloc(LOAD_BYTES, 1);
-    if (!bytes)
-        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory to load the embedding");
-    for (uint64_t done = 0; done < table->bytes && status == LAM_OK;) {
-        uint64_t n_left = table->bytes - done;
-        struct lam_extent part = {.file_offset = table->file_offset + done,
-            .bytes = n_left < LOAD_BYTES ? n_left : LOAD_BYTES};
-
-        status = lam_units_read_extent(engine->units, &part, bytes, err);
-        if (status == LAM_OK)
-            lam_engine_upload(engine, region_of(engine)->offset + done, bytes, part.bytes);
-        done += part.bytes;
-    }
-    lam_free(bytes);
+    status = lam_units_read_parts(engine->units, table, upload_part, engine, err);
     lam_trace_end(
         LAM_TRACE_COPY, "embedding", begin_ns, LAM_TRACE_NONE, LAM_TRACE_NONE, table->bytes);
     return status;

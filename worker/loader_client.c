@@ -151,30 +151,81 @@ enum lam_status lam_loader_client_header(struct lam_loader_client *client,
     return status;
 }
 
-enum lam_status lam_loader_client_read(struct lam_loader_client *client, uint64_t handle,
-    const uint64_t *offsets, uint32_t n_offsets, uint64_t bytes_each,
-    const unsigned char **ret_data, struct lam_err *err)
+/* A question under way. */
+struct question {
+    struct lam_rpc_pending *call; /* NULL: none */
+    uint64_t bytes;               /* of its answer */
+};
+
+static enum lam_status begin_read(struct lam_loader_client *client, uint64_t handle,
+    const struct lam_loader_reads *reads, uint32_t i, struct question *question,
+    struct lam_err *err)
 {
     Laminar__V1__ReadExtentRequest request = LAMINAR__V1__READ_EXTENT_REQUEST__INIT;
+
+    request.model = handle;
+    request.offsets = client->offsets;
+    request.n_offsets = reads->ask(reads->arg, i, client->offsets, &request.bytes_each);
+    assert(request.n_offsets > 0 && request.n_offsets <= LAM_LOADER_RANGES_MAX);
+    assert(request.bytes_each > 0);
+    assert(request.bytes_each <= LAM_LOADER_EXTENT_BYTES_MAX / request.n_offsets);
+    question->bytes = request.n_offsets * request.bytes_each;
+    if (lam_message_pack(&request.base, &client->request))
+        question->call = lam_rpc_unary_begin(client->channel, "/laminar.v1.Loader/ReadExtent",
+            client->request.data, client->request.size, client->timeout_ns);
+    if (!question->call)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for a message to the loader");
+    return LAM_OK;
+}
+
+/* *ret_data lives until the next call. */
+static enum lam_status end_read(struct lam_loader_client *client, struct question *question,
+    const unsigned char **ret_data, struct lam_err *err)
+{
     const Laminar__V1__ReadExtentResponse *answer;
     ProtobufCMessage *message;
     enum lam_status status;
 
-    assert(n_offsets > 0 && n_offsets <= LAM_LOADER_RANGES_MAX && bytes_each > 0);
-    assert(bytes_each <= LAM_LOADER_EXTENT_BYTES_MAX / n_offsets);
-    request.model = handle;
-    request.offsets = (uint64_t *)offsets;
-    request.n_offsets = n_offsets;
-    request.bytes_each = bytes_each;
-    status = ask(client, "/laminar.v1.Loader/ReadExtent", &request.base,
-        &laminar__v1__read_extent_response__descriptor, &message, err);
+    lam_buf_clear(&client->response);
+    status = lam_rpc_unary_end(question->call, &client->response, err);
+    question->call = NULL;
+    lam_arena_reset(&client->arena);
+    if (status == LAM_OK)
+        status = lam_message_unpack(&laminar__v1__read_extent_response__descriptor,
+            client->response.data, client->response.size, &client->arena, &message, err);
     if (status != LAM_OK)
         return status;
     answer = (const Laminar__V1__ReadExtentResponse *)message;
-    if (answer->data.len != n_offsets * bytes_each)
+    if (answer->data.len != question->bytes)
         return lam_fail(err, LAM_DATA_LOSS,
             "the loader at %s answered %zu bytes where %" PRIu64 " were asked for", client->address,
-            answer->data.len, n_offsets * bytes_each);
+            answer->data.len, question->bytes);
     *ret_data = answer->data.data;
     return LAM_OK;
+}
+
+enum lam_status lam_loader_client_read(struct lam_loader_client *client, uint64_t handle,
+    const struct lam_loader_reads *reads, struct lam_err *err)
+{
+    struct question questions[LAM_LOADER_READS_MAX] = {{0}};
+    enum lam_status status = LAM_OK;
+    const unsigned char *data;
+    uint32_t n_begun = 0;
+
+    for (uint32_t i = 0; i < reads->n && status == LAM_OK; i++) {
+        while (status == LAM_OK && n_begun < reads->n && n_begun < i + LAM_LOADER_READS_MAX) {
+            status = begin_read(
+                client, handle, reads, n_begun, &questions[n_begun % LAM_LOADER_READS_MAX], err);
+            n_begun++;
+        }
+        if (status == LAM_OK)
+            status = end_read(client, &questions[i % LAM_LOADER_READS_MAX], &data, err);
+        if (status == LAM_OK)
+            reads->take(reads->arg, i, data);
+    }
+    /* After an error: what is under way is waited for. */
+    for (uint32_t q = 0; q < LAM_LOADER_READS_MAX; q++)
+        if (questions[q].call)
+            lam_ignore(end_read(client, &questions[q], &data, NULL), "the first error is told");
+    return status;
 }

@@ -26,7 +26,7 @@ struct lam_loader_client {
     struct lam_buf request;
     struct lam_buf response;
     struct lam_arena arena; /* of the answer */
-    uint64_t *offsets;      /* [LAM_LOADER_RANGES_MAX], for callers of read */
+    uint64_t *offsets;      /* [LAM_LOADER_RANGES_MAX] of a question */
 };
 
 struct lam_loader_model {
@@ -53,12 +53,21 @@ LAM_MUST_USE enum lam_status lam_loader_client_register(struct lam_loader_client
 LAM_MUST_USE enum lam_status lam_loader_client_header(struct lam_loader_client *client,
     const struct lam_loader_model *model, void *out, struct lam_err *err);
 
-/*
- * Reads n_offsets ranges of bytes_each; *ret_data holds them back to back until the next call.
- * Within the limits above (asserted). offsets: usually client->offsets.
- */
+/* What is read by several questions. */
+struct lam_loader_reads {
+    uint32_t n; /* questions */
+    /* Question i: fills offsets, within the limits above (asserted), sets what is read at each of
+     * them, and returns how many they are. */
+    uint32_t (*ask)(void *arg, uint32_t i, uint64_t *offsets, uint64_t *ret_bytes_each);
+    /* Its answer, back to back; in order, and data is gone afterwards. */
+    void (*take)(void *arg, uint32_t i, const unsigned char *data);
+    void *arg;
+};
+
+/* At most LAM_LOADER_READS_MAX questions are under way at a time. After an error some answers were
+ * not taken. */
+#define LAM_LOADER_READS_MAX 4u
 LAM_MUST_USE enum lam_status lam_loader_client_read(struct lam_loader_client *client,
-    uint64_t handle, const uint64_t *offsets, uint32_t n_offsets, uint64_t bytes_each,
-    const unsigned char **ret_data, struct lam_err *err);
+    uint64_t handle, const struct lam_loader_reads *reads, struct lam_err *err);
 
 #endif

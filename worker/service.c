@@ -26,8 +26,9 @@
 #include "worker/outbox.h"
 #include "worker/step.h"
 
-#define SERVICE_BACKOFF_MIN_NS (200 * LAM_NS_PER_MS)
-#define SERVICE_BACKOFF_MAX_NS (5 * LAM_NS_PER_S)
+/* A node's own gateway is back within seconds, and an attempt costs it nothing. */
+#define SERVICE_BACKOFF_MIN_NS (100 * LAM_NS_PER_MS)
+#define SERVICE_BACKOFF_MAX_NS (2 * LAM_NS_PER_S)
 #define SERVICE_REACH_NS (1 * LAM_NS_PER_S) /* for one attempt to reach the gateway */
 #define SERVICE_FLUSH_NS LAM_NS_PER_S       /* for the last answer, when a wait is ended */
 #define SERVICE_CHUNK_BYTES LAM_MIB         /* of the header: the protocol's limit */

@@ -295,45 +295,52 @@ static bool find_rows(
     return units->leases != NULL;
 }
 
-/* Fetches misses[0, n) in one question; n is within the protocol's limits. */
-static enum lam_status fetch_rows(
-    struct lam_units *units, const struct lam_row_miss *misses, uint32_t n, struct lam_err *err)
-{
-    const struct lam_extent *embedding = &units->model.manifest.embedding;
-    const unsigned char *data;
-    enum lam_status status;
+/* ---- questions */
 
-    for (uint32_t i = 0; i < n; i++)
-        units->client.offsets[i] =
-            embedding->file_offset + (uint64_t)misses[i].id * embedding->row_bytes;
-    status = lam_loader_client_read(&units->client, units->remote.handle, units->client.offsets, n,
-        embedding->row_bytes, &data, err);
-    if (status != LAM_OK)
-        return status;
-    for (uint32_t i = 0; i < n; i++)
-        memcpy(misses[i].row, data + i * embedding->row_bytes, embedding->row_bytes);
-    return LAM_OK;
+static uint32_t rows_of_question(const struct lam_units *units)
+{
+    uint64_t n = LAM_LOADER_EXTENT_BYTES_MAX / units->rows.row_bytes;
+
+    return n < LAM_LOADER_RANGES_MAX ? (uint32_t)n : LAM_LOADER_RANGES_MAX;
+}
+
+static uint32_t ask_rows(void *arg, uint32_t i, uint64_t *offsets, uint64_t *ret_bytes_each)
+{
+    const struct lam_units *units = arg;
+    const struct lam_extent *embedding = &units->model.manifest.embedding;
+    uint32_t n_max = rows_of_question(units), first = i * n_max;
+    uint32_t n = units->rows.n_misses - first;
+
+    n = n < n_max ? n : n_max;
+    for (uint32_t r = 0; r < n; r++)
+        offsets[r] = embedding->file_offset +
+                     (uint64_t)units->rows.misses[first + r].id * embedding->row_bytes;
+    *ret_bytes_each = embedding->row_bytes;
+    return n;
+}
+
+static void take_rows(void *arg, uint32_t i, const unsigned char *data)
+{
+    const struct lam_units *units = arg;
+    uint64_t row_bytes = units->rows.row_bytes;
+    uint32_t n_max = rows_of_question(units), first = i * n_max;
+
+    for (uint32_t r = 0; r < n_max && first + r < units->rows.n_misses; r++)
+        memcpy(units->rows.misses[first + r].row, data + r * row_bytes, row_bytes);
 }
 
 enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t *ids, uint32_t n,
     const void **ret_rows, struct lam_err *err)
 {
-    uint64_t n_each = LAM_LOADER_EXTENT_BYTES_MAX / units->rows.row_bytes;
+    struct lam_loader_reads reads = {.ask = ask_rows, .take = take_rows, .arg = units};
     uint64_t begin_ns = lam_now_ns();
-    enum lam_status status = LAM_OK;
+    enum lam_status status;
 
     if (find_rows(units, ids, n, ret_rows))
         return LAM_OK;
-    if (n_each > LAM_LOADER_RANGES_MAX)
-        n_each = LAM_LOADER_RANGES_MAX;
     lam_row_cache_look_up(&units->rows, ids, n, ret_rows);
-    for (uint32_t i = 0; i < units->rows.n_misses && status == LAM_OK;) {
-        uint32_t n_left = units->rows.n_misses - i;
-        uint32_t n_now = n_left < n_each ? n_left : (uint32_t)n_each;
-
-        status = fetch_rows(units, units->rows.misses + i, n_now, err);
-        i += n_now;
-    }
+    reads.n = (units->rows.n_misses + rows_of_question(units) - 1) / rows_of_question(units);
+    status = lam_loader_client_read(&units->client, units->remote.handle, &reads, err);
     if (status != LAM_OK)
         lam_row_cache_forget(&units->rows);
     units->gather_ns += lam_now_ns() - begin_ns;
@@ -342,21 +349,62 @@ enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t 
     return status;
 }
 
+/* An extent, in parts that a question can ask for. */
+struct parts {
+    const struct lam_extent *extent;
+    lam_units_part_fn take;
+    void *arg;
+};
+
+static uint64_t part_bytes(const struct parts *parts, uint32_t i)
+{
+    uint64_t left = parts->extent->bytes - i * LAM_LOADER_EXTENT_BYTES_MAX;
+
+    return left < LAM_LOADER_EXTENT_BYTES_MAX ? left : LAM_LOADER_EXTENT_BYTES_MAX;
+}
+
+static uint32_t ask_part(void *arg, uint32_t i, uint64_t *offsets, uint64_t *ret_bytes_each)
+{
+    const struct parts *parts = arg;
+
+    offsets[0] = parts->extent->file_offset + i * LAM_LOADER_EXTENT_BYTES_MAX;
+    *ret_bytes_each = part_bytes(parts, i);
+    return 1;
+}
+
+static void take_part(void *arg, uint32_t i, const unsigned char *data)
+{
+    const struct parts *parts = arg;
+
+    parts->take(parts->arg, i * LAM_LOADER_EXTENT_BYTES_MAX, data, part_bytes(parts, i));
+}
+
+enum lam_status lam_units_read_parts(struct lam_units *units, const struct lam_extent *extent,
+    lam_units_part_fn take, void *arg, struct lam_err *err)
+{
+    struct parts parts = {.extent = extent, .take = take, .arg = arg};
+    uint64_t n = (extent->bytes + LAM_LOADER_EXTENT_BYTES_MAX - 1) / LAM_LOADER_EXTENT_BYTES_MAX;
+    struct lam_loader_reads reads = {.ask = ask_part, .take = take_part, .arg = &parts};
+
+    if (n > UINT32_MAX)
+        return lam_fail(err, LAM_UNIMPLEMENTED, "%" PRIu64 " bytes of one extent", extent->bytes);
+    reads.n = (uint32_t)n;
+    return lam_loader_client_read(&units->client, units->remote.handle, &reads, err);
+}
+
+static void copy_part(void *arg, uint64_t offset, const void *bytes, uint64_t n_bytes)
+{
+    memcpy((unsigned char *)arg + offset, bytes, n_bytes);
+}
+
 enum lam_status lam_units_read_extent(
     struct lam_units *units, const struct lam_extent *extent, void *out, struct lam_err *err)
 {
-    const unsigned char *data;
-    enum lam_status status;
-
     if (extent->bytes == 0 || extent->bytes > LAM_LOADER_EXTENT_BYTES_MAX)
         return lam_fail(err, LAM_UNIMPLEMENTED,
             "a vector of %" PRIu64 " bytes is over the limit of %" PRIu64, extent->bytes,
             LAM_LOADER_EXTENT_BYTES_MAX);
-    status = lam_loader_client_read(
-        &units->client, units->remote.handle, &extent->file_offset, 1, extent->bytes, &data, err);
-    if (status == LAM_OK)
-        memcpy(out, data, extent->bytes);
-    return status;
+    return lam_units_read_parts(units, extent, copy_part, out, err);
 }
 
 uint64_t lam_units_stall_ns(const struct lam_units *units)

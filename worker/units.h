@@ -125,6 +125,14 @@ LAM_MUST_USE enum lam_status lam_units_embedding_rows(struct lam_units *units, c
 LAM_MUST_USE enum lam_status lam_units_read_extent(
     struct lam_units *units, const struct lam_extent *extent, void *out, struct lam_err *err);
 
+/* The next n_bytes of an extent, at offset of it. */
+typedef void (*lam_units_part_fn)(void *arg, uint64_t offset, const void *bytes, uint64_t n_bytes);
+
+/* An extent of any size, in parts of at most 1 MiB that are given to `take` in order, while the
+ * next ones are read. */
+LAM_MUST_USE enum lam_status lam_units_read_parts(struct lam_units *units,
+    const struct lam_extent *extent, lam_units_part_fn take, void *arg, struct lam_err *err);
+
 /* Total time that acquire and gather have blocked. */
 uint64_t lam_units_stall_ns(const struct lam_units *units);
 

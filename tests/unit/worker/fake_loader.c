@@ -103,9 +103,9 @@ static void on_read_header(void *arg, struct lam_rpc_call *call, const void *byt
     lam_rpc_call_finish(call, LAM_OK, NULL);
 }
 
-static void on_read_extent(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+static void answer_extent(
+    struct fake_loader *loader, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
 {
-    struct fake_loader *loader = arg;
     struct lam_arena arena;
     const Laminar__V1__ReadExtentRequest *request = (const Laminar__V1__ReadExtentRequest *)unpack(
         &laminar__v1__read_extent_request__descriptor, bytes, n_bytes, &arena);
@@ -113,7 +113,6 @@ static void on_read_extent(void *arg, struct lam_rpc_call *call, const void *byt
     uint64_t each = request->bytes_each;
 
     assert(request->model == MODEL);
-    atomic_fetch_add(&loader->n_extents, 1);
     answer.data.len = request->n_offsets * each;
     answer.data.data = lam_calloc(answer.data.len, 1);
     assert(answer.data.data);
@@ -126,6 +125,40 @@ static void on_read_extent(void *arg, struct lam_rpc_call *call, const void *byt
     lam_rpc_call_finish(call, LAM_OK, NULL);
     lam_free(answer.data.data);
     lam_arena_done(&arena);
+}
+
+struct fake_extent {
+    struct lam_rpc_call *call;
+    unsigned char bytes[64]; /* of the request, of one range */
+    size_t n_bytes;
+};
+
+static void on_read_extent(void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+{
+    struct fake_loader *loader = arg;
+    struct fake_extent *waiting;
+
+    atomic_fetch_add(&loader->n_extents, 1);
+    if (loader->n_together == 0) {
+        answer_extent(loader, call, bytes, n_bytes);
+        return;
+    }
+    if (!loader->waiting)
+        loader->waiting = lam_calloc(loader->n_together, sizeof *loader->waiting);
+    assert(loader->waiting && n_bytes <= sizeof loader->waiting->bytes);
+    waiting = &loader->waiting[loader->n_waiting++];
+    lam_rpc_call_ref(call);
+    waiting->call = call;
+    waiting->n_bytes = n_bytes;
+    memcpy(waiting->bytes, bytes, n_bytes);
+    if (loader->n_waiting < loader->n_together)
+        return;
+    for (uint32_t i = 0; i < loader->n_waiting; i++) {
+        waiting = &loader->waiting[i];
+        answer_extent(loader, waiting->call, waiting->bytes, waiting->n_bytes);
+        lam_rpc_call_unref(waiting->call);
+    }
+    loader->n_together = 0;
 }
 
 static void send_ready(struct fake_loader *loader, struct lam_rpc_call *call, uint32_t unit)
@@ -420,4 +453,5 @@ void fake_loader_stop(struct fake_loader *loader)
     lam_free(loader->pool_offsets);
     lam_free(loader->granted);
     lam_free(loader->cycle);
+    lam_free(loader->waiting);
 }

@@ -39,6 +39,9 @@ enum fake_mode {
     FAKE_GARBAGE,
 };
 
+/* A ReadExtent that is not answered yet. */
+struct fake_extent;
+
 struct fake_loader {
     const struct tiny_model *tiny;
     enum fake_mode mode;
@@ -70,7 +73,11 @@ struct fake_loader {
     atomic_uint n_sessions;
     atomic_uint n_requests; /* messages with credit */
     atomic_uint n_extents;  /* ReadExtent calls */
-    atomic_uint n_wrong;    /* releases of what is not held, wrong tokens */
+    /* Set before them: so many ReadExtent calls must be under way before the first is answered. */
+    uint32_t n_together;
+    struct fake_extent *waiting; /* [n_waiting], the I/O thread's */
+    uint32_t n_waiting;
+    atomic_uint n_wrong; /* releases of what is not held, wrong tokens */
 };
 
 void fake_loader_start(struct fake_loader *loader, const struct tiny_model *tiny,

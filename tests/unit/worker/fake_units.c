@@ -12,6 +12,7 @@
 #define PLACES_MAX 8
 #define PLACES_DEFAULT 2
 #define ALIGN 4096 /* of file offsets, which a place keeps */
+#define PART_BYTES (300 * LAM_KIB)
 
 struct lam_units {
     const struct tiny_model *tiny;
@@ -237,6 +238,20 @@ enum lam_status lam_units_read_extent(
     if (atomic_load(&units->stopped))
         return lam_fail(err, LAM_CANCELLED, "stopped");
     memcpy(out, units->tiny->image + extent->file_offset, extent->bytes);
+    return LAM_OK;
+}
+
+enum lam_status lam_units_read_parts(struct lam_units *units, const struct lam_extent *extent,
+    lam_units_part_fn take, void *arg, struct lam_err *err)
+{
+    if (atomic_load(&units->stopped))
+        return lam_fail(err, LAM_CANCELLED, "stopped");
+    for (uint64_t at = 0; at < extent->bytes; at += PART_BYTES) {
+        uint64_t left = extent->bytes - at;
+
+        take(arg, at, units->tiny->image + extent->file_offset + at,
+            left < PART_BYTES ? left : PART_BYTES);
+    }
     return LAM_OK;
 }
 

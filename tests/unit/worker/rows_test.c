@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/size.h"
 #include "tests/unit/model/gguf_builder.h"
 #include "tests/unit/worker/fake_loader.h"
 #include "tests/unit/worker/tiny_model.h"
@@ -148,12 +149,81 @@ static void test_a_table_that_streams_is_refused(void **state)
     fake_loader_stop(&loader);
 }
 
+/* What a reading has come to. */
+struct reading {
+    const unsigned char *wanted;
+    uint64_t n_bytes;
+};
+
+static void compare_part(void *arg, uint64_t offset, const void *bytes, uint64_t n_bytes)
+{
+    struct reading *reading = arg;
+
+    assert_int_equal(offset, reading->n_bytes); /* in order */
+    assert_memory_equal(bytes, reading->wanted + offset, n_bytes);
+    reading->n_bytes += n_bytes;
+}
+
+/* A whole table is read by questions of 1 MiB, four of them under way: this loader answers none
+ * before it has four. */
+static void test_questions_are_under_way_together(void **state)
+{
+    struct lam_spec spec = gguf_builder_small_spec();
+    struct tiny_model large;
+    struct fake_loader loader;
+    struct lam_units *units;
+    const struct lam_extent *embedding = &large.model.manifest.embedding;
+    struct reading reading = {0};
+
+    (void)state;
+    spec.n_vocab = 20000; /* 5 MB */
+    tiny_model_make_of(&large, &spec, false);
+    units = connect_to(&loader, &large, FAKE_OBEDIENT, 0);
+    loader.n_together = 4;
+    reading.wanted = large.image + embedding->file_offset;
+    assert_int_equal(lam_units_read_parts(units, embedding, compare_part, &reading, NULL), LAM_OK);
+    assert_int_equal(reading.n_bytes, embedding->bytes);
+    assert_int_equal(atomic_load(&loader.n_extents), (embedding->bytes - 1) / LAM_MIB + 1);
+    lam_units_destroy(units);
+    fake_loader_stop(&loader);
+    tiny_model_done(&large);
+}
+
+/* The answers behind one that is wrong are waited for, and the next reading is a new one. */
+static void test_an_error_ends_all_questions(void **state)
+{
+    struct lam_spec spec = gguf_builder_small_spec();
+    struct tiny_model large;
+    struct fake_loader loader;
+    struct lam_units *units;
+    const struct lam_extent *embedding = &large.model.manifest.embedding;
+
+    (void)state;
+    spec.n_vocab = 20000;
+    tiny_model_make_of(&large, &spec, false);
+    units = connect_to(&loader, &large, FAKE_SHORT_EXTENT, 0);
+    for (uint32_t round = 1; round <= 2; round++) {
+        struct reading reading = {.wanted = large.image + embedding->file_offset};
+        struct lam_err err = {0};
+
+        assert_int_equal(
+            lam_units_read_parts(units, embedding, compare_part, &reading, &err), LAM_DATA_LOSS);
+        assert_int_equal(reading.n_bytes, 0);
+        assert_int_equal(atomic_load(&loader.n_extents), 4 * round);
+    }
+    lam_units_destroy(units);
+    fake_loader_stop(&loader);
+    tiny_model_done(&large);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows_lie_in_kept_units),
         cmocka_unit_test(test_a_session_for_rows_alone),
         cmocka_unit_test(test_a_table_that_streams_is_refused),
+        cmocka_unit_test(test_questions_are_under_way_together),
+        cmocka_unit_test(test_an_error_ends_all_questions),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);
