@@ -31,6 +31,7 @@
 #define UNIT_TIMEOUT_NS (120 * LAM_NS_PER_S)
 #define LAPS_MAX 1000
 #define WORKERS_MAX 8
+#define FIO_FILES_BYTES_MAX LAM_MIB
 #define ROUNDS 5u /* of ours and fio in turn */
 #define WINDOW_NS (3 * LAM_NS_PER_S / 2)
 #define FIO_MS_MIN 1500u
@@ -82,6 +83,7 @@ struct bench {
     struct window cold;
     struct window laps[LAPS_MAX];
     uint32_t n_windows;
+    struct lam_buf fio_files; /* all of the model */
     struct lam_fio_way fio_way;
     double fio[ROUNDS]; /* bytes per second */
     struct lam_loader_stats end;
@@ -192,8 +194,8 @@ static enum lam_status sweep_fio(struct bench *bench, struct lam_err *err)
         struct lam_fio_way way = {
             sweep_blocks[w / N_SWEEP_DEPTHS], sweep_depths[w % N_SWEEP_DEPTHS]};
         double speed = 0;
-        status =
-            lam_fio_read(bench->model, &way, SWEEP_MS, lam_stack_end_fd(bench->stack), &speed, err);
+        status = lam_fio_read(
+            &bench->fio_files, &way, SWEEP_MS, lam_stack_end_fd(bench->stack), &speed, err);
         sums[w] += speed;
         if (!status && sums[w] > best) {
             best = sums[w];
@@ -219,8 +221,8 @@ static enum lam_status measure_in_turn(struct bench *bench, struct lam_err *err)
             return status;
         run_ms = ours->seconds * 1000 < FIO_MS_MAX ? (uint32_t)(ours->seconds * 1000) : FIO_MS_MAX;
         run_ms = run_ms > FIO_MS_MIN ? run_ms : FIO_MS_MIN;
-        status = lam_fio_read(bench->model, &bench->fio_way, run_ms, lam_stack_end_fd(bench->stack),
-            &bench->fio[i], err);
+        status = lam_fio_read(&bench->fio_files, &bench->fio_way, run_ms,
+            lam_stack_end_fd(bench->stack), &bench->fio[i], err);
     }
     return status;
 }
@@ -388,6 +390,8 @@ static enum lam_status measure_model(struct bench *bench, struct lam_err *err)
         status = lam_spec_read(file.gguf, &spec, err);
     if (!status)
         status = lam_manifest_build(file.gguf, &spec, &manifest, err);
+    for (uint32_t p = 0; p < file.file.n_parts && bench->against_fio && !status; p++)
+        status = lam_fio_add(&bench->fio_files, file.file.parts[p].path, err);
     bench->model_bytes = manifest.unit_bytes_total;
     bench->n_units = manifest.n_units;
     if (!bench->ram) {
@@ -503,7 +507,8 @@ int lam_bench_loader(const struct lam_command_env *env, int argc, char **argv)
         .checksum = "on",
         .engine = "auto",
         .n_laps = 3,
-        .n_workers = 1};
+        .n_workers = 1,
+        .fio_files = LAM_BUF(FIO_FILES_BYTES_MAX)};
     const struct lam_flag flags[] = {
         {"ram", 0, LAM_FLAG_TEXT, &bench.ram, "SIZE",
             "Memory of the loader; default: half of the model.", 0, 0, NULL, NULL},
@@ -513,8 +518,8 @@ int lam_bench_loader(const struct lam_command_env *env, int argc, char **argv)
             "Workers that take the same unit at the same time, as a group in phase does.", 1,
             WORKERS_MAX, NULL, NULL},
         {"against-fio", 0, LAM_FLAG_BOOL, &bench.against_fio, NULL,
-            "Find fio's best block size and queue depth for this file, then read with the loader "
-            "and with fio in turn, five times, instead of --laps.",
+            "Find fio's best block size and queue depth for these files, then read with the loader "
+            "and with fio in turn, five times, instead of --laps. fio reads all shards in turns.",
             0, 0, NULL, NULL},
         {"checksum", 0, LAM_FLAG_CHOICE, &bench.checksum, "STATE",
             "Whether the loader compares what it reads.", 0, 0, "on|off", NULL},
@@ -539,5 +544,7 @@ int lam_bench_loader(const struct lam_command_env *env, int argc, char **argv)
 
     if (!lam_command_begin(&program, argc, argv, &bench.model, 1, &exit_code))
         return exit_code;
-    return measure_model(&bench, &err) ? lam_command_fail(&err) : execute(&bench, env);
+    exit_code = measure_model(&bench, &err) ? lam_command_fail(&err) : execute(&bench, env);
+    lam_buf_done(&bench.fio_files);
+    return exit_code;
 }

@@ -125,22 +125,29 @@ static enum lam_status run(char *const argv[], int end_fd, struct lam_buf *out, 
     return LAM_OK;
 }
 
-enum lam_status lam_fio_read(const char *path, const struct lam_fio_way *way, uint32_t run_ms,
-    int end_fd, double *ret_bytes_per_s, struct lam_err *err)
+enum lam_status lam_fio_add(struct lam_buf *files, const char *path, struct lam_err *err)
+{
+    if (strchr(path, ':'))
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "fio takes a path with ':' for several: give it through a link without, not %.200s",
+            path);
+    if ((files->size > 0 && !lam_buf_text(files, ":")) || !lam_buf_text(files, path))
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the list of files");
+    return LAM_OK;
+}
+
+enum lam_status lam_fio_read(const struct lam_buf *files, const struct lam_fio_way *way,
+    uint32_t run_ms, int end_fd, double *ret_bytes_per_s, struct lam_err *err)
 {
     char block[ARG_BYTES];
     char depth[ARG_BYTES];
     char run_time[ARG_BYTES];
-    char *const argv[ARGS_MAX] = {"fio", "--name=laminar", "--filename", (char *)path, "--rw=read",
+    char *const argv[ARGS_MAX] = {"fio", "--name=laminar", "--filename", files->data, "--rw=read",
         "--readonly", "--ioengine=io_uring", "--direct=1", "--fixedbufs=1", "--registerfiles=1",
         "--time_based", run_time, block, depth, "--output-format=json", NULL};
     struct lam_buf out = LAM_BUF(OUTPUT_BYTES_MAX);
     enum lam_status status;
 
-    if (strchr(path, ':'))
-        return lam_fail(err, LAM_INVALID_ARGUMENT,
-            "fio takes a path with ':' for several: give it through a link without, not %.200s",
-            path);
     snprintf(block, sizeof block, "--bs=%" PRIu64, way->block_bytes);
     snprintf(depth, sizeof depth, "--iodepth=%" PRIu32, way->depth);
     snprintf(run_time, sizeof run_time, "--runtime=%" PRIu32 "ms", run_ms);

@@ -60,6 +60,22 @@ echo '{"jobs": [{"read": {"bw_bytes": 500000000}}]}'
     assert data["ratio_to_fio"] == pytest.approx(data["gbps"] / 0.5)
 
 
+def test_fio_reads_all_shards(home, tmp_path):
+    made = cli.run_json(home, "synth", "-o", tmp_path / "m.gguf", "--preset", "small",
+                        "--split-max-size", "5MiB")
+    shards = sorted(str(path) for path in tmp_path.glob("m-*"))
+    assert len(shards) == made["files"] > 1
+    log = tmp_path / "log"
+    fio = fake_fio(tmp_path / "bin", f"""echo "$@" >>{log}
+echo '{{"jobs": [{{"read": {{"bw_bytes": 500000000}}}}]}}'
+""")
+    done = cli.run(home, "bench", "loader", shards[0], "--against-fio", "--json",
+                   env=cli.environment(home, **fio))
+    assert done.returncode == 0, done.stderr.decode()
+    lines = log.read_text().splitlines()
+    assert lines and all(":".join(shards) in line.split() for line in lines)
+
+
 @pytest.mark.skipif(not shutil.which("fio"), reason="no fio here: tools/setup installs it")
 def test_the_real_fio_reads_the_same_file(home):
     done = cli.run(home, "bench", "loader", cli.MODEL, "--against-fio", "--json")

@@ -81,7 +81,6 @@ def test_no_space_is_told_before_anything_is_written(home, tmp_path):
 @pytest.mark.parametrize("arguments, code, words", [
     ([], 2, "-o FILE"),
     (["-o", "/proc/nonexistent/m.gguf"], 1, "/proc/nonexistent/m.gguf"),
-    (["-o", "no/folder/m.gguf"], 1, "no/folder/m.gguf"),
     (["-o", "/dev/null", "--force"], 1, "no regular file"),
     (["-o", "m.gguf", "--preset", "smollm2-135m", "--type", "q4_k"], 2, "multiple of the 256"),
     (["-o", "m.gguf", "--preset", "llama9"], 2, "--preset"),
