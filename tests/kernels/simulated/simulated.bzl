@@ -22,6 +22,7 @@ _FLAGS = [
     "-Wextra",
     "-Werror",
     "-Wno-unknown-pragmas",
+    "-Wno-pass-failed",  # of #pragma unroll
     "-I.",
     "-isystem",
 ]
