@@ -404,7 +404,7 @@ static void both_drives_read_all_the_time(void **state)
 
             fill_runs(80, 50000000, cases[i].run, 2);
             r = run(80, 80 * 500000ull * percent, 0);
-            if (r.steps > 1.2 * r.busiest_steps)
+            if (r.steps > 1.1 * r.busiest_steps)
                 fail_msg("runs of %u, %u %%: %.0f steps, of which one drive read %.0f",
                     cases[i].run, percent, r.steps, r.busiest_steps);
             if (r.read_steps > 1.15 * 2 * r.busiest_steps || r.read_steps < r.busiest_steps)
