@@ -9,6 +9,7 @@
 #include "common/size.h"
 
 #define SMALL_CAP_BYTES (16 * LAM_GIB)
+#define SMALL_PASS_BYTES ((uint64_t)1000 * 1000 * 1000)
 
 /* The parts of a device's total: they add up to it. */
 struct parts {
@@ -86,6 +87,17 @@ static bool is_small(const struct lam_plan_report *report)
     return cap < SMALL_CAP_BYTES;
 }
 
+/* What crosses the link is told in MB of models that would be nothing in GB. */
+static bool is_small_pass(const struct lam_plan_report *report)
+{
+    return report->request->manifest->unit_bytes_total < SMALL_PASS_BYTES;
+}
+
+static void print_streamed(const struct lam_plan_report *report, double bytes)
+{
+    fprintf(report->out, " %9.2f", bytes / (is_small_pass(report) ? 1e6 : 1e9));
+}
+
 static void print_cell(FILE *out, bool small, uint64_t bytes)
 {
     if (small)
@@ -128,9 +140,10 @@ static void print_measured(const struct lam_plan_report *report, bool small)
     else
         fprintf(out, " %9s %9s", "-", "-");
     if (found->streamed_bytes >= 0)
-        fprintf(out, " %9.2f\n", found->streamed_bytes / 1e9);
+        print_streamed(report, found->streamed_bytes);
     else
-        fprintf(out, " %9s\n", "-");
+        fprintf(out, " %9s", "-");
+    fprintf(out, "\n");
 }
 
 /* One line per device. */
@@ -142,7 +155,8 @@ static void print_devices(const struct lam_plan_report *report)
 
     fprintf(out, "%-8s %8s %8s %8s %8s %8s %8s %8s %8s %8s %7s %9s %9s %9s\n",
         small ? "MiB" : "GiB", "cap", "total", "context", "resident", "slots", "KV", "activat.",
-        "workspc.", plan->fits ? "free" : "missing", "layers", "resident", "streamed", "GB/pass");
+        "workspc.", plan->fits ? "free" : "missing", "layers", "resident", "streamed",
+        is_small_pass(report) ? "MB/pass" : "GB/pass");
     for (uint32_t d = 0; d < plan->n_devices; d++) {
         const struct lam_plan_arena *arena = &plan->arenas[d];
         struct parts parts = parts_of(report, d);
@@ -166,9 +180,11 @@ static void print_devices(const struct lam_plan_report *report)
             : plan->fits     ? parts.cap - used
                              : 0);
         fprintf(out, " %7" PRIu32, arena->n_layers);
-        if (plan->fits)
-            fprintf(out, " %9" PRIu32 " %9" PRIu32 " %9.2f", arena->n_layers_resident,
-                arena->n_layers - arena->n_layers_resident, (double)arena->streamed_bytes / 1e9);
+        if (plan->fits) {
+            fprintf(out, " %9" PRIu32 " %9" PRIu32, arena->n_layers_resident,
+                arena->n_layers - arena->n_layers_resident);
+            print_streamed(report, (double)arena->streamed_bytes);
+        }
         fprintf(out, "\n");
     }
     if (report->measured.known)

@@ -210,6 +210,17 @@ def test_table(home, models):
         assert word in text, word
 
 
+def test_a_small_model_streams_megabytes(home):
+    """A pass of a small model stood in the table as 0.00 GB."""
+    arguments = (cli.MODEL, "--gpu", "24GiB", "--vram", "650MiB", "--ram", "24GiB", "--ctx", "512")
+    (device,) = plan(home, *arguments)["devices"]
+    text = cli.run(home, "plan", *arguments).stdout.decode()
+    row = next(line for line in text.splitlines() if line.startswith("cuda:0")).split()
+    assert "MB/pass" in text and "GB/pass" not in text
+    assert device["streamed_bytes_per_pass"] > 0
+    assert float(row[-1]) == pytest.approx(device["streamed_bytes_per_pass"] / 1e6, abs=0.006)
+
+
 def test_cpu_counts_everything_under_ram(home, models):
     data = plan(home, models["8b"], "--ram", "3GiB", "--ctx", "4096", "--disk", "100MB/s")
     (device,) = data["devices"]

@@ -40,23 +40,6 @@ struct trail {
 
 static const int32_t text[T] = {0, 9999, 7, 7, 5000, 1, 4095, 4096, 8191, 8192, 301};
 
-static struct lam_spec shape(bool tied)
-{
-    return (struct lam_spec){.n_layers = 2,
-        .n_embd = 128,
-        .n_heads = 4,
-        .n_kv_heads = 2,
-        .head_dim = 32,
-        .n_ff = 384,
-        .n_vocab = N_VOCAB,
-        .n_ctx_train = 128,
-        .rope_dim = 32,
-        .rope_base = 10000,
-        .rope_scale = 1,
-        .norm_eps = 1e-5f,
-        .tied_head = tied};
-}
-
 static enum lam_status create(const struct run *run, struct lam_units *units,
     struct lam_engine **ret_engine, struct lam_err *err)
 {
@@ -129,7 +112,7 @@ static uint32_t least_cap_mib(const struct tiny_model *tiny)
 /* From the smallest cap on: streamed, resident without room for the table, then with it. */
 static void test_the_table_is_resident_where_there_is_room(void **state)
 {
-    struct lam_spec spec = shape(false);
+    struct lam_spec spec = tiny_model_shape(2, N_VOCAB, false);
     struct tiny_model tiny;
     float *wanted = lam_calloc(N_VOCAB, sizeof *wanted);
     float *logits = lam_calloc(N_VOCAB, sizeof *logits);
@@ -169,7 +152,7 @@ static void test_the_table_is_resident_where_there_is_room(void **state)
  * nor by one that holds all else. One that has the table opens no session for it. */
 static void test_rows_of_a_kept_table_are_not_asked_for(void **state)
 {
-    struct lam_spec spec = shape(false);
+    struct lam_spec spec = tiny_model_shape(2, N_VOCAB, false);
     struct tiny_model tiny;
     float *wanted = lam_calloc(N_VOCAB, sizeof *wanted);
     float *logits = lam_calloc(N_VOCAB, sizeof *logits);
@@ -202,7 +185,7 @@ static void test_rows_of_a_kept_table_are_not_asked_for(void **state)
 static void test_rows_of_a_tied_head_are_not_asked_for(void **state)
 {
     static const struct run runs[] = {{.tied = true, .kept = true}, {.tied = true, .cap_mib = 160}};
-    struct lam_spec spec = shape(true);
+    struct lam_spec spec = tiny_model_shape(2, N_VOCAB, true);
     struct tiny_model tiny;
     float *wanted = lam_calloc(N_VOCAB, sizeof *wanted);
     float *logits = lam_calloc(N_VOCAB, sizeof *logits);
@@ -227,7 +210,7 @@ static void test_rows_of_a_tied_head_are_not_asked_for(void **state)
 static void test_out_of_memory_at_creation(void **state)
 {
     const struct run run = {.cap_mib = 160};
-    struct lam_spec spec = shape(false);
+    struct lam_spec spec = tiny_model_shape(2, N_VOCAB, false);
     struct tiny_model tiny;
     uint64_t nth = 0;
     enum lam_status status;

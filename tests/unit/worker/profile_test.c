@@ -18,23 +18,6 @@
 
 #define UNIT_NS ((uint64_t)10000000) /* what the disk takes for one, in virtual time */
 
-static struct lam_spec shape(void)
-{
-    return (struct lam_spec){.n_layers = 8,
-        .n_embd = 128,
-        .n_heads = 4,
-        .n_kv_heads = 2,
-        .head_dim = 32,
-        .n_ff = 384,
-        .n_vocab = 300,
-        .n_ctx_train = 128,
-        .rope_dim = 32,
-        .rope_base = 10000,
-        .rope_scale = 1,
-        .norm_eps = 1e-5f,
-        .tied_head = false};
-}
-
 /* The smallest cap that will do, so that as much as possible is streamed. */
 static struct lam_engine *create(struct lam_units *units)
 {
@@ -69,7 +52,7 @@ static void test_a_slow_disk_is_not_computing(void **state)
     const int32_t token = 7;
     struct lam_engine_rows rows = {
         .tokens = &token, .n_tokens = 1, .sample = true, .params = lam_sample_defaults()};
-    struct lam_spec spec = shape();
+    struct lam_spec spec = tiny_model_shape(8, 300, false);
     struct tiny_model tiny;
     struct lam_units *units;
     struct lam_engine *engine;

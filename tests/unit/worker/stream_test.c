@@ -43,23 +43,6 @@ struct setting {
 static const int32_t texts[2][T] = {{7, 1, 299, 42, 0, 8, 8, 150, 77, 3, 12, 201, 7},
     {290, 14, 9, 9, 9, 60, 222, 1, 0, 135, 86, 4, 299}};
 
-static struct lam_spec shape(void)
-{
-    return (struct lam_spec){.n_layers = 8,
-        .n_embd = 128,
-        .n_heads = 4,
-        .n_kv_heads = 2,
-        .head_dim = 32,
-        .n_ff = 384,
-        .n_vocab = N_VOCAB,
-        .n_ctx_train = 128,
-        .rope_dim = 32,
-        .rope_base = 10000,
-        .rope_scale = 1,
-        .norm_eps = 1e-5f,
-        .tied_head = false};
-}
-
 static struct lam_engine_config config_of(const struct setting *setting, char *vram)
 {
     struct lam_engine_config config = {
@@ -163,7 +146,7 @@ static bool is_right(const struct fixture *f, const struct setting *setting)
 static int setup(void **state)
 {
     static struct fixture f;
-    struct lam_spec spec = shape();
+    struct lam_spec spec = tiny_model_shape(8, N_VOCAB, false);
     struct setting setting = {.cap_mib = 16};
     struct lam_engine *engine = NULL;
     struct lam_units *units;

@@ -36,6 +36,23 @@ static void fill_weights(struct tiny_model *tiny)
     }
 }
 
+struct lam_spec tiny_model_shape(uint32_t n_layers, uint32_t n_vocab, bool tied_head)
+{
+    return (struct lam_spec){.n_layers = n_layers,
+        .n_embd = 128,
+        .n_heads = 4,
+        .n_kv_heads = 2,
+        .head_dim = 32,
+        .n_ff = 384,
+        .n_vocab = n_vocab,
+        .n_ctx_train = 128,
+        .rope_dim = 32,
+        .rope_base = 10000,
+        .rope_scale = 1,
+        .norm_eps = 1e-5f,
+        .tied_head = tied_head};
+}
+
 void tiny_model_make(struct tiny_model *tiny, bool rope_freqs)
 {
     struct lam_spec shape = gguf_builder_small_spec();

@@ -16,6 +16,10 @@ struct tiny_model {
     struct lam_model model;
 };
 
+/* Of a model that is large enough to be cut into pieces for a device, and small enough to be
+ * computed by the reference: 128 wide. */
+struct lam_spec tiny_model_shape(uint32_t n_layers, uint32_t n_vocab, bool tied_head);
+
 /* All weights f32, from a fixed seed. rope_freqs: with frequency factors. */
 void tiny_model_make(struct tiny_model *tiny, bool rope_freqs);
 
