@@ -14,7 +14,10 @@
 #include <unistd.h>
 
 #define TEXT_BYTES (4 * PATH_MAX)
-#define PARENT_BYTES_MAX 70 /* leaves room for "/laminar-XXXXXX/gateway-ops.sock" */
+#define STEP_LIMIT_PASSES 20
+#define STEP_LIMIT_LEAST_S 600  /* the gateway's own */
+#define STEP_LIMIT_MOST_S 86400 /* its largest */
+#define PARENT_BYTES_MAX 70     /* leaves room for "/laminar-XXXXXX/gateway-ops.sock" */
 
 static const char *const service_names[LAM_SERVICES] = {
     [LAM_SERVICE_LOADER] = "loader",
@@ -149,6 +152,20 @@ static void add_loader(
         add(line, "%s", *arg);
 }
 
+/* Seconds for one pass. There is no other worker to go on with, and the end of this one is seen: so
+ * `run` waits, for an hour if that is what a pass takes. `serve` has other clients to answer to: it
+ * gives up what takes many times its forecast. */
+static double step_limit(const struct lam_stack_config *config)
+{
+    double planned = STEP_LIMIT_PASSES * config->plan->planning.plan.pass_seconds;
+
+    if (!config->drains)
+        return 0;
+    if (!(planned > STEP_LIMIT_LEAST_S))
+        return STEP_LIMIT_LEAST_S;
+    return planned < STEP_LIMIT_MOST_S ? planned : STEP_LIMIT_MOST_S;
+}
+
 static void add_gateway(
     struct line *line, const struct lam_stack_config *config, const struct lam_run_dir *dir)
 {
@@ -157,6 +174,8 @@ static void add_gateway(
         add(line, "%s,%s", dir->gateway, config->listen);
     else
         add(line, "%s", dir->gateway);
+    add(line, "--step-timeout");
+    add(line, "%.0f", step_limit(config));
 }
 
 /* What the plan chose, not what was asked for: the worker makes the same plan from it. */

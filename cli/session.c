@@ -11,7 +11,7 @@
 #include "common/size.h"
 #include "model/tokenizer.h"
 
-#define READY_TIMEOUT_NS (120 * LAM_NS_PER_S)
+#define LATE_NS (120 * LAM_NS_PER_S) /* from here on a start is worth a word */
 #define ASK_TIMEOUT_NS LAM_NS_PER_S
 #define CONTEXT_TOLERANCE_BYTES (32 * LAM_MIB)
 #define ANSWER_TIMEOUT_NS (10 * LAM_NS_PER_S)
@@ -37,9 +37,11 @@ static bool wait_for_end(const struct lam_session *session, int ms)
     return poll(&fd, 1, ms) == 1;
 }
 
+/* As long as it takes: what stays on a GPU is read before, and a disk may need many minutes for it.
+ * Services that wait for each other in vain say so and end. */
 static enum lam_status wait_ready(struct lam_session *session, struct lam_err *err)
 {
-    uint64_t give_up_ns = lam_now_ns() + READY_TIMEOUT_NS;
+    uint64_t late_ns = lam_now_ns() + LATE_NS;
     struct lam_err ask = {0};
     bool up = false;
 
@@ -50,10 +52,12 @@ static enum lam_status wait_ready(struct lam_session *session, struct lam_err *e
         if (up && !lam_client_get_model(session->client, ASK_TIMEOUT_NS, &session->model, &ask) &&
             session->model.n_workers > 0)
             return LAM_OK;
-        if (lam_now_ns() > give_up_ns)
-            return lam_fail(err, LAM_DEADLINE_EXCEEDED,
-                "the services did not come up in %llu s (%s); --verbose shows their logs",
-                READY_TIMEOUT_NS / LAM_NS_PER_S, ask.text);
+        if (lam_now_ns() > late_ns) {
+            late_ns = UINT64_MAX;
+            fprintf(stderr,
+                "laminar: note: not ready after %llu s; --verbose shows what the services do\n",
+                LATE_NS / LAM_NS_PER_S);
+        }
     }
     return lam_stack_check(session->stack, err);
 }

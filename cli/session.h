@@ -39,8 +39,7 @@ struct lam_session_config {
 
 /*
  * Returns when text can be generated. Call from the main thread, before any gRPC object exists.
- * Errors: of the model file; of a child (lam_stack_check); LAM_DEADLINE_EXCEEDED. Close in every
- * case.
+ * Errors: of the model file; of a child (lam_stack_check). Close in every case.
  */
 LAM_MUST_USE enum lam_status lam_session_open(
     const struct lam_session_config *config, struct lam_session *session, struct lam_err *err);

@@ -445,6 +445,20 @@ def serving(home, listen="127.0.0.1:0"):
         yield process
 
 
+def test_a_pass_may_take_as_long_as_its_disk_needs(home):
+    """A gateway gives a worker 600 s for a pass. That was the end of every model of which a slow
+    disk needs more: the only worker was given up, and began the same pass again."""
+    def limit_of(process):
+        line = cli.command_line(cli.processes_of(home)["laminar-gateway"])
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=cli.TIMEOUT_S)
+        return int(line[line.index(b"--step-timeout") + 1])
+    with generating(home) as process:
+        assert limit_of(process) == 0
+    with serving(home) as process:
+        assert limit_of(process) >= 600
+
+
 @pytest.mark.parametrize("number", cli.SIGNALS)
 def test_signal_while_generating(home, number):
     with generating(home) as process:
