@@ -171,8 +171,9 @@ def test_faster_links_and_disks_are_believed(home, models):
     assert 4.8 < ratio < 5.05
     disk = plan(home, models["8b"], *machine, "--ram", "2GiB", "--disk", "1GB/s")
     assert disk["predicted"]["bound"] == "disk"
-    assert disk["predicted"]["pass_seconds"] == pytest.approx(
-        disk["host"]["disk_bytes_per_pass"] / 1e9, rel=0.001)
+    # The time is that of the most that is read, whichever units the device holds: a little more.
+    read_seconds = disk["host"]["disk_bytes_per_pass"] / 1e9
+    assert read_seconds <= disk["predicted"]["pass_seconds"] < 1.1 * read_seconds
 
 
 @pytest.mark.parametrize("arguments", [
