@@ -247,7 +247,6 @@ static void run_thread(void)
 {
     const struct sim_launch *launch = block.running.launch;
 
-    sim_fiber_begun();
     launch->body(launch->params);
     if (launch->overlaps && !block.self->has_waited)
         sim_break("ended without waiting for the predecessors of its launch");
@@ -359,7 +358,6 @@ bool sim_run(const struct sim_launch *launch, uint64_t number, uint64_t chain_be
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         assert(block.stacks != MAP_FAILED);
     }
-    sim_fiber_host(&block.host);
     block.broken = false;
     block.n_threads = launch->block.x * launch->block.y * launch->block.z;
     block.running = (struct sim_running){.launch = launch,
@@ -379,7 +377,5 @@ bool sim_run(const struct sim_launch *launch, uint64_t number, uint64_t chain_be
     for (size_t i = 0; i < N_SIGNALS; i++)
         (void)sigaction(signals[i], &old[i], NULL);
     block.running.launch = NULL;
-    if (block.broken)
-        sim_fiber_forget(block.stacks, (size_t)SIM_THREADS_MAX * STACK_BYTES);
     return !block.broken;
 }

@@ -6,20 +6,6 @@
 
 #include <string.h>
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SIM_ASAN 1
-#endif
-#elif defined(__SANITIZE_ADDRESS__)
-#define SIM_ASAN 1
-#endif
-
-#ifdef SIM_ASAN
-#include <pthread.h>
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
-
 enum { SAVED_REGISTERS = 6, COLOURS = 16, COLOUR_BYTES = 192 };
 
 /* Pushes the registers that belong to the caller, stores the stack's top in *from and takes the
@@ -58,59 +44,7 @@ void sim_fiber_begin(struct sim_fiber *fiber, void (*entry)(void), uint32_t colo
     fiber->top = top;
 }
 
-#ifdef SIM_ASAN
-
-void sim_fiber_host(struct sim_fiber *fiber)
-{
-    pthread_attr_t attributes;
-    void *stack = NULL;
-
-    if (pthread_getattr_np(pthread_self(), &attributes) != 0)
-        return;
-    (void)pthread_attr_getstack(&attributes, &stack, &fiber->stack_bytes);
-    (void)pthread_attr_destroy(&attributes);
-    fiber->stack = stack;
-}
-
-void sim_fiber_forget(unsigned char *stacks, size_t bytes)
-{
-    __asan_unpoison_memory_region(stacks, bytes);
-}
-
-void sim_fiber_begun(void)
-{
-    __sanitizer_finish_switch_fiber(NULL, NULL, NULL);
-}
-
-void sim_fiber_pass(struct sim_fiber *from, const struct sim_fiber *to)
-{
-    void *own = NULL;
-
-    __sanitizer_start_switch_fiber(&own, to->stack, to->stack_bytes);
-    sim_fiber_swap(&from->top, to->top);
-    __sanitizer_finish_switch_fiber(own, NULL, NULL);
-}
-
-#else
-
-void sim_fiber_host(struct sim_fiber *fiber)
-{
-    (void)fiber;
-}
-
-void sim_fiber_forget(unsigned char *stacks, size_t bytes)
-{
-    (void)stacks;
-    (void)bytes;
-}
-
-void sim_fiber_begun(void)
-{
-}
-
 void sim_fiber_pass(struct sim_fiber *from, const struct sim_fiber *to)
 {
     sim_fiber_swap(&from->top, to->top);
 }
-
-#endif

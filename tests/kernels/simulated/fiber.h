@@ -18,17 +18,8 @@ struct sim_fiber {
  * small number; fibers of different ones begin on different lines of the CPU's cache. */
 void sim_fiber_begin(struct sim_fiber *fiber, void (*entry)(void), uint32_t colour);
 
-/* Makes the fiber the caller's own stack, which others pass control back to. */
-void sim_fiber_host(struct sim_fiber *fiber);
-
-/* Nothing on these stacks is in use any more: some fibers were left in the middle. */
-void sim_fiber_forget(unsigned char *stacks, size_t bytes);
-
-/* Leaves the running fiber, which is `from`, and goes on in `to`. Returns when another one passes
- * control back. */
+/* Leaves the running fiber, `from`, or the caller's own stack, and goes on in `to`. Returns
+ * when another one passes control back. */
 void sim_fiber_pass(struct sim_fiber *from, const struct sim_fiber *to);
-
-/* The first thing that entry() calls. */
-void sim_fiber_begun(void);
 
 #endif

@@ -1,7 +1,6 @@
 /*
  * rules: small kernels for rules_test.c, most of which break one rule of the machine each. The
- * library exports two functions: what the device says after the kernel of that name, and whether
- * kernels are watched (watch.h).
+ * library exports one function: what the device says after the kernel of that name.
  */
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
@@ -9,7 +8,6 @@
 #include "kernels/cuda/launch.cuh"
 
 extern "C" __attribute__((visibility("default"))) const char *rules_run(const char *name);
-extern "C" __attribute__((visibility("default"))) bool rules_are_watched(void);
 
 enum : uint32_t { BLOCK = 64, ALL = 0xFFFFFFFFu };
 
@@ -218,17 +216,6 @@ static const rule rules[] = {
     {"of_the_host", of_the_host},
     {"aside", aside},
 };
-
-bool rules_are_watched(void)
-{
-#if defined(__SANITIZE_THREAD__)
-    return true;
-#elif defined(__has_feature)
-    return __has_feature(thread_sanitizer);
-#else
-    return false;
-#endif
-}
 
 static int launch_one(const char *name, cudaStream_t stream, uint32_t *out)
 {

@@ -5,7 +5,6 @@
 #include <dlfcn.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -13,25 +12,20 @@
 #include <cmocka.h>
 
 typedef const char *(*run_fn)(const char *name);
-typedef bool (*are_watched_fn)(void);
 
 static run_fn run;
-static bool watched;
 
 static int setup(void **state)
 {
     void *library = dlopen("tests/kernels/simulated/librules.so", RTLD_NOW | RTLD_LOCAL);
-    are_watched_fn are_watched;
 
     (void)state;
     if (library == NULL) {
         print_error("%s\n", dlerror());
         return 1;
     }
-    void *symbols[2] = {dlsym(library, "rules_run"), dlsym(library, "rules_are_watched")};
-    memcpy(&run, &symbols[0], sizeof(run));
-    memcpy(&are_watched, &symbols[1], sizeof(are_watched));
-    watched = are_watched();
+    void *symbol = dlsym(library, "rules_run");
+    memcpy(&run, &symbol, sizeof(run));
     return 0;
 }
 
@@ -74,8 +68,6 @@ static void test_collectives(void **state)
 static void test_shared_memory(void **state)
 {
     (void)state;
-    if (!watched)
-        skip();
     check("no_barrier", "with nothing between");
     check("no_barrier_before_write", "with nothing between");
     check("no_syncwarp", "with nothing between");
@@ -94,8 +86,6 @@ static void test_predecessors(void **state)
 {
     (void)state;
     check("no_wait", "without waiting for the predecessors");
-    if (!watched)
-        skip();
     check("early_write", "before it waits for its predecessors");
     check("early_read", "one of which wrote it");
 }
@@ -103,8 +93,6 @@ static void test_predecessors(void **state)
 static void test_addresses(void **state)
 {
     (void)state;
-    if (!watched)
-        skip();
     check("beyond", "not memory of the device");
     check("of_the_host", "not memory of the device");
     check("aside", "not aligned");

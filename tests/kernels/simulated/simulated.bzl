@@ -29,10 +29,9 @@ _FLAGS = [
 
 def _implementation(ctx):
     toolchain = find_cpp_toolchain(ctx)
-    lane = [flag for flag in ctx.fragments.cpp.copts if flag.startswith("-fsanitize") or
-                                                        flag.startswith("-fno-sanitize")]
-    if not [flag for flag in lane if "address" in flag]:
-        lane.append("-fsanitize=thread")  # see watch.h; the two do not go together
+    lane = ["-fsanitize=thread"]  # see watch.h
+    lane += [flag for flag in ctx.fragments.cpp.copts if flag.startswith("-fsanitize=undefined") or
+                                                         flag.startswith("-fno-sanitize")]
     if "clang" not in toolchain.compiler:
         # smem needs no constructor, which only its definition shows.
         lane.append("-fno-extern-tls-init")

@@ -1,7 +1,6 @@
 /*
  * watch: looks at every read and write of a kernel. Kernels are compiled with -fsanitize=thread,
- * and what that makes them call is here (where ASan is wanted they are not, and only what
- * instructions of machine.h do is seen). Each of these ends the launch:
+ * and what that makes them call is here. Each of these ends the launch:
  *   - two threads touch a byte of shared memory, one of them writes, and neither a barrier nor,
  *     within a warp, a whole __syncwarp lies between; other collectives do not order memory
  *   - a byte is touched that a copy is still bringing, or that none was waited for
