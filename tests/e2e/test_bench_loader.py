@@ -9,7 +9,7 @@ import pytest
 import cli
 
 FIELDS = {"version", "gbps", "fio_gbps", "ratio_to_fio", "fio_spread", "cpu_ms_per_gb", "hit_ratio",
-          "hit_ratio_bound", "engine", "fixed_buffers", "direct"}
+          "hit_ratio_bound", "engine", "fixed_buffers", "direct", "pool_ready_seconds"}
 
 
 @pytest.fixture
