@@ -417,7 +417,7 @@ const void *lam_leases_find_kept(struct lam_leases *leases, uint32_t index)
     const void *base = NULL;
 
     pthread_mutex_lock(&leases->lock);
-    if (leases->units[index].state == UNIT_KEPT)
+    if (index < n_units(leases) && leases->units[index].state == UNIT_KEPT)
         base = leases->config.pool->base + leases->units[index].pool_offset;
     pthread_mutex_unlock(&leases->lock);
     return base;
