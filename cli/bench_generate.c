@@ -82,7 +82,7 @@ static enum lam_status measure(const struct bench *bench, const struct lam_drive
     struct lam_bench_observed observed = {.times = times,
         .n_texts = (uint32_t)bench->n_texts,
         .began_ns = bench->began_ns,
-        .asked_ns = bench->ready_ns,
+        .asked_ns = lam_drive_asked_ns(drive),
         .disk_bytes = bench->loader.disk_bytes - bench->loader_before.disk_bytes,
         .planned_disk_bytes = bench->planning->plan.pool.disk_bytes,
         .planned_memory_bytes = is_gpu(bench) ? 0 : bench->planning->manifest.unit_bytes_total,

@@ -63,6 +63,12 @@ void lam_client_destroy(struct lam_client *client)
     lam_free(client);
 }
 
+enum lam_status lam_client_connect(
+    struct lam_client *client, uint64_t timeout_ns, struct lam_err *err)
+{
+    return lam_rpc_channel_wait_ready(client->channel, timeout_ns, err);
+}
+
 void lam_client_cancel(struct lam_client *client)
 {
     pthread_mutex_lock(&client->lock);

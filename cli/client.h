@@ -20,6 +20,10 @@ LAM_MUST_USE enum lam_status lam_client_create(
     const char *target, struct lam_client **ret_client, struct lam_err *err);
 void lam_client_destroy(struct lam_client *client); /* NULL is allowed */
 
+/* Connects now, so that the first call need not. Errors: LAM_UNAVAILABLE after timeout_ns. */
+LAM_MUST_USE enum lam_status lam_client_connect(
+    struct lam_client *client, uint64_t timeout_ns, struct lam_err *err);
+
 /* Ends the generation that runs and every later one with LAM_CANCELLED. [any thread] */
 void lam_client_cancel(struct lam_client *client);
 

@@ -8,6 +8,8 @@
 #include "common/clock.h"
 #include "common/mem.h"
 
+#define CONNECT_TIMEOUT_NS (60 * LAM_NS_PER_S) /* for what hangs */
+
 struct request {
     struct lam_drive *drive;
     struct lam_client *client;
@@ -25,6 +27,7 @@ struct lam_drive {
     struct request *requests; /* [n_requests] */
     pthread_mutex_t lock;     /* of n_begun */
     pthread_cond_t begun;
+    uint64_t asked_ns;
     uint32_t n_begun; /* requests that have a first token or have ended */
 };
 
@@ -93,6 +96,7 @@ static void fill_prompt(const struct lam_drive_config *config, uint32_t index, i
 static enum lam_status prepare(struct lam_drive *drive, uint32_t index, struct lam_err *err)
 {
     struct request *request = &drive->requests[index];
+    enum lam_status status;
 
     request->drive = drive;
     request->ids = lam_calloc(drive->config.n_prompt, sizeof *request->ids);
@@ -100,7 +104,10 @@ static enum lam_status prepare(struct lam_drive *drive, uint32_t index, struct l
     if (!request->ids || !request->token_ns)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for a benchmark's request");
     fill_prompt(&drive->config, index, request->ids);
-    return lam_client_create(drive->config.target, &request->client, err);
+    status = lam_client_create(drive->config.target, &request->client, err);
+    if (!status)
+        status = lam_client_connect(request->client, CONNECT_TIMEOUT_NS, err);
+    return status;
 }
 
 enum lam_status lam_drive_start(
@@ -119,6 +126,7 @@ enum lam_status lam_drive_start(
         status = lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for a benchmark");
     for (uint32_t i = 0; i < config->n_requests && !status; i++)
         status = prepare(drive, i, err);
+    drive->asked_ns = lam_now_ns();
     for (uint32_t i = 0; i < config->n_requests && !status; i++) {
         struct request *request = &drive->requests[i];
         int code = pthread_create(&request->thread, NULL, run_request, request);
@@ -168,6 +176,11 @@ enum lam_status lam_drive_wait(struct lam_drive *drive, struct lam_err *err)
             return err->status;
         }
     return LAM_OK;
+}
+
+uint64_t lam_drive_asked_ns(const struct lam_drive *drive)
+{
+    return drive->asked_ns;
 }
 
 struct lam_drive_times lam_drive_times(const struct lam_drive *drive, uint32_t index)

@@ -29,9 +29,13 @@ struct lam_drive_times {
     uint32_t n_tokens;
 };
 
-/* Starts all requests. Errors: LAM_RESOURCE_EXHAUSTED. */
+/* Connects as many clients, then starts all requests. Errors: LAM_RESOURCE_EXHAUSTED;
+ * LAM_UNAVAILABLE: nothing answers at the target. */
 LAM_MUST_USE enum lam_status lam_drive_start(
     const struct lam_drive_config *config, struct lam_drive **ret_drive, struct lam_err *err);
+
+/* When the requests were started, lam_now_ns. */
+uint64_t lam_drive_asked_ns(const struct lam_drive *drive);
 
 /* Ends all requests with LAM_CANCELLED. [any thread] */
 void lam_drive_cancel(struct lam_drive *drive);
