@@ -108,6 +108,7 @@ struct lam_rpc_server {
 
     struct lam_rpc_call *arriving; /* [io] the object that the next call will use */
     bool stopped;                  /* [io] the core has no more calls */
+    uint64_t wake_ns;              /* [io] when on_wake is due */
     struct lam_buf scratch;        /* [io] the message being delivered */
 
     pthread_mutex_t lock;

@@ -125,6 +125,7 @@ enum lam_status lam_rpc_server_create(const struct lam_rpc_server_config *config
     if (!server)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for a gRPC server");
     server->config = *config;
+    server->wake_ns = UINT64_MAX;
     server->scratch = LAM_BUF(config->message_bytes_max);
     init_locks(server);
     lam_core_init();
@@ -282,6 +283,19 @@ static void tick(struct lam_rpc_server *server)
         request_call(server);
 }
 
+void lam_rpc_server_wake_at(struct lam_rpc_server *server, uint64_t at_ns)
+{
+    server->wake_ns = at_ns;
+}
+
+/* How long the next event may be waited for. */
+static uint64_t patience_ns(const struct lam_rpc_server *server, uint64_t now_ns, uint64_t tick_ns)
+{
+    uint64_t next_ns = server->wake_ns < tick_ns ? server->wake_ns : tick_ns;
+
+    return next_ns > now_ns ? next_ns - now_ns : 0;
+}
+
 /* The I/O thread. Ends when the core has shut down and every call is done. */
 static void *run(void *arg)
 {
@@ -298,8 +312,14 @@ static void *run(void *arg)
             tick(server);
             next_tick_ns = now_ns + TICK_NS;
         }
+        if (now_ns >= server->wake_ns && !draining) {
+            server->wake_ns = UINT64_MAX;
+            if (server->config.on_wake)
+                server->config.on_wake(server->config.tick_arg);
+        }
         event = grpc_completion_queue_next(server->queue,
-            lam_core_deadline(next_tick_ns > now_ns ? next_tick_ns - now_ns : TICK_NS), NULL);
+            lam_core_deadline(draining ? TICK_NS : patience_ns(server, now_ns, next_tick_ns)),
+            NULL);
         if (event.type == GRPC_QUEUE_SHUTDOWN)
             return NULL;
         if (event.type == GRPC_OP_COMPLETE)

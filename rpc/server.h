@@ -42,7 +42,8 @@ struct lam_rpc_server_config {
     uint32_t calls_max;       /* open calls; more get RESOURCE_EXHAUSTED */
     bool no_keepalive; /* clients are processes of this machine that may be stopped for long */
     void (*on_tick)(void *arg); /* about every 100 ms on the I/O thread; may be NULL */
-    void *tick_arg;
+    void (*on_wake)(void *arg); /* see lam_rpc_server_wake_at; may be NULL */
+    void *tick_arg;             /* of both */
 };
 
 /*
@@ -62,6 +63,10 @@ LAM_MUST_USE enum lam_status lam_rpc_server_add(struct lam_rpc_server *server,
  */
 LAM_MUST_USE enum lam_status lam_rpc_server_add_standard(
     struct lam_rpc_server *server, struct lam_err *err);
+
+/* on_wake is called once, on the I/O thread, when lam_now_ns() is at_ns, or 1 to 2 ms later. The last
+ * wish counts; UINT64_MAX: never. [callbacks] */
+void lam_rpc_server_wake_at(struct lam_rpc_server *server, uint64_t at_ns);
 
 /* service: "" for the process, or "laminar.v1.Generation". [any thread] */
 void lam_rpc_server_set_serving(struct lam_rpc_server *server, const char *service, bool serving);

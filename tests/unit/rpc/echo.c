@@ -130,7 +130,20 @@ static void count_tick(void *arg)
 {
     struct echo *echo = arg;
 
-    atomic_fetch_add(&echo->ticks, 1);
+    if (atomic_fetch_add(&echo->ticks, 1) == 0)
+        lam_rpc_server_wake_at(echo->server, 0);
+}
+
+static void count_wake(void *arg)
+{
+    struct echo *echo = arg;
+    uint64_t now_ns = lam_now_ns();
+
+    if (now_ns < echo->wish_ns)
+        atomic_store(&echo->too_early, 1);
+    echo->wish_ns = now_ns + LAM_NS_PER_MS;
+    if (atomic_fetch_add(&echo->wakes, 1) + 1 < ECHO_WAKES)
+        lam_rpc_server_wake_at(echo->server, echo->wish_ns);
 }
 
 void echo_address(char out[128], const char *name)
@@ -148,6 +161,7 @@ void echo_start_with(struct echo *echo, const char *name, uint32_t calls_max)
         .message_bytes_max = ECHO_MESSAGE_BYTES_MAX,
         .calls_max = calls_max,
         .on_tick = count_tick,
+        .on_wake = count_wake,
         .tick_arg = echo,
     };
     struct lam_err err = {0};

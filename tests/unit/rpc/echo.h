@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "rpc/client.h"
 #include "rpc/server.h"
@@ -18,6 +19,7 @@
 #define ECHO_FAIL "/test.Echo/Fail"   /* the request is the text of an error */
 #define ECHO_SINK "/test.Echo/Sink"   /* counts bytes; answers with the count at half-close */
 
+#define ECHO_WAKES 200
 #define ECHO_MESSAGE_BYTES_MAX ((size_t)4 << 20)
 
 struct echo {
@@ -29,6 +31,9 @@ struct echo {
     atomic_int cancelled;
     atomic_int half_closed;
     atomic_int ticks;
+    atomic_int wakes; /* from the first tick on, ECHO_WAKES of them, each wished for 1 ms ahead */
+    atomic_int too_early;
+    uint64_t wish_ns;                    /* the I/O thread's */
     _Atomic(struct lam_rpc_call *) held; /* the last call of Hold, referenced */
 };
 

@@ -455,6 +455,23 @@ static void ticks_come_without_traffic(void **state)
     echo_stop(&echo);
 }
 
+/* When they were wished for: not at ticks, not early, and not again. */
+static void wakes_come_when_wished(void **state)
+{
+    struct echo echo;
+    int ticks;
+
+    (void)state;
+    echo_start(&echo, "wake");
+    assert_true(echo_reaches(&echo.wakes, ECHO_WAKES));
+    ticks = atomic_load(&echo.ticks);
+    assert_true(ticks < ECHO_WAKES / 2);
+    assert_true(echo_reaches(&echo.ticks, ticks + 2));
+    assert_int_equal(atomic_load(&echo.wakes), ECHO_WAKES);
+    assert_int_equal(atomic_load(&echo.too_early), 0);
+    echo_stop(&echo);
+}
+
 struct pusher {
     struct lam_rpc_call *call;
     pthread_t thread;
@@ -554,6 +571,7 @@ int main(void)
         cmocka_unit_test(shutdown_ends_open_calls),
         cmocka_unit_test(shutdown_waits_for_calls_within_grace),
         cmocka_unit_test(ticks_come_without_traffic),
+        cmocka_unit_test(wakes_come_when_wished),
         cmocka_unit_test(sends_from_other_threads_all_arrive),
         cmocka_unit_test(sends_race_with_a_cancel),
     };
