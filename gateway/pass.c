@@ -4,6 +4,10 @@
 #include <assert.h>
 #include <stddef.h>
 
+/* One pass of so many is for whoever came first: a long prompt among short ones that go on arriving
+ * has that share of the rows at least. */
+#define OLDEST_EVERY 4u
+
 /* Rows that can be computed: tokens that are known, or the one that is being drawn. That one is
  * left out when the draw is known to be the last. */
 static uint32_t rows_due(const struct lam_pass_slot *slot)
@@ -37,25 +41,36 @@ static uint32_t share_first_rows(struct lam_sched_worker *worker)
     return left;
 }
 
-/* The rest goes to prompts: equal shares, and what one does not need goes to the others. */
+/* Whose turn comes before: the shorter rest, or in an OLDEST_EVERY-th pass the older request. */
+static bool goes_before(
+    const struct lam_pass_slot *a, const struct lam_pass_slot *b, bool oldest_first)
+{
+    uint32_t due_a = rows_due(a), due_b = rows_due(b);
+
+    if (!oldest_first && due_a != due_b)
+        return due_a < due_b;
+    return a->seq->arrival < b->seq->arrival;
+}
+
+/* The rest goes to prompts, one after the other: what a prompt shares with others in many passes
+ * ends later for all of them and sooner for none. */
 static void share_prompt_rows(struct lam_sched_worker *worker, uint32_t left)
 {
     uint32_t n_slots = worker->caps.max_sequences;
+    bool oldest_first = worker->planned % OLDEST_EVERY == OLDEST_EVERY - 1;
 
     while (left > 0) {
-        uint32_t n_hungry = 0;
-        uint32_t share;
+        struct lam_pass_slot *next = NULL;
+        uint32_t due;
         for (uint32_t i = 0; i < n_slots; i++)
-            n_hungry += rows_due(&worker->slots[i]) > 0;
-        if (n_hungry == 0)
+            if (rows_due(&worker->slots[i]) > 0 &&
+                (!next || goes_before(&worker->slots[i], next, oldest_first)))
+                next = &worker->slots[i];
+        if (!next)
             return;
-        share = left >= n_hungry ? left / n_hungry : 1;
-        for (uint32_t i = 0; i < n_slots && left > 0; i++) {
-            uint32_t due = rows_due(&worker->slots[i]);
-            uint32_t take = share < due ? share : due;
-            worker->slots[i].given += take;
-            left -= take;
-        }
+        due = rows_due(next);
+        next->given += left < due ? left : due;
+        left -= left < due ? left : due;
     }
 }
 
@@ -125,6 +140,7 @@ bool lam_pass_plan(struct lam_sched_worker *worker, uint64_t step_id, uint64_t a
     }
     worker->n_dirty = 0;
     worker->n_open++;
+    worker->planned++;
     *ret_step = (struct lam_sched_step){
         .worker_user = worker->user,
         .id = step_id,

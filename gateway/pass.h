@@ -54,6 +54,7 @@ struct lam_sched_worker {
     uint32_t n_open;
     uint64_t answered_ns; /* when the last answer came */
     uint64_t pass_ns;     /* that the last step of one row each took; 0: not yet known */
+    uint64_t planned;     /* steps */
     uint32_t n_dirty;
     uint32_t n_seqs;
     uint32_t pages_free;

@@ -9,8 +9,8 @@
  *    that has a slot and all KV pages that the request can ever need: nothing fails half-way for
  *    lack of memory.
  *  - A pass holds one row of every sequence on the worker, then prompt rows up to the worker's
- *    max_rows, shared evenly by the sequences that have some. When there are more sequences than
- *    rows they take turns.
+ *    max_rows: prompts one after the other, the one with the fewest rows left first, in every
+ *    fourth pass the one that came first. When there are more sequences than rows they take turns.
  *  - A worker has at most max_steps steps without an answer. A second one is sent ahead while
  *    passes are short, so that the worker need not wait for us: a sequence that goes on decoding
  *    has a row of the token that is being drawn. When the draw turns out to end it, by an end

@@ -34,8 +34,17 @@ static void join_caps(struct sim *sim, uint32_t index, struct lam_sched_caps cap
     assert_int_equal(lam_sched_join(sim->sched, &caps, worker, &worker->handle, &err), LAM_OK);
 }
 
-/* A long prompt keeps nobody waiting: prompts share the pass, decoders always have a row. */
-static void test_prompts_share_a_pass(void **state)
+/* The rows of a step's entry of this slot; 0: it has none. */
+static uint32_t rows_of(const struct lam_sched_step *step, uint32_t slot)
+{
+    for (uint32_t i = 0; i < step->n_rows; i++)
+        if (step->rows[i].slot == slot)
+            return step->rows[i].n_tokens;
+    return 0;
+}
+
+/* Short prompts before long ones, the older of two alike first; decoders always have a row. */
+static void test_prompts_one_after_the_other(void **state)
 {
     static struct sim sim;
     struct lam_sched_step step;
@@ -50,15 +59,46 @@ static void test_prompts_share_a_pass(void **state)
     assert_int_equal(step.n_rows, 3);
     assert_int_equal(step.rows[1].n_tokens, 3);
     assert_true(step.rows[1].sample);
-    assert_int_equal(step.rows[0].n_tokens + step.rows[2].n_tokens, 13);
-    assert_in_range(step.rows[0].n_tokens, 6, 7);
+    assert_int_equal(step.rows[0].n_tokens, 12);
+    assert_int_equal(step.rows[2].n_tokens, 1);
     assert_false(step.rows[0].sample);
     sim_take_step(&sim, &step);
     assert_false(lam_sched_next(sim.sched, 1, &step)); /* one step at a time */
     sim_answer(&sim, &sim.workers[0]);
     assert_true(lam_sched_next(sim.sched, 1, &step));
     assert_int_equal(step.rows[1].n_tokens, 1);
-    assert_int_equal(step.rows[0].n_tokens + step.rows[2].n_tokens, 15);
+    assert_int_equal(step.rows[0].n_tokens, 14);
+    assert_int_equal(step.rows[2].n_tokens, 1);
+    lam_sched_destroy(sim.sched);
+}
+
+/* Short prompts go on arriving: a long one has a pass in four to itself. */
+static void test_a_long_prompt_comes_to_its_end(void **state)
+{
+    static struct sim sim;
+    unsigned passes = 0;
+
+    (void)state;
+    sim_init(&sim, 1);
+    join_caps(&sim, 0, (struct lam_sched_caps){2, 8, 8, 100, 1});
+    add(&sim, 0, 40, 1);
+    while (sim.requests[0].seq) {
+        struct lam_sched_step step;
+
+        if (!sim.requests[1].seq) {
+            memset(&sim.requests[1], 0, sizeof sim.requests[1]);
+            add(&sim, 1, 8, 1);
+        }
+        assert_true(lam_sched_next(sim.sched, sim.now_ns, &step));
+        passes++;
+        /* Of 8 rows each has one at least. */
+        if (rows_of(&step, 0) > 0 && rows_of(&step, 1) > 0 && sim.requests[0].seq)
+            assert_in_range(rows_of(&step, 0), 1, 7);
+        sim_take_step(&sim, &step);
+        sim_answer(&sim, &sim.workers[0]);
+        assert_true(passes <= 20); /* 40 rows, 10 at least in four passes */
+    }
+    assert_true(passes > 8); /* the short ones had most of them */
     lam_sched_destroy(sim.sched);
 }
 
@@ -424,7 +464,8 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_prompts_share_a_pass),
+        cmocka_unit_test(test_prompts_one_after_the_other),
+        cmocka_unit_test(test_a_long_prompt_comes_to_its_end),
         cmocka_unit_test(test_turns),
         cmocka_unit_test(test_cancel_frees_at_once),
         cmocka_unit_test(test_steps_go_ahead),
