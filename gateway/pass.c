@@ -8,6 +8,13 @@
  * has that share of the rows at least. */
 #define OLDEST_EVERY 4u
 
+/* A pass takes as long as the last one whose tokens were as many, to within this part of them. */
+#define ALIKE_PART 8u
+
+/* The lead of a step is at least this part of the pass before: passes of a kind differ by more than
+ * that only where it does not matter. */
+#define LEAD_PART 32u
+
 /* Rows that can be computed: tokens that are known, or the one that is being drawn. That one is
  * left out when the draw is known to be the last. */
 static uint32_t rows_due(const struct lam_pass_slot *slot)
@@ -94,20 +101,70 @@ static void take_rows(
         .n_prompt = seq->n_prompt,
     };
     step->decodes = step->decodes && slot->given == 1;
+    step->n_tokens += slot->given;
     seq->n_done += slot->given;
     seq->n_asked += sample;
     if (seq->started_ns == 0)
         seq->started_ns = now_ns;
 }
 
-/* Whether a step may be sent now. Ahead of an answer only behind a step that is known to be short:
- * a newcomer waits for what has been sent, and behind a long pass there is nothing to gain. */
-static bool may_send(const struct lam_sched_worker *worker, uint64_t ahead_limit_ns)
+static uint32_t size_class(uint32_t n_tokens)
 {
+    return 31 - (uint32_t)__builtin_clz(n_tokens);
+}
+
+/* When the oldest step got its turn. */
+static uint64_t begin_ns(const struct lam_sched_worker *worker)
+{
+    uint64_t sent_ns = worker->steps[0].sent_ns;
+
+    return sent_ns > worker->answered_ns ? sent_ns : worker->answered_ns;
+}
+
+uint64_t lam_pass_due_ns(
+    const struct lam_sched_worker *worker, const struct lam_sched_config *config)
+{
+    uint32_t n_tokens = worker->n_open == 1 ? worker->steps[0].n_tokens : 0;
+    uint64_t lead_ns = config->ahead_lead_ns;
+    const struct lam_pass_time *seen;
+
+    if (n_tokens == 0 || lead_ns == 0)
+        return UINT64_MAX;
+    seen = &worker->times[size_class(n_tokens)];
+    if (n_tokens > seen->n_tokens + seen->n_tokens / ALIKE_PART ||
+        seen->n_tokens > n_tokens + n_tokens / ALIKE_PART)
+        return UINT64_MAX;
+    if (lead_ns < seen->ns / LEAD_PART)
+        lead_ns = seen->ns / LEAD_PART;
+    return begin_ns(worker) + (seen->ns > lead_ns ? seen->ns - lead_ns : 0);
+}
+
+/* Rows that are certainly wanted: of a prompt, or of a token that is known. */
+static bool has_known_rows(const struct lam_sched_worker *worker)
+{
+    for (uint32_t i = 0; i < worker->caps.max_sequences; i++) {
+        const struct lam_sched_seq *seq = worker->slots[i].seq;
+        if (seq && !seq->paused && seq->n_asked == 0 && seq->n_done < seq->n_tokens)
+            return true;
+    }
+    return false;
+}
+
+/* Whether a step may be sent now. Ahead of an answer at once only behind a step that is known to be
+ * short: a newcomer waits for what has been sent. Behind a longer one when its end is near, and not
+ * for a row that may turn out to be for nothing if a pass for nothing is long. */
+static bool may_send(
+    const struct lam_sched_worker *worker, const struct lam_sched_config *config, uint64_t now_ns)
+{
+    bool quick = worker->pass_ns > 0 && worker->pass_ns <= config->ahead_limit_ns;
+
     if (worker->n_open == 0)
         return worker->n_seqs > 0 || worker->n_dirty > 0;
-    return worker->n_open < worker->caps.max_steps && worker->n_seqs > 0 &&
-           worker->steps[0].decodes && worker->pass_ns > 0 && worker->pass_ns <= ahead_limit_ns;
+    if (worker->n_open == worker->caps.max_steps || worker->n_seqs == 0)
+        return false;
+    if (quick && worker->steps[0].decodes)
+        return true;
+    return now_ns >= lam_pass_due_ns(worker, config) && (quick || has_known_rows(worker));
 }
 
 static bool has_rows(const struct lam_sched_worker *worker)
@@ -118,13 +175,13 @@ static bool has_rows(const struct lam_sched_worker *worker)
     return false;
 }
 
-bool lam_pass_plan(struct lam_sched_worker *worker, uint64_t step_id, uint64_t ahead_limit_ns,
-    uint64_t now_ns, struct lam_sched_step *ret_step)
+bool lam_pass_plan(struct lam_sched_worker *worker, uint64_t step_id,
+    const struct lam_sched_config *config, uint64_t now_ns, struct lam_sched_step *ret_step)
 {
     struct lam_pass_step *step = &worker->steps[worker->n_open];
     uint32_t n_free = 0;
 
-    if (!may_send(worker, ahead_limit_ns))
+    if (!may_send(worker, config, now_ns))
         return false;
     share_prompt_rows(worker, share_first_rows(worker));
     if (!has_rows(worker) && (worker->n_dirty == 0 || worker->n_open > 0))
@@ -204,14 +261,15 @@ enum lam_status lam_pass_check(struct lam_sched_worker *worker, uint64_t step_id
 void lam_pass_close(struct lam_sched_worker *worker, uint64_t now_ns)
 {
     struct lam_pass_step step = worker->steps[0];
-    uint64_t begin_ns = step.sent_ns > worker->answered_ns ? step.sent_ns : worker->answered_ns;
+    uint64_t took_ns = now_ns > begin_ns(worker) ? now_ns - begin_ns(worker) : 1;
 
     assert(worker->n_open > 0);
-    for (uint32_t i = 0; i < step.n_rows; i++)
-        worker->rows_done += step.rows[i].n_tokens;
+    worker->rows_done += step.n_tokens;
     worker->passes += step.n_rows > 0;
     if (step.decodes)
-        worker->pass_ns = now_ns > begin_ns ? now_ns - begin_ns : 1;
+        worker->pass_ns = took_ns;
+    if (step.n_tokens > 0)
+        worker->times[size_class(step.n_tokens)] = (struct lam_pass_time){step.n_tokens, took_ns};
     worker->answered_ns = now_ns;
     worker->n_open--;
     for (uint32_t i = 0; i < worker->n_open; i++)

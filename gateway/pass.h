@@ -40,8 +40,17 @@ struct lam_pass_step {
     uint64_t sent_ns;
     struct lam_sched_rows *rows; /* [caps.max_sequences] */
     uint32_t n_rows;
-    bool decodes; /* one row of each sequence, and at least one */
+    uint32_t n_tokens; /* of all rows */
+    bool decodes;      /* one row of each sequence, and at least one */
 };
+
+/* What the last pass of about so many tokens took. */
+struct lam_pass_time {
+    uint32_t n_tokens; /* 0: there was none */
+    uint64_t ns;
+};
+
+#define LAM_PASS_SIZES 32u /* powers of two */
 
 struct lam_sched_worker {
     struct lam_sched_worker *next;
@@ -54,7 +63,8 @@ struct lam_sched_worker {
     uint32_t n_open;
     uint64_t answered_ns; /* when the last answer came */
     uint64_t pass_ns;     /* that the last step of one row each took; 0: not yet known */
-    uint64_t planned;     /* steps */
+    struct lam_pass_time times[LAM_PASS_SIZES]; /* by the power of two of their tokens */
+    uint64_t planned;                           /* steps */
     uint32_t n_dirty;
     uint32_t n_seqs;
     uint32_t pages_free;
@@ -65,11 +75,15 @@ struct lam_sched_worker {
 
 /*
  * Makes the worker's next step. False: there is nothing to compute and nothing to free, or it may
- * not be sent yet. ahead_limit_ns: of lam_sched_config. The step points into the worker and its
- * sequences.
+ * not be sent yet. The step points into the worker and its sequences.
  */
-bool lam_pass_plan(struct lam_sched_worker *worker, uint64_t step_id, uint64_t ahead_limit_ns,
-    uint64_t now_ns, struct lam_sched_step *ret_step);
+bool lam_pass_plan(struct lam_sched_worker *worker, uint64_t step_id,
+    const struct lam_sched_config *config, uint64_t now_ns, struct lam_sched_step *ret_step);
+
+/* From when on a step may follow the open one that takes long: shortly before that one's end, if a
+ * pass of its size has been seen. UINT64_MAX: not before the answer. */
+uint64_t lam_pass_due_ns(
+    const struct lam_sched_worker *worker, const struct lam_sched_config *config);
 
 /* Does the answer fit the oldest step? Errors: as lam_sched_result. Changes only `answered`. */
 LAM_MUST_USE enum lam_status lam_pass_check(struct lam_sched_worker *worker, uint64_t step_id,

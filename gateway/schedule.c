@@ -407,12 +407,24 @@ bool lam_sched_next(struct lam_sched *sched, uint64_t now_ns, struct lam_sched_s
 {
     admit(sched);
     for (struct lam_sched_worker *worker = sched->workers; worker; worker = worker->next)
-        if (lam_pass_plan(
-                worker, sched->steps + 1, sched->config.ahead_limit_ns, now_ns, ret_step)) {
+        if (lam_pass_plan(worker, sched->steps + 1, &sched->config, now_ns, ret_step)) {
             sched->steps++;
             return true;
         }
     return false;
+}
+
+uint64_t lam_sched_wake_ns(const struct lam_sched *sched, uint64_t now_ns)
+{
+    uint64_t wake_ns = UINT64_MAX;
+
+    for (const struct lam_sched_worker *worker = sched->workers; worker; worker = worker->next) {
+        uint64_t due_ns = lam_pass_due_ns(worker, &sched->config);
+        /* What is due has had its chance: then it is not time that is missing. */
+        if (worker->caps.max_steps > 1 && due_ns > now_ns && due_ns < wake_ns)
+            wake_ns = due_ns;
+    }
+    return wake_ns;
 }
 
 uint32_t lam_sched_waiting(const struct lam_sched *sched)

@@ -15,7 +15,9 @@
  *    passes are short, so that the worker need not wait for us: a sequence that goes on decoding
  *    has a row of the token that is being drawn. When the draw turns out to end it, by an end
  *    token, a stop string or its client, that row is computed for nothing; an end that its length
- *    brings is known before and costs none.
+ *    brings is known before and costs none. Behind a longer pass the second step goes shortly
+ *    before its end, as known from the last one of as many tokens: so a newcomer hardly waits
+ *    longer for it. A pass that might be for nothing is not sent there unless it is short.
  *  - A slot that a sequence left is named in `free` of the next step; its next user has another
  *    epoch, so an answer that comes late is known as such.
  *  - When a worker is lost, its sequences go back to the queue at their old place and are replayed
@@ -42,6 +44,7 @@ struct lam_sched_config {
     uint32_t waiting_max;     /* requests in the queue; one more is refused */
     uint64_t orphan_limit_ns; /* a request waits this long while no worker is attached */
     uint64_t ahead_limit_ns;  /* a step is sent ahead while passes take at most this; 0: never */
+    uint64_t ahead_lead_ns;   /* and so long before the end of a longer one; 0: never */
     uint32_t deaths_max;      /* workers lost under a request without a new token until it fails */
 };
 
@@ -157,8 +160,12 @@ LAM_MUST_USE enum lam_status lam_sched_result(struct lam_sched *sched,
 /* Time has passed. */
 struct lam_sched_actions lam_sched_tick(struct lam_sched *sched, uint64_t now_ns);
 
-/* The next step that can be sent, if there is one. Call until false after each event. */
+/* The next step that can be sent, if there is one. Call until false after each event, and at
+ * lam_sched_wake_ns. */
 bool lam_sched_next(struct lam_sched *sched, uint64_t now_ns, struct lam_sched_step *ret_step);
+
+/* When, after now_ns, time alone may let a step be sent; UINT64_MAX: never. */
+uint64_t lam_sched_wake_ns(const struct lam_sched *sched, uint64_t now_ns);
 
 uint32_t lam_sched_waiting(const struct lam_sched *sched);
 struct lam_sched_load lam_sched_load(const struct lam_sched_worker *worker);

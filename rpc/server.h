@@ -64,8 +64,8 @@ LAM_MUST_USE enum lam_status lam_rpc_server_add(struct lam_rpc_server *server,
 LAM_MUST_USE enum lam_status lam_rpc_server_add_standard(
     struct lam_rpc_server *server, struct lam_err *err);
 
-/* on_wake is called once, on the I/O thread, when lam_now_ns() is at_ns, or 1 to 2 ms later. The last
- * wish counts; UINT64_MAX: never. [callbacks] */
+/* on_wake is called once, on the I/O thread, when lam_now_ns() is at_ns or 1 to 2 ms more. The
+ * last wish counts; UINT64_MAX: never. [callbacks] */
 void lam_rpc_server_wake_at(struct lam_rpc_server *server, uint64_t at_ns);
 
 /* service: "" for the process, or "laminar.v1.Generation". [any thread] */

@@ -101,6 +101,14 @@ static bool take_rows(struct fake_worker *worker, const Laminar__V1__SequenceRow
     return true;
 }
 
+/* Blocks until the next step is here. */
+static bool receive_next(struct fake_worker *worker)
+{
+    bool end = false;
+
+    return lam_rpc_stream_recv(worker->stream, &worker->next, &end, &worker->end) == LAM_OK && !end;
+}
+
 static bool answer_step(struct fake_worker *worker, const Laminar__V1__Step *step)
 {
     Laminar__V1__WorkerMessage message = LAMINAR__V1__WORKER_MESSAGE__INIT;
@@ -135,6 +143,9 @@ static bool answer_step(struct fake_worker *worker, const Laminar__V1__Step *ste
     lam_sleep_ns(worker->step_ns);
     while (atomic_load(&worker->hangs))
         lam_sleep_ns(LAM_NS_PER_MS);
+    if (worker->held_step && atomic_load(&worker->steps) == worker->held_step &&
+        !receive_next(worker))
+        return false;
     result.id = step->id;
     result.tokens = list;
     if (worker->first_bad_answer &&
@@ -169,11 +180,21 @@ static void *run(void *arg)
     struct lam_arena arena = {0};
     struct lam_err err = {0};
     bool end = false;
-    bool talking = lam_arena_init(&arena, MESSAGE_BYTES_MAX, &err) == LAM_OK && send_hello(worker);
+    bool talking;
+
+    worker->next = LAM_BUF(MESSAGE_BYTES_MAX);
+    talking = lam_arena_init(&arena, MESSAGE_BYTES_MAX, &err) == LAM_OK && send_hello(worker);
 
     while (!end && lam_rpc_stream_recv(worker->stream, &bytes, &end, &worker->end) == LAM_OK)
-        talking = talking && !end && take_message(worker, &bytes, &arena);
+        for (talking = talking && !end && take_message(worker, &bytes, &arena);
+             talking && worker->next.size > 0;) {
+            struct lam_buf step = worker->next;
+            worker->next = LAM_BUF(MESSAGE_BYTES_MAX);
+            talking = take_message(worker, &step, &arena);
+            lam_buf_done(&step);
+        }
     lam_arena_done(&arena);
+    lam_buf_done(&worker->next);
     lam_buf_done(&bytes);
     return NULL;
 }

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "common/buf.h"
 #include "common/status.h"
 #include "rpc/client.h"
 #include "tests/unit/gateway/tiny_model.h"
@@ -32,10 +33,12 @@ struct fake_worker {
     uint32_t context;         /* at most FAKE_CONTEXT_MAX */
     bool loud;                /* every token is TINY_LOUD */
     int32_t first_bad_answer; /* from this step on it answers nonsense; 0: never */
+    uint32_t held_step;       /* this step is answered when the next one is here; 0: none */
     atomic_bool hangs;        /* for as long as this is set it answers no step */
     struct lam_rpc_channel *channel;
     struct lam_rpc_stream *stream;
     pthread_t thread;
+    struct lam_buf next; /* a step that came before the answer to the one before */
     struct fake_worker_slot slots[FAKE_SLOTS];
     atomic_uint steps;  /* with rows */
     atomic_uint shared; /* of those, with rows of several sequences */

@@ -198,9 +198,11 @@ static void test_steps_go_ahead(void **state)
     lam_sched_destroy(sim.sched);
 }
 
-/* Not behind a long pass, nor behind a prompt; nor on a worker that takes one step at a time. */
+/* Not behind a long pass, nor behind a prompt whose end is not near; nor on a worker that takes one
+ * step at a time. */
 static void test_steps_do_not_go_ahead(void **state)
 {
+    const uint64_t pass_ns[] = {1, 2 * SIM_LEAD_NS, SIM_AHEAD_NS + 1};
     static struct sim sim;
 
     (void)state;
@@ -215,12 +217,88 @@ static void test_steps_do_not_go_ahead(void **state)
             sim_pump(&sim);
             assert_int_equal(sim.workers[0].n_open, what == 2 && pass == 0 ? 2 : 1);
             while (sim.workers[0].n_open > 0) {
-                sim.now_ns += what == 2 ? SIM_AHEAD_NS + 1 : 1;
+                sim.now_ns += pass_ns[what];
                 sim_answer(&sim, &sim.workers[0]);
             }
         }
         lam_sched_destroy(sim.sched);
     }
+}
+
+/* One pass of `ns`; afterwards the next one is open. */
+static void one_pass(struct sim *sim, uint64_t ns)
+{
+    sim->now_ns += ns;
+    sim_answer(sim, &sim->workers[0]);
+    sim_pump(sim);
+    assert_int_equal(sim->workers[0].n_open, 1);
+}
+
+/* Behind a long pass the next step goes shortly before its end, once such a pass has been seen:
+ * with the prompt's next rows. */
+static void test_a_step_follows_a_long_pass(void **state)
+{
+    const uint64_t long_ns = 2 * SIM_AHEAD_NS, longest_ns = 64 * SIM_LEAD_NS;
+    static struct sim sim;
+    struct lam_sched_step step;
+    uint64_t begin_ns;
+
+    (void)state;
+    sim_init(&sim, 1);
+    join_caps(&sim, 0, (struct lam_sched_caps){2, 8, 8, 100, 2});
+    add(&sim, 0, 44, 4);
+    sim_pump(&sim);
+    assert_true(lam_sched_wake_ns(sim.sched, sim.now_ns) == UINT64_MAX); /* nothing is known */
+    one_pass(&sim, long_ns);
+    begin_ns = sim.now_ns;
+    assert_true(lam_sched_wake_ns(sim.sched, begin_ns) == begin_ns + long_ns - SIM_LEAD_NS);
+    assert_false(lam_sched_next(sim.sched, begin_ns + long_ns - SIM_LEAD_NS - 1, &step));
+    sim.now_ns += long_ns - SIM_LEAD_NS;
+    assert_true(lam_sched_next(sim.sched, sim.now_ns, &step));
+    assert_int_equal(step.rows[0].position, 16);
+    assert_int_equal(step.rows[0].n_tokens, 8);
+    sim_take_step(&sim, &step);
+    assert_true(lam_sched_wake_ns(sim.sched, sim.now_ns) == UINT64_MAX); /* two are enough */
+    /* What was sent ahead begins with the answer to the one before. Longer passes, longer leads. */
+    one_pass(&sim, SIM_LEAD_NS);
+    one_pass(&sim, longest_ns);
+    assert_true(
+        lam_sched_wake_ns(sim.sched, sim.now_ns) == sim.now_ns + longest_ns - 2 * SIM_LEAD_NS);
+    sim_answer(&sim, &sim.workers[0]);
+    sim_pump(&sim); /* the last 4 rows: half of those that are known */
+    assert_true(lam_sched_wake_ns(sim.sched, sim.now_ns) == UINT64_MAX);
+    while (sim.workers[0].n_open > 0) {
+        sim_answer(&sim, &sim.workers[0]);
+        sim_pump(&sim);
+    }
+    assert_int_equal(sim.requests[0].ends, 1);
+    lam_sched_destroy(sim.sched);
+}
+
+/* A pass of a token that may be for nothing is not sent behind a long one, but a newcomer's prompt
+ * that is there by then, is. */
+static void test_nothing_uncertain_follows_a_long_pass(void **state)
+{
+    static struct sim sim;
+    struct lam_sched_step step;
+    uint64_t due_ns;
+
+    (void)state;
+    sim_init(&sim, 1);
+    join_caps(&sim, 0, (struct lam_sched_caps){2, 8, 8, 100, 2});
+    add(&sim, 0, 1, 30);
+    sim_pump(&sim);
+    one_pass(&sim, 2 * SIM_AHEAD_NS);
+    due_ns = lam_sched_wake_ns(sim.sched, sim.now_ns);
+    assert_true(due_ns < sim.now_ns + 2 * SIM_AHEAD_NS);
+    sim.now_ns = due_ns;
+    assert_false(lam_sched_next(sim.sched, sim.now_ns, &step));
+    assert_true(lam_sched_wake_ns(sim.sched, sim.now_ns) == UINT64_MAX); /* nobody spins */
+    add(&sim, 1, 5, 3);
+    assert_true(lam_sched_next(sim.sched, sim.now_ns, &step));
+    assert_int_equal(step.n_rows, 2);
+    assert_true(step.rows[0].sampled);
+    lam_sched_destroy(sim.sched);
 }
 
 /* A draw that ends a request unforeseen wastes the row behind it, nothing else: its slot is freed
@@ -437,7 +515,7 @@ static void test_no_memory(void **state)
 {
     static struct sim sim;
     struct lam_err err = {0};
-    struct lam_sched_config config = {8, 1, 1, 3};
+    struct lam_sched_config config = {8, 1, 1, 1, 3};
     struct lam_sched_caps caps = {2, 8, 8, 100, 2};
     int32_t prompt[2] = {1, 2};
     struct lam_sched_request ask = {.prompt = prompt, .n_prompt = 2, .max_tokens = 3};
@@ -470,6 +548,8 @@ int main(void)
         cmocka_unit_test(test_cancel_frees_at_once),
         cmocka_unit_test(test_steps_go_ahead),
         cmocka_unit_test(test_steps_do_not_go_ahead),
+        cmocka_unit_test(test_a_step_follows_a_long_pass),
+        cmocka_unit_test(test_nothing_uncertain_follows_a_long_pass),
         cmocka_unit_test(test_an_unforeseen_end),
         cmocka_unit_test(test_admission_by_pages),
         cmocka_unit_test(test_least_loaded_replica),

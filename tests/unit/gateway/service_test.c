@@ -128,6 +128,34 @@ static void test_requests_share_passes(void **state)
     world_stop(&world);
 }
 
+/* The next rows of a prompt are sent before the answer to those before, once a pass of as many has
+ * been seen: the worker does not answer the second step until the third is here. */
+static void test_a_step_follows_a_long_pass(void **state)
+{
+    struct world world;
+    static struct fake_worker worker;
+    struct reading reading;
+    char prompt[60] = "";
+    Laminar__V1__GenerateRequest request = world_ask(prompt, 2);
+    char expected[TINY_CONTEXT];
+
+    (void)state;
+    memset(prompt, 'p', sizeof prompt - 1);
+    world_start(&world, 8, LAM_NS_PER_S);
+    world_worker(&world, &worker, "w", 30); /* longer than those that are followed at once */
+    worker.held_step = 2;
+    world_wait(&world, 1, true);
+    reading_open(&world, &request, &reading);
+    reading_all(&world, &reading);
+    world_expected(prompt, 2, expected);
+    assert_string_equal(reading.text.data, expected);
+    reading_done(&reading);
+    assert_int_equal(atomic_load(&worker.steps), 5); /* 60 rows, 16 in a pass, and one more */
+    fake_worker_kill(&worker);
+    assert_false(atomic_load(&worker.broken));
+    world_stop(&world);
+}
+
 static void test_cancel(void **state)
 {
     struct world world;
@@ -304,6 +332,7 @@ int main(void)
         cmocka_unit_test(test_generate),
         cmocka_unit_test(test_stop_string_frees_the_slot),
         cmocka_unit_test(test_requests_share_passes),
+        cmocka_unit_test(test_a_step_follows_a_long_pass),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_queue_is_bounded),
         cmocka_unit_test(test_bad_request),

@@ -164,6 +164,7 @@ void sim_init(struct sim *sim, uint64_t seed)
     struct lam_sched_config config = {.waiting_max = 8,
         .orphan_limit_ns = 3 * LAM_NS_PER_S,
         .ahead_limit_ns = SIM_AHEAD_NS,
+        .ahead_lead_ns = SIM_LEAD_NS,
         .deaths_max = 3};
     struct lam_err err = {0};
 

@@ -18,6 +18,7 @@
 #define SIM_WORKERS 3u
 #define SIM_SLOTS_MAX 5u
 #define SIM_AHEAD_NS (200 * LAM_NS_PER_MS)
+#define SIM_LEAD_NS (20 * LAM_NS_PER_MS)
 
 struct sim_slot {
     uint32_t epoch;
@@ -67,7 +68,7 @@ struct sim {
 };
 
 /* An empty world: 8 may wait, an orphan for 3 s, a request survives 2 deaths; steps go ahead of
- * passes of up to SIM_AHEAD_NS. */
+ * passes of up to SIM_AHEAD_NS, and SIM_LEAD_NS before the end of longer ones. */
 void sim_init(struct sim *sim, uint64_t seed);
 
 /* A random number in [0, below). */
