@@ -252,6 +252,7 @@ void lam_slots_pace(struct lam_slots *slots, uint32_t s, uint64_t step_bytes)
         .n_lanes = slots->n_lanes,
         .slot_bytes = slots->slot_bytes,
         .early_bytes = slots->early_bytes,
+        .part_bytes = slots->part_bytes,
         .step_bytes = step_bytes};
     uint32_t n_lanes;
 

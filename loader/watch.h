@@ -25,7 +25,7 @@ struct lam_watch_session {
     uint64_t since_ns;
 };
 
-#define LAM_WATCH_STEPS 9u
+#define LAM_WATCH_STEPS 17u
 
 struct lam_watch {
     uint32_t n_slots, n_places;
@@ -35,7 +35,7 @@ struct lam_watch {
     struct lam_watch_session sessions[LAM_SLOTS_SESSIONS_MAX];
     uint64_t waited_ns[LAM_SLOTS_WAITS];
     uint64_t released_ns[LAM_SLOTS_SESSIONS_MAX]; /* last; 0: not yet */
-    uint64_t step_ns[LAM_WATCH_STEPS];            /* the last of all sessions, in a ring */
+    uint64_t step_ns[LAM_WATCH_STEPS];            /* the last of all, in a ring; 0 at first */
     uint64_t n_steps;
     uint64_t deaths;                /* of workers with a session */
     struct lam_metric unit_seconds; /* of loads */
@@ -58,9 +58,11 @@ uint64_t lam_watch_release(struct lam_watch *watch, uint32_t session, uint32_t u
 
 /*
  * The session has released a unit that it held since then, n_steps of its cycle after the one that
- * it released before. Returns how long a session works on a unit, kept or not: the median of late.
- * It may have got the unit before it came to it, or have waited for it: what is shorter counts, the
- * hold or its part of the time between the two releases.
+ * it released before. Returns how long a session works on a unit, kept or not. It may have got the
+ * unit before it came to it, or have waited for it: what is shorter counts, the hold or its part of
+ * the time between the two releases. Whatever else runs on the machine only adds to that, in
+ * bursts: so of the last ones the quarter counts, and a session is quick until it has shown that it
+ * is not.
  */
 uint64_t lam_watch_step(struct lam_watch *watch, uint32_t session, uint64_t since_ns,
     uint32_t n_steps, uint64_t now_ns);

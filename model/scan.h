@@ -7,7 +7,9 @@
  * one lane as long as they are given back quickly: the drive is hardly ever idle, the other lanes
  * rest, and what lies in a resting lane is not read again. A session that computes for longer on a
  * unit than early_bytes take to be read lets the drive wait at each; with a second lane to stream
- * through there is no such wait, and one unit more to be read in each pass. What is faster is done.
+ * through there is no such wait, and one unit more to be read in each pass. What is faster is done,
+ * and one lane is kept to where more would gain next to nothing: each change displaces units.
+ * Where computing is the limit even so, all lanes are used.
  *
  * Times are counted in bytes: those that the drive reads meanwhile.
  */
@@ -25,6 +27,7 @@ struct lam_scan {
     uint32_t n_lanes;   /* of the pool */
     uint64_t slot_bytes;
     uint64_t early_bytes;
+    uint64_t part_bytes; /* of one unit that streams, which are kept */
     uint64_t step_bytes; /* while a session works on one unit, kept or not */
 };
 

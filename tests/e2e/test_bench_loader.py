@@ -39,10 +39,7 @@ def test_laps_hit_what_a_cyclic_scan_allows(home, percent):
     assert data["gbps"] > 0 and data["cpu_ms_per_gb"] > 0
     assert data["fio_gbps"] is None and data["ratio_to_fio"] is None
     assert percent / 100 - 0.08 < data["hit_ratio_bound"] <= percent / 100
-    # Within 0.01 on a quiet machine (lanes_test holds that, without a clock). On a busy one
-    # releases are late, and units stream through a second and a third lane, each for one that
-    # would stay.
-    assert data["hit_ratio_bound"] - 0.06 <= data["hit_ratio"] < percent / 100 + 0.1
+    assert data["hit_ratio_bound"] - 0.01 <= data["hit_ratio"] < percent / 100 + 0.1
 
 
 def test_a_pool_for_all_of_it_reads_once(home):

@@ -71,18 +71,26 @@ static void loads_are_timed_from_their_own_begin(void **state)
 /* Of a worker that is 100 to each unit, four of five of them kept, whatever it waits for. */
 static void a_step_is_what_computing_takes(void **state)
 {
+    const uint32_t enough = LAM_WATCH_STEPS - LAM_WATCH_STEPS / 4; /* all but a quarter */
     struct lam_watch watch;
     uint64_t now = 1000;
 
     (void)state;
     assert_int_equal(lam_watch_init(&watch, 1, 1, NULL), LAM_OK);
-    for (uint32_t i = 0; i < 4; i++, now += 500) /* never waits: the unit was there early */
-        assert_int_equal(lam_watch_step(&watch, 1, now - (i > 0 ? 450 : 100), 5, now), 100);
+    /* Never waits: the unit was there early. Nothing is known before enough have been seen. */
+    for (uint32_t i = 1; i <= LAM_WATCH_STEPS; i++, now += 500)
+        assert_int_equal(
+            lam_watch_step(&watch, 1, now - (i > 1 ? 450 : 100), 5, now), i < enough ? 0 : 100);
     for (uint32_t i = 0; i < 20; i++, now += 900) /* waits for each */
         assert_int_equal(lam_watch_step(&watch, 1, now - 100, 5, now), 100);
-    for (uint32_t i = 0; i < 5; i++) { /* slow ones, until they are the most */
+    for (uint32_t i = 0; i < 60; i++, now += 40000) /* two of three are late, and do not count */
+        assert_int_equal(lam_watch_step(&watch, 1, now - (i % 3 > 0 ? 20000 : 100), 5, now), 100);
+    for (uint32_t i = 1; i <= LAM_WATCH_STEPS; i++) { /* slow ones, until hardly any is not */
+        uint64_t step;
+
         now += 90000;
-        assert_int_equal(lam_watch_step(&watch, 1, now - 20000, 5, now), i < 4 ? 100 : 18000);
+        step = lam_watch_step(&watch, 1, now - 20000, 5, now);
+        assert_true(i < enough ? step < 18000 : step == 18000);
     }
     lam_watch_close(&watch, 1, now); /* the next session has no release before its first */
     for (uint32_t i = 0; i < 5; i++)
