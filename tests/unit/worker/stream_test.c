@@ -316,6 +316,27 @@ static void test_a_missing_wait_is_noticed(void **state)
     }
 }
 
+/* With everything resident a pass has two waits: one for the head is over before the pass is. */
+static void test_the_host_wakes_before_the_end(void **state)
+{
+    struct fixture *f = *state;
+    struct setting setting = {.cap_mib = 1024};
+    struct lam_engine_rows rows = {
+        .tokens = texts[0], .n_tokens = 1, .sample = true, .params = lam_sample_defaults()};
+    struct lam_units *units = fake_units_create(&f->tiny);
+    struct lam_engine *engine = NULL;
+    struct lam_engine_result result;
+    uint64_t n_waits;
+
+    assert_int_equal(make(units, &setting, &engine, NULL), LAM_OK);
+    assert_int_equal(lam_engine_plan(engine)->arenas[0].streamed_bytes, 0);
+    n_waits = emulated_counts().n_waits[EMULATED_NO_HOST_WAIT];
+    assert_int_equal(lam_engine_step(engine, &rows, 1, &result, NULL), LAM_OK);
+    assert_int_equal(emulated_counts().n_waits[EMULATED_NO_HOST_WAIT], n_waits + 2);
+    lam_engine_destroy(engine);
+    lam_units_destroy(units);
+}
+
 static void test_a_broken_device_ends_the_engine(void **state)
 {
     struct fixture *f = *state;
@@ -495,6 +516,7 @@ int main(void)
         cmocka_unit_test(test_room_for_several_layers),
         cmocka_unit_test(test_a_packed_cache_gives_the_same_bits),
         cmocka_unit_test(test_a_missing_wait_is_noticed),
+        cmocka_unit_test(test_the_host_wakes_before_the_end),
         cmocka_unit_test(test_a_broken_device_ends_the_engine),
         cmocka_unit_test(test_a_units_fault_ends_the_engine),
         cmocka_unit_test(test_profile_tells_what_a_pass_waited_for),
