@@ -1,9 +1,11 @@
 /*
  * generate: one Generate call, from its request to its last message.
  *
- * A generation lives from the request to on_done; its sequence in the scheduler may end earlier
- * (`seq` is NULL then). Tokens go out at once when the transport has taken the previous message;
- * otherwise they wait here and travel together. When LAM_CREDIT_TOKENS wait, the sequence pauses.
+ * A generation lives from the request to on_done, or until the request is refused. Its sequence in
+ * the scheduler begins when the prompt is tokens (a long one becomes tokens aside), and may end
+ * earlier than the generation. Tokens go out at once when the transport has taken the previous
+ * message; otherwise they wait here and travel together. When LAM_CREDIT_TOKENS wait, the sequence
+ * pauses.
  */
 #include <assert.h>
 #include <errno.h>
@@ -12,7 +14,6 @@
 
 #include "common/clock.h"
 #include "common/log.h"
-#include "gateway/request.h"
 #include "gateway/service_impl.h"
 
 /* A drawn seed has 53 bits: JSON's numbers carry it, and `--seed` takes it back. */
@@ -156,13 +157,56 @@ void lam_generation_tick(struct lam_generation *g, uint64_t now_ns)
             "the client has not read for 30 s: read faster, or ask for less");
 }
 
-/* Takes over nothing: the request stays the caller's. */
-static enum lam_status begin(struct lam_service *service, struct lam_rpc_call *call,
-    const struct lam_served *served, const struct lam_request *request, struct lam_err *err)
+static struct lam_generation *create(struct lam_service *service, struct lam_rpc_call *call)
 {
     struct lam_generation *g = lam_calloc(1, sizeof *g);
+
+    if (!g)
+        return NULL;
+    g->service = service;
+    g->call = call;
+    g->arrived_ns = lam_now_ns();
+    g->next = service->generations;
+    if (g->next)
+        g->next->prev = g;
+    service->generations = g;
+    lam_rpc_call_set_user(call, g);
+    lam_metric_add(lam_service_metric(service, LAM_GATEWAY_OPEN), 1);
+    return g;
+}
+
+static void destroy(struct lam_generation *g)
+{
+    if (g->work)
+        lam_aside_drop(g->service->aside, &g->work->aside);
+    if (g->prev)
+        g->prev->next = g->next;
+    else
+        g->service->generations = g->next;
+    if (g->next)
+        g->next->prev = g->prev;
+    lam_rpc_call_set_user(g->call, NULL);
+    lam_metric_add(lam_service_metric(g->service, LAM_GATEWAY_OPEN), UINT64_MAX); /* one less */
+    lam_emit_done(&g->emit);
+    lam_free(g);
+}
+
+static void refuse(struct lam_generation *g, const struct lam_err *err)
+{
+    struct lam_rpc_call *call = g->call;
+
+    lam_metric_add(lam_service_metric(g->service, LAM_GATEWAY_REFUSED), 1);
+    destroy(g);
+    lam_rpc_call_finish(call, err->status, err->text);
+}
+
+/* Takes over nothing: the request stays the caller's. */
+static enum lam_status begin(
+    struct lam_generation *g, const struct lam_request *request, struct lam_err *err)
+{
+    struct lam_service *service = g->service;
     struct lam_emit_config emit_config = {
-        .tokenizer = served->tokenizer,
+        .tokenizer = lam_registry_served(service->registry)->tokenizer,
         .stops = request->stops,
         .n_stops = request->n_stops,
         .ignore_eos = request->ignore_eos,
@@ -174,28 +218,51 @@ static enum lam_status begin(struct lam_service *service, struct lam_rpc_call *c
         .sampling = request->sampling,
         .user = g,
     };
-    enum lam_status status;
+    enum lam_status status = lam_sched_add(service->sched, &work, lam_now_ns(), &g->seq, err);
 
-    if (!g)
-        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for a generation");
-    g->arrived_ns = lam_now_ns();
-    status = lam_sched_add(service->sched, &work, g->arrived_ns, &g->seq, err);
-    if (status != LAM_OK) {
-        lam_free(g);
+    if (status != LAM_OK)
         return status;
-    }
-    g->service = service;
-    g->call = call;
     g->seed = request->sampling.seed;
     g->n_prompt = work.n_prompt;
     lam_emit_init(&g->emit, &emit_config);
-    g->next = service->generations;
-    if (g->next)
-        g->next->prev = g;
-    service->generations = g;
-    lam_metric_add(lam_service_metric(service, LAM_GATEWAY_OPEN), 1);
     lam_metric_add(lam_service_metric(service, LAM_GATEWAY_PROMPT_TOKENS), work.n_prompt);
-    lam_rpc_call_set_user(call, g);
+    return LAM_OK;
+}
+
+static void check(struct lam_text_work *work, const ProtobufCMessage *message)
+{
+    lam_ignore(lam_request_check(work->served, (const Laminar__V1__GenerateRequest *)message,
+                   work->drawn_seed, &work->request, &work->err),
+        "work->err has it");
+}
+
+/* The prompt is tokens, or there is an error. */
+static void go_on(struct lam_generation *g, struct lam_text_work *work)
+{
+    if (work->err.status != LAM_OK || begin(g, &work->request, &work->err) != LAM_OK)
+        refuse(g, &work->err);
+    else
+        lam_service_pump(g->service);
+}
+
+void lam_generate_on_nudge(void *arg, struct lam_rpc_call *call)
+{
+    struct lam_service *service = arg;
+    struct lam_generation *g = lam_rpc_call_user(call);
+    struct lam_text_work *work = g->work;
+
+    g->work = NULL;
+    go_on(g, work);
+    lam_aside_drop(service->aside, &work->aside);
+}
+
+static enum lam_status draw_seed(uint64_t *ret_seed, struct lam_err *err)
+{
+    uint64_t seed;
+
+    if (getrandom(&seed, sizeof seed, 0) != (ssize_t)sizeof seed)
+        return lam_fail_errno(err, errno, "cannot draw a seed");
+    *ret_seed = seed >> SEED_BITS_OFF;
     return LAM_OK;
 }
 
@@ -203,37 +270,27 @@ void lam_generate_on_message(
     void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
 {
     struct lam_service *service = arg;
-    const struct lam_served *served = lam_service_model(service, call);
-    struct lam_request request = {0};
-    struct lam_err err = {0};
-    ProtobufCMessage *message;
-    uint64_t seed;
+    struct lam_text_work work = {.served = lam_service_model(service, call),
+        .type = &laminar__v1__generate_request__descriptor,
+        .handle = check};
+    struct lam_generation *g = lam_rpc_call_user(call);
 
-    if (!served)
+    if (!work.served)
         return;
-    if (lam_rpc_call_user(call)) {
-        end_badly(lam_rpc_call_user(call), LAM_INVALID_ARGUMENT,
-            "Generate takes one request for each call");
-        return;
-    }
-    if (getrandom(&seed, sizeof seed, 0) != (ssize_t)sizeof seed) {
-        lam_fail_errno(&err, errno, "cannot draw a seed");
-        lam_rpc_call_finish(call, LAM_INTERNAL, err.text);
+    if (g) {
+        end_badly(g, LAM_INVALID_ARGUMENT, "Generate takes one request for each call");
         return;
     }
-    seed >>= SEED_BITS_OFF;
-    message = lam_service_unpack(service, call, &laminar__v1__generate_request__descriptor, bytes,
-        n_bytes, LAM_REQUEST_BYTES_MAX);
-    if (!message)
+    g = create(service, call);
+    if (!g) {
+        lam_rpc_call_finish(call, LAM_RESOURCE_EXHAUSTED, "no memory for a generation");
         return;
-    if (lam_request_check(served, (const Laminar__V1__GenerateRequest *)message, seed, &request,
-            &err) != LAM_OK ||
-        begin(service, call, served, &request, &err) != LAM_OK) {
-        lam_rpc_call_finish(call, err.status, err.text);
-        lam_metric_add(lam_service_metric(service, LAM_GATEWAY_REFUSED), 1);
     }
-    lam_request_done(&request);
-    lam_service_pump(service);
+    if (draw_seed(&work.drawn_seed, &work.err) == LAM_OK)
+        g->work = lam_text_work_begin(service, call, &work, bytes, n_bytes);
+    if (!g->work)
+        go_on(g, &work);
+    lam_text_work_done(&work);
 }
 
 /* One stretch of a request's life; 0: it did not come so far. */
@@ -255,7 +312,6 @@ static void note_end(const struct lam_generation *g, bool cancelled)
     if (g->emit.finish != LAM_FINISH_NOT)
         how = g->emit.finish == LAM_FINISH_STOP ? LAM_GATEWAY_STOPPED : LAM_GATEWAY_CUT;
     lam_metric_add(lam_service_metric(g->service, how), 1);
-    lam_metric_add(lam_service_metric(g->service, LAM_GATEWAY_OPEN), UINT64_MAX); /* one less */
     trace_stretch("queued", g->arrived_ns, g->started_ns);
     trace_stretch("prompt", g->started_ns, g->first_ns);
     trace_stretch("generation", g->first_ns, g->last_ns);
@@ -270,13 +326,6 @@ void lam_generate_on_done(void *arg, struct lam_rpc_call *call, bool cancelled)
         return;
     stop_computing(g); /* a finished one has nothing left to stop */
     note_end(g, cancelled);
-    if (g->prev)
-        g->prev->next = g->next;
-    else
-        service->generations = g->next;
-    if (g->next)
-        g->next->prev = g->prev;
-    lam_emit_done(&g->emit);
-    lam_free(g);
+    destroy(g);
     lam_service_pump(service);
 }

@@ -1,21 +1,19 @@
 /* query: the unary methods: Tokenize, Detokenize, GetModel. */
 #include "common/mem.h"
-#include "gateway/request.h"
 #include "gateway/service_impl.h"
 
 /* Text of ids; a token is at most a few dozen bytes in any vocabulary that we have seen. */
 #define TEXT_BYTES_MAX ((size_t)32 << 20)
 
-static void reply_tokens(struct lam_service *service, struct lam_rpc_call *call,
-    const struct lam_served *served, const struct lam_tokens *tokens)
+static enum lam_status pack_tokens(const struct lam_served *served, struct lam_tokens *tokens,
+    struct lam_buf *answer, struct lam_err *err)
 {
     Laminar__V1__TokenizeResponse response = LAMINAR__V1__TOKENIZE_RESPONSE__INIT;
+    bool packed;
 
     response.pieces = lam_calloc(tokens->n ? tokens->n : 1, sizeof *response.pieces);
-    if (!response.pieces) {
-        lam_rpc_call_finish(call, LAM_RESOURCE_EXHAUSTED, "no memory for the answer");
-        return;
-    }
+    if (!response.pieces)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the answer");
     for (size_t i = 0; i < tokens->n; i++) {
         struct lam_str piece = lam_tokenizer_piece(served->tokenizer, tokens->ids[i]);
         response.pieces[i].data = (uint8_t *)(uintptr_t)piece.data;
@@ -23,34 +21,23 @@ static void reply_tokens(struct lam_service *service, struct lam_rpc_call *call,
     }
     response.token_ids = tokens->ids;
     response.n_token_ids = response.n_pieces = tokens->n;
-    lam_service_reply(service, call, &response.base);
+    packed = lam_message_pack(&response.base, answer);
     lam_free(response.pieces);
+    return packed ? LAM_OK : lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the answer");
 }
 
-void lam_tokenize_on_message(
-    void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+static void tokenize(struct lam_text_work *work, const ProtobufCMessage *message)
 {
-    struct lam_service *service = arg;
-    const struct lam_served *served = lam_service_model(service, call);
     struct lam_tokens tokens = {0};
-    struct lam_err err = {0};
-    ProtobufCMessage *message;
 
-    if (!served)
-        return;
-    message = lam_service_unpack(service, call, &laminar__v1__tokenize_request__descriptor, bytes,
-        n_bytes, LAM_REQUEST_BYTES_MAX);
-    if (!message)
-        return;
-    if (lam_request_tokenize(
-            served, (const Laminar__V1__TokenizeRequest *)message, &tokens, &err) == LAM_OK)
-        reply_tokens(service, call, served, &tokens);
-    else
-        lam_rpc_call_finish(call, err.status, err.text);
+    if (lam_request_tokenize(work->served, (const Laminar__V1__TokenizeRequest *)message, &tokens,
+            &work->err) == LAM_OK)
+        lam_ignore(
+            pack_tokens(work->served, &tokens, &work->answer, &work->err), "work->err has it");
     lam_tokens_done(&tokens);
 }
 
-static enum lam_status detokenize(const struct lam_served *served,
+static enum lam_status decode(const struct lam_served *served,
     const Laminar__V1__DetokenizeRequest *request, struct lam_buf *text, struct lam_err *err)
 {
     struct lam_decoder decoder;
@@ -70,31 +57,79 @@ static enum lam_status detokenize(const struct lam_served *served,
     return status;
 }
 
-void lam_detokenize_on_message(
-    void *arg, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+static void detokenize(struct lam_text_work *work, const ProtobufCMessage *message)
 {
-    struct lam_service *service = arg;
-    const struct lam_served *served = lam_service_model(service, call);
     Laminar__V1__DetokenizeResponse response = LAMINAR__V1__DETOKENIZE_RESPONSE__INIT;
     struct lam_buf text = LAM_BUF(TEXT_BYTES_MAX);
-    struct lam_err err = {0};
-    ProtobufCMessage *message;
+    enum lam_status status =
+        decode(work->served, (const Laminar__V1__DetokenizeRequest *)message, &text, &work->err);
 
-    if (!served)
-        return;
-    message = lam_service_unpack(service, call, &laminar__v1__detokenize_request__descriptor, bytes,
-        n_bytes, LAM_REQUEST_BYTES_MAX);
-    if (!message)
-        return;
-    if (detokenize(served, (const Laminar__V1__DetokenizeRequest *)message, &text, &err) ==
-        LAM_OK) {
-        if (text.data)
-            response.text = text.data;
-        lam_service_reply(service, call, &response.base);
-    } else {
-        lam_rpc_call_finish(call, err.status, err.text);
-    }
+    if (text.data)
+        response.text = text.data;
+    if (status == LAM_OK && !lam_message_pack(&response.base, &work->answer))
+        lam_fail(&work->err, LAM_RESOURCE_EXHAUSTED, "no memory for the answer");
     lam_buf_done(&text);
+}
+
+static void answer(struct lam_rpc_call *call, const struct lam_text_work *work)
+{
+    if (work->err.status == LAM_OK)
+        lam_rpc_call_reply(call, work->answer.data ? work->answer.data : "", work->answer.size);
+    else
+        lam_rpc_call_finish(call, work->err.status, work->err.text);
+}
+
+static void begin(struct lam_service *service, struct lam_rpc_call *call, struct lam_text_work work,
+    const void *bytes, size_t n_bytes)
+{
+    struct lam_text_work *later = NULL;
+
+    work.served = lam_service_model(service, call);
+    if (!work.served)
+        return;
+    if (lam_rpc_call_user(call))
+        lam_fail(&work.err, LAM_INVALID_ARGUMENT, "one request for each call");
+    else
+        later = lam_text_work_begin(service, call, &work, bytes, n_bytes);
+    if (later)
+        lam_rpc_call_set_user(call, later);
+    else
+        answer(call, &work);
+    lam_text_work_done(&work);
+}
+
+void lam_tokenize_on_message(
+    void *service, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+{
+    const struct lam_text_work work = {
+        .type = &laminar__v1__tokenize_request__descriptor, .handle = tokenize};
+
+    begin(service, call, work, bytes, n_bytes);
+}
+
+void lam_detokenize_on_message(
+    void *service, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
+{
+    const struct lam_text_work work = {
+        .type = &laminar__v1__detokenize_request__descriptor, .handle = detokenize};
+
+    begin(service, call, work, bytes, n_bytes);
+}
+
+void lam_query_on_nudge(void *service, struct lam_rpc_call *call)
+{
+    (void)service;
+    answer(call, lam_rpc_call_user(call));
+}
+
+void lam_query_on_done(void *arg, struct lam_rpc_call *call, bool cancelled)
+{
+    struct lam_service *service = arg;
+    struct lam_text_work *work = lam_rpc_call_user(call);
+
+    (void)cancelled;
+    if (work)
+        lam_aside_drop(service->aside, &work->aside);
 }
 
 static void describe_worker(struct lam_worker *worker, Laminar__V1__WorkerInfo *info)

@@ -3,14 +3,10 @@
 
 #include "common/clock.h"
 #include "common/log.h"
-#include "common/size.h"
 #include "gateway/service_impl.h"
 
 /* A header chunk of 1 MiB and its envelope. */
 #define MESSAGE_BYTES_MAX ((size_t)(LAM_MIB + 64 * LAM_KIB))
-/* What a message may unfold to; a prompt of 1 MiB in ids is 4 MiB. */
-#define ARENA_BYTES (8 * LAM_MIB)
-#define OUT_BYTES_MAX ((size_t)(64 * LAM_MIB))
 /* Calls beyond the waiting ones: running generations, workers, unary calls. */
 #define CALLS_SPARE 4096u
 /* Three workers in a row have died of it: the fourth is not risked. */
@@ -25,9 +21,16 @@
 static const struct lam_rpc_method generation_methods[] = {
     {.path = "/laminar.v1.Generation/Generate",
         .on_message = lam_generate_on_message,
+        .on_nudge = lam_generate_on_nudge,
         .on_done = lam_generate_on_done},
-    {.path = "/laminar.v1.Generation/Tokenize", .on_message = lam_tokenize_on_message},
-    {.path = "/laminar.v1.Generation/Detokenize", .on_message = lam_detokenize_on_message},
+    {.path = "/laminar.v1.Generation/Tokenize",
+        .on_message = lam_tokenize_on_message,
+        .on_nudge = lam_query_on_nudge,
+        .on_done = lam_query_on_done},
+    {.path = "/laminar.v1.Generation/Detokenize",
+        .on_message = lam_detokenize_on_message,
+        .on_nudge = lam_query_on_nudge,
+        .on_done = lam_query_on_done},
     {.path = "/laminar.v1.Generation/GetModel", .on_message = lam_get_model_on_message},
 };
 
@@ -79,20 +82,30 @@ static void on_wake(void *arg)
     lam_service_pump(arg);
 }
 
-ProtobufCMessage *lam_service_unpack(struct lam_service *service, struct lam_rpc_call *call,
-    const ProtobufCMessageDescriptor *type, const void *bytes, size_t n_bytes, size_t bytes_max)
+ProtobufCMessage *lam_service_read(struct lam_service *service,
+    const ProtobufCMessageDescriptor *type, const void *bytes, size_t n_bytes, size_t bytes_max,
+    struct lam_err *err)
 {
     ProtobufCMessage *message = NULL;
-    struct lam_err err = {0};
 
     lam_arena_reset(&service->arena);
     if (n_bytes > bytes_max)
-        lam_fail(&err, LAM_RESOURCE_EXHAUSTED, "the request has %zu bytes; at most %zu are allowed",
+        lam_fail(err, LAM_RESOURCE_EXHAUSTED, "the request has %zu bytes; at most %zu are allowed",
             n_bytes, bytes_max);
-    else if (lam_message_unpack(type, bytes, n_bytes, &service->arena, &message, &err) == LAM_OK)
+    else if (lam_message_unpack(type, bytes, n_bytes, &service->arena, &message, err) == LAM_OK)
         return message;
-    lam_rpc_call_finish(call, err.status, err.text);
     return NULL;
+}
+
+ProtobufCMessage *lam_service_unpack(struct lam_service *service, struct lam_rpc_call *call,
+    const ProtobufCMessageDescriptor *type, const void *bytes, size_t n_bytes, size_t bytes_max)
+{
+    struct lam_err err = {0};
+    ProtobufCMessage *message = lam_service_read(service, type, bytes, n_bytes, bytes_max, &err);
+
+    if (!message)
+        lam_rpc_call_finish(call, err.status, err.text);
+    return message;
 }
 
 void lam_service_reply(
@@ -189,10 +202,12 @@ enum lam_status lam_service_create(
         .arg = service,
         .write_metrics = write_metrics,
         .unhealthy = unhealthy};
-    service->out = LAM_BUF(OUT_BYTES_MAX);
-    status = lam_arena_init(&service->arena, ARENA_BYTES, err);
+    service->out = LAM_BUF(LAM_ANSWER_BYTES_MAX);
+    status = lam_arena_init(&service->arena, LAM_REQUEST_ARENA_BYTES, err);
     if (status == LAM_OK)
         status = lam_sched_create(&sched_config, &service->sched, err);
+    if (status == LAM_OK)
+        status = lam_aside_create(&service->aside, err);
     if (status == LAM_OK)
         status = lam_registry_create(config->chat_name, &service->registry, err);
     if (status == LAM_OK)
@@ -241,6 +256,7 @@ void lam_service_destroy(struct lam_service *service)
     if (!service)
         return;
     lam_ops_stop(service->ops);
+    lam_aside_destroy(service->aside);
     lam_rpc_server_destroy(service->server);
     lam_sched_destroy(service->sched);
     lam_registry_destroy(service->registry);

@@ -3,7 +3,8 @@
  * workers.
  *
  * Everything behind it (scheduler, registry, generations) belongs to the rpc server's I/O thread:
- * there are no locks. create, start, shutdown and destroy are for one other thread.
+ * there are no locks. One thread more turns long prompts into tokens (aside.h). create, start,
+ * shutdown and destroy are for one other thread.
  */
 #ifndef LAMINAR_GATEWAY_SERVICE_H
 #define LAMINAR_GATEWAY_SERVICE_H

@@ -5,11 +5,10 @@
  * once: the only sign of cancellation and deadline), one RECEIVED at a time, one SENT at a time
  * with a queue behind it. Headers travel with the first message and the status with the last one: a
  * unary answer is one write. Receiving is done by the I/O thread alone; sending by any thread,
- * under the call's lock.
+ * under the call's lock. NUDGED is an empty batch, which the core completes at once: one at a time.
  *
- * The call is done when CLOSED has come and neither of the other two is under way. Nothing can be
- * started after that, because CLOSED sets `ended` under the lock; so the core's object goes without
- * a race.
+ * The call is done when CLOSED has come and none of the others is under way. Nothing can be started
+ * after that, because CLOSED sets `ended` under the lock; so the core's object goes without a race.
  */
 #include "rpc/internal.h"
 
@@ -238,6 +237,17 @@ static void handle_sent(struct lam_rpc_call *call, bool ok)
     pthread_mutex_unlock(&call->lock);
 }
 
+static void handle_nudged(struct lam_rpc_call *call)
+{
+    const struct lam_rpc_method *method = call->route->method;
+
+    pthread_mutex_lock(&call->lock);
+    call->nudging = false;
+    pthread_mutex_unlock(&call->lock);
+    if (method->on_nudge && listening(call))
+        method->on_nudge(call->route->service, call);
+}
+
 static void handle_closed(struct lam_rpc_call *call)
 {
     call->closed = true;
@@ -249,12 +259,12 @@ static void handle_closed(struct lam_rpc_call *call)
 
 static bool batch_under_way(struct lam_rpc_call *call)
 {
-    bool sending;
+    bool under_way;
 
     pthread_mutex_lock(&call->lock);
-    sending = call->sending;
+    under_way = call->sending || call->nudging;
     pthread_mutex_unlock(&call->lock);
-    return sending || call->receiving;
+    return under_way || call->receiving;
 }
 
 void lam_call_handle(struct lam_rpc_call *call, enum lam_event event, bool ok)
@@ -265,6 +275,8 @@ void lam_call_handle(struct lam_rpc_call *call, enum lam_event event, bool ok)
         handle_received(call, ok);
     else if (event == LAM_EVENT_SENT)
         handle_sent(call, ok);
+    else if (event == LAM_EVENT_NUDGED)
+        handle_nudged(call);
     else
         handle_closed(call);
     if (!call->closed || batch_under_way(call))
@@ -392,6 +404,16 @@ void lam_rpc_call_reply(struct lam_rpc_call *call, const void *bytes, size_t n_b
     }
     pthread_mutex_unlock(&call->lock);
     lam_free(message);
+}
+
+void lam_rpc_call_nudge(struct lam_rpc_call *call)
+{
+    pthread_mutex_lock(&call->lock);
+    if (!call->nudging && !call->ended) {
+        call->nudging = true;
+        start_batch(call, NULL, 0, LAM_EVENT_NUDGED);
+    }
+    pthread_mutex_unlock(&call->lock);
 }
 
 uint64_t lam_rpc_call_time_left_ns(const struct lam_rpc_call *call)

@@ -25,6 +25,7 @@ enum lam_event {
     LAM_EVENT_CLOSED,   /* the call ended, well or not */
     LAM_EVENT_RECEIVED, /* a message, or the client's half-close */
     LAM_EVENT_SENT,     /* the batch of headers, message, status that was under way */
+    LAM_EVENT_NUDGED,   /* lam_rpc_call_nudge */
     LAM_EVENT_COUNT,
 };
 
@@ -71,6 +72,7 @@ struct lam_rpc_call {
     struct lam_outgoing **tail;              /* [lock] */
     size_t n_queued;                         /* [lock] waiting, and the one under way */
     bool sending;                            /* [lock] a batch is under way */
+    bool nudging;                            /* [lock] NUDGED is under way */
     bool headers_sent;                       /* [lock] */
     bool finishing;                          /* [lock] lam_rpc_call_finish was called */
     bool finished;                           /* [lock] the status is under way or sent */

@@ -9,6 +9,9 @@
  * deadline, connection lost). Once the service has finished the call, only on_done follows. After
  * on_done the pointer is dead unless somebody holds a reference.
  *
+ * What would keep the I/O thread too long is done on another thread, which holds a reference to the
+ * call and says lam_rpc_call_nudge when it has something for the service.
+ *
  * A sent message is queued until the transport takes it; a message taken is not a message
  * delivered. Bound what you queue by your own credits.
  */
@@ -31,7 +34,8 @@ struct lam_rpc_method {
     /* bytes live until the callback returns. */
     void (*on_message)(void *service, struct lam_rpc_call *call, const void *bytes, size_t n_bytes);
     void (*on_half_close)(void *service, struct lam_rpc_call *call);
-    /* cancelled: the client went away or the deadline passed before lam_rpc_finish took effect. */
+    void (*on_nudge)(void *service, struct lam_rpc_call *call); /* see lam_rpc_call_nudge */
+    /* cancelled: the client went away or the deadline passed before the finish took effect. */
     void (*on_done)(void *service, struct lam_rpc_call *call, bool cancelled);
 };
 
@@ -106,6 +110,12 @@ void lam_rpc_call_finish(struct lam_rpc_call *call, enum lam_status status, cons
 
 /* lam_rpc_call_send and an OK finish: the answer of a unary method. [any thread] */
 void lam_rpc_call_reply(struct lam_rpc_call *call, const void *bytes, size_t n_bytes);
+
+/*
+ * on_nudge follows on the I/O thread: once for each call of this function, or once for several.
+ * Not when the service has finished the call, or the call has ended. [any thread]
+ */
+void lam_rpc_call_nudge(struct lam_rpc_call *call);
 
 /* Nanoseconds until the client's deadline; UINT64_MAX without one. [any thread] */
 uint64_t lam_rpc_call_time_left_ns(const struct lam_rpc_call *call);

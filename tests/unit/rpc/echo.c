@@ -83,6 +83,14 @@ static void hold(void *service, struct lam_rpc_call *call)
     atomic_fetch_add(&echo->opened, 1);
 }
 
+static void count_nudge(void *service, struct lam_rpc_call *call)
+{
+    struct echo *echo = service;
+
+    (void)call;
+    atomic_fetch_add(&echo->nudges, 1);
+}
+
 static void refuse(void *service, struct lam_rpc_call *call, const void *bytes, size_t n_bytes)
 {
     char text[2000] = {0};
@@ -118,12 +126,12 @@ static void answer_total(void *service, struct lam_rpc_call *call)
 }
 
 static const struct lam_rpc_method methods[] = {
-    {ECHO_UNARY, opened, unary, NULL, done},
-    {ECHO_MANY, opened, many, NULL, done},
-    {ECHO_BIDI, opened, bidi, finish_at_half_close, done},
-    {ECHO_HOLD, hold, NULL, NULL, done},
-    {ECHO_FAIL, opened, refuse, NULL, done},
-    {ECHO_SINK, opened, sink, answer_total, done},
+    {ECHO_UNARY, opened, unary, NULL, NULL, done},
+    {ECHO_MANY, opened, many, NULL, NULL, done},
+    {ECHO_BIDI, opened, bidi, finish_at_half_close, NULL, done},
+    {ECHO_HOLD, hold, NULL, NULL, count_nudge, done},
+    {ECHO_FAIL, opened, refuse, NULL, NULL, done},
+    {ECHO_SINK, opened, sink, answer_total, NULL, done},
 };
 
 static void count_tick(void *arg)
@@ -195,9 +203,17 @@ void echo_stop(struct echo *echo)
         lam_rpc_call_unref(held);
 }
 
+void echo_open(struct echo *echo, const char *path, struct lam_rpc_stream **ret_stream)
+{
+    struct lam_err err = {0};
+
+    if (lam_rpc_stream_open(echo->channel, path, ECHO_TIMEOUT_NS, ret_stream, &err) != LAM_OK)
+        fail_msg("%s: %s", path, err.text);
+}
+
 bool echo_reaches(atomic_int *counter, int value)
 {
-    const uint64_t give_up_ns = lam_now_ns() + 60 * LAM_NS_PER_S;
+    const uint64_t give_up_ns = lam_now_ns() + ECHO_TIMEOUT_NS;
 
     while (atomic_load(counter) < value) {
         if (lam_now_ns() > give_up_ns)

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/clock.h"
 #include "rpc/client.h"
 #include "rpc/server.h"
 
@@ -22,6 +23,8 @@
 #define ECHO_WAKES 200
 #define ECHO_MESSAGE_BYTES_MAX ((size_t)4 << 20)
 
+#define ECHO_TIMEOUT_NS (60 * LAM_NS_PER_S) /* or it hangs */
+
 struct echo {
     struct lam_rpc_server *server;
     struct lam_rpc_channel *channel;
@@ -34,6 +37,7 @@ struct echo {
     atomic_int wakes; /* from the first tick on, ECHO_WAKES of them, each wished for 1 ms ahead */
     atomic_int too_early;
     uint64_t wish_ns;                    /* the I/O thread's */
+    atomic_int nudges;                   /* of calls of Hold */
     _Atomic(struct lam_rpc_call *) held; /* the last call of Hold, referenced */
 };
 
@@ -48,7 +52,10 @@ void echo_start_with(struct echo *echo, const char *name, uint32_t calls_max);
 
 void echo_stop(struct echo *echo);
 
-/* Waits until *counter is at least `value`; false after five seconds. */
+/* Opens a stream. Fails the test when it cannot. */
+void echo_open(struct echo *echo, const char *path, struct lam_rpc_stream **ret_stream);
+
+/* Waits until *counter is at least `value`; false after ECHO_TIMEOUT_NS. */
 bool echo_reaches(atomic_int *counter, int value);
 
 #endif
