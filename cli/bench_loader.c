@@ -23,7 +23,10 @@
 #include "cli/progress.h"
 #include "cli/stack.h"
 #include "common/clock.h"
+#include "common/mem.h"
 #include "common/size.h"
+#include "loader/drives.h"
+#include "model/kept.h"
 #include "model/manifest.h"
 #include "model/spec.h"
 #include "worker/units.h"
@@ -74,6 +77,8 @@ struct bench {
     char default_ram[32];
     uint64_t model_bytes; /* of all units */
     uint32_t n_units;
+    struct lam_kept_table table; /* what a pool keeps of them */
+    bool *kept;                  /* [n_units] scratch */
     uint64_t began_ns;
     uint64_t first_unit_ns; /* when a worker could use a unit; 0: not yet */
     struct lam_stack *stack;
@@ -93,6 +98,12 @@ static const char *const epilog = "Examples:\n"
                                   "  laminar bench loader model.gguf --ram 2GiB --laps 5\n"
                                   "  laminar bench loader model.gguf --against-fio --json\n"
                                   "  laminar bench loader model.gguf --against-fio --checksum off";
+
+/* For so many the loader has room to stream. */
+static int64_t bench_workers(const struct bench *bench)
+{
+    return bench->n_workers > 2 ? bench->n_workers : 2;
+}
 
 /* ---- one window ---- */
 
@@ -292,6 +303,18 @@ struct figures {
     double hit_ratio, hit_ratio_bound;
 };
 
+/* Units that the pool could keep, were it not for streaming: what drives read ahead of their turn
+ * is there for their speed. */
+static double units_held(const struct bench *bench)
+{
+    uint32_t n_lanes = (uint32_t)bench_workers(bench) + 1;
+    struct lam_kept pool;
+
+    lam_kept_choose(&bench->table, bench->end.pool_bytes, n_lanes, bench->kept, &pool);
+    return (double)(bench->end.pool_bytes - pool.n_ahead * pool.slot_bytes) /
+           (double)bench->model_bytes * bench->n_units;
+}
+
 static struct figures compute(const struct bench *bench)
 {
     struct figures f = {0};
@@ -300,7 +323,7 @@ static struct figures compute(const struct bench *bench)
     struct window all = {0};
     const struct window *busy;
     bool reads;
-    double n_held = (double)bench->end.pool_bytes / (double)bench->model_bytes * bench->n_units;
+    double n_held = units_held(bench);
 
     for (uint32_t i = 0; i < bench->n_windows; i++) {
         speeds[i] = speed_of(&bench->laps[i]);
@@ -377,6 +400,23 @@ static void print_text(const struct bench *bench)
 
 /* ---- life ---- */
 
+static enum lam_status make_table(struct bench *bench, const struct lam_file *file,
+    const struct lam_manifest *manifest, struct lam_err *err)
+{
+    uint32_t *drives = lam_calloc(manifest->n_units, sizeof *drives);
+
+    bench->kept = lam_calloc(manifest->n_units, sizeof *bench->kept);
+    if (!drives || !bench->kept ||
+        !lam_kept_table_init(&bench->table, manifest->units, manifest->n_units, file->align)) {
+        lam_free(drives);
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the table of units");
+    }
+    lam_kept_table_set_drives(
+        &bench->table, drives, lam_drives_group_units(file, manifest, NULL, 0, drives));
+    lam_free(drives);
+    return LAM_OK;
+}
+
 /* The size of the model, and half of it as the pool where nothing else was asked for. */
 static enum lam_status measure_model(struct bench *bench, struct lam_err *err)
 {
@@ -392,6 +432,8 @@ static enum lam_status measure_model(struct bench *bench, struct lam_err *err)
         status = lam_manifest_build(file.gguf, &spec, &manifest, err);
     for (uint32_t p = 0; p < file.file.n_parts && bench->against_fio && !status; p++)
         status = lam_fio_add(&bench->fio_files, file.file.parts[p].path, err);
+    if (!status)
+        status = make_table(bench, &file.file, &manifest, err);
     bench->model_bytes = manifest.unit_bytes_total;
     bench->n_units = manifest.n_units;
     if (!bench->ram) {
@@ -479,7 +521,7 @@ static int execute(struct bench *bench, const struct lam_command_env *env)
     bool no_fit = false;
     int interrupted;
 
-    snprintf(n_workers, sizeof n_workers, "%" PRId64, bench->n_workers > 2 ? bench->n_workers : 2);
+    snprintf(n_workers, sizeof n_workers, "%" PRId64, bench_workers(bench));
     bench->began_ns = lam_now_ns();
     status = lam_stack_start(&config, &bench->stack, &err);
     if (!status)
@@ -546,5 +588,7 @@ int lam_bench_loader(const struct lam_command_env *env, int argc, char **argv)
         return exit_code;
     exit_code = measure_model(&bench, &err) ? lam_command_fail(&err) : execute(&bench, env);
     lam_buf_done(&bench.fio_files);
+    lam_kept_table_done(&bench.table);
+    lam_free(bench.kept);
     return exit_code;
 }

@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include "cli/command.h"
+#include "common/mem.h"
 #include "common/size.h"
+#include "loader/drives.h"
 #include "loader/memory.h"
 
 /* What is assumed where nothing was measured: PCIe 4 x16, a good NVMe drive, a server's memory, and
@@ -81,6 +83,7 @@ void lam_plan_options_add_flags(struct lam_plan_options *options, struct lam_fla
 void lam_planning_done(struct lam_planning *planning)
 {
     lam_plan_done(&planning->plan);
+    lam_free(planning->drives);
     lam_manifest_done(&planning->manifest);
     lam_model_file_close(&planning->file);
 }
@@ -274,6 +277,20 @@ int lam_planning_set_caps(struct lam_planning *planning, const char *vram)
 
 /* ---- the plan */
 
+/* On which drives the units lie, as the loader will find. */
+static enum lam_status find_drives(struct lam_planning *planning, struct lam_err *err)
+{
+    struct lam_plan_host *host = &planning->request.host;
+
+    planning->drives = lam_calloc(planning->manifest.n_units, sizeof *planning->drives);
+    if (!planning->drives)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the table of units");
+    host->n_drives = lam_drives_group_units(
+        &planning->file.file, &planning->manifest, NULL, 0, planning->drives);
+    host->drives = planning->drives;
+    return LAM_OK;
+}
+
 int lam_planning_open_model(
     struct lam_planning *planning, const char *path, const struct lam_shard_flag *shards)
 {
@@ -286,6 +303,8 @@ int lam_planning_open_model(
     if (!status)
         status =
             lam_manifest_build(planning->file.gguf, &planning->spec, &planning->manifest, &err);
+    if (!status)
+        status = find_drives(planning, &err);
     if (!status)
         return LAM_EXIT_OK;
     lam_err_wrap(&err, status, "%.200s", path);

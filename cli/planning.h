@@ -48,6 +48,7 @@ struct lam_planning {
     struct lam_model_file file;
     struct lam_spec spec;
     struct lam_manifest manifest;
+    uint32_t *drives; /* [manifest.n_units] see loader/drives.h */
     struct lam_facts facts;
     struct lam_plan_device devices[LAM_PLAN_DEVICES_MAX];
     double given_link_rate; /* by flags: these win over facts. 0: not given; likewise below */

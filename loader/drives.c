@@ -45,15 +45,15 @@ static uint32_t drives_of(struct lam_drives *drives, const struct lam_file *file
     return set;
 }
 
-uint32_t lam_drives_group_units(const struct lam_file *file, const struct lam_mirror *mirrors,
-    uint32_t n_mirrors, uint32_t *ret_groups)
+uint32_t lam_drives_group_units(const struct lam_file *file, const struct lam_manifest *manifest,
+    const struct lam_mirror *mirrors, uint32_t n_mirrors, uint32_t *ret_groups)
 {
     uint32_t sets[LAM_SLOTS_DRIVES_MAX];
     struct lam_drives drives = {0};
     uint32_t n = 0;
 
-    for (uint32_t u = 0; u < file->manifest.n_units; u++) {
-        uint32_t part = part_of(file, &file->manifest.units[u]);
+    for (uint32_t u = 0; u < manifest->n_units; u++) {
+        uint32_t part = part_of(file, &manifest->units[u]);
         uint32_t set = drives_of(&drives, file, mirrors, n_mirrors, part);
         uint32_t g = 0;
 

@@ -25,9 +25,9 @@ struct lam_drives {
  * at first. */
 uint32_t lam_drives_find(struct lam_drives *drives, dev_t device);
 
-/* The group of each unit into ret_groups[file->manifest.n_units]. Returns how many there are, at
- * most LAM_SLOTS_DRIVES_MAX. */
-uint32_t lam_drives_group_units(const struct lam_file *file, const struct lam_mirror *mirrors,
-    uint32_t n_mirrors, uint32_t *ret_groups);
+/* The group of each unit of the file's manifest into ret_groups[manifest->n_units]. Returns how
+ * many there are, at most LAM_SLOTS_DRIVES_MAX. */
+uint32_t lam_drives_group_units(const struct lam_file *file, const struct lam_manifest *manifest,
+    const struct lam_mirror *mirrors, uint32_t n_mirrors, uint32_t *ret_groups);
 
 #endif

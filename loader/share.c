@@ -89,7 +89,7 @@ enum lam_status lam_share_lay_out(
     if (drives == NULL)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory to lay out the pool");
     request.n_drives =
-        lam_drives_group_units(&share->file, share->mirrors, share->n_mirrors, drives);
+        lam_drives_group_units(&share->file, manifest, share->mirrors, share->n_mirrors, drives);
     request.drives = drives;
     share->pool_offset = pool_offset;
     status = lam_policy_layout(&request, &share->layout, err);

@@ -27,7 +27,7 @@ bool lam_kept_table_init(
     uint32_t n = n_units;
 
     assert(n > 0 && (align & (align - 1)) == 0);
-    *table = (struct lam_kept_table){.n_units = n, .align = align};
+    *table = (struct lam_kept_table){.n_units = n, .align = align, .full_ratio = 1};
     table->windows = lam_calloc(n, sizeof(*table->windows));
     table->spread = lam_calloc((size_t)n + 1, sizeof(*table->spread));
     if (table->windows == NULL || table->spread == NULL) {
@@ -68,6 +68,7 @@ void lam_kept_table_set_drives(
         n_used += bytes[d] > 0;
         most = bytes[d] > most ? bytes[d] : most;
     }
+    table->full_ratio = (double)most / (double)table->full_bytes;
     table->ahead_ratio = n_runs == 0 ? 0
                                      : (double)(table->full_bytes - most) /
                                            (2 * (double)table->full_bytes) * n_used / n_runs;
@@ -178,4 +179,15 @@ void lam_kept_choose(const struct lam_kept_table *table, uint64_t budget_bytes,
         it.n_lanes * (it.slot_bytes + it.early_bytes) + it.part_bytes + it.n_ahead * it.slot_bytes;
     assert(it.pool_bytes <= budget_bytes);
     *ret_kept = it;
+}
+
+double lam_kept_drives_share(
+    const struct lam_kept_table *table, uint32_t n_ahead, uint64_t disk_bytes)
+{
+    double wanted = (double)disk_bytes * table->ahead_ratio;
+    double have = (double)n_ahead * (double)table->slot_bytes;
+
+    if (n_ahead == 0)
+        return 1;
+    return 1 - (1 - table->full_ratio) * (have < wanted ? have / wanted : 1);
 }

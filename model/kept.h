@@ -40,6 +40,7 @@ struct lam_kept_table {
     uint64_t *spread;    /* [n_units + 1]: bytes of k evenly spread units */
     uint64_t slot_bytes; /* the largest window */
     uint64_t full_bytes; /* of all windows: a pool of this size keeps the model */
+    double full_ratio;   /* of the bytes, the part on the fullest drive */
     double ahead_ratio;  /* the r above; 0: one drive has, or all have, every unit */
 };
 
@@ -73,5 +74,11 @@ struct lam_kept {
  */
 void lam_kept_choose(const struct lam_kept_table *table, uint64_t budget_bytes,
     uint32_t lanes_wanted, bool *kept, struct lam_kept *ret_kept);
+
+/* The time of a pass that reads so many bytes, over that of one drive for them: what drives read
+ * ahead of their turn costs none. 1 with one drive; with enough places ahead, the part that the
+ * fullest drive has. */
+double lam_kept_drives_share(
+    const struct lam_kept_table *table, uint32_t n_ahead, uint64_t disk_bytes);
 
 #endif

@@ -142,10 +142,14 @@ static bool model_init(struct lam_plan_model *model, const struct lam_plan_reque
     uint64_t align = request->host.align > 0 ? request->host.align : ALIGN_DEFAULT;
 
     memset(model, 0, sizeof *model);
-    return lam_cutting_init(&model->units, request->manifest, false) &&
-           lam_cutting_init(&model->groups, request->manifest, true) &&
-           lam_kept_table_init(
-               &model->pool, request->manifest->units, request->manifest->n_units, align);
+    if (!lam_cutting_init(&model->units, request->manifest, false) ||
+        !lam_cutting_init(&model->groups, request->manifest, true) ||
+        !lam_kept_table_init(
+            &model->pool, request->manifest->units, request->manifest->n_units, align))
+        return false;
+    if (request->host.drives)
+        lam_kept_table_set_drives(&model->pool, request->host.drives, request->host.n_drives);
+    return true;
 }
 
 static void model_done(struct lam_plan_model *model)
@@ -251,7 +255,9 @@ static uint64_t use_budget(
     bytes = lam_problem_order(problem, kept);
     if (problem->step_bytes < UINT64_MAX)
         saved = lam_pool_saved_bytes(table, &pool, kept, problem->step_bytes);
-    return bytes > saved ? bytes - saved : 0;
+    bytes = bytes > saved ? bytes - saved : 0;
+    problem->drives_share = lam_kept_drives_share(table, pool.n_ahead, bytes);
+    return bytes;
 }
 
 /* Scratch of one search. */
@@ -277,7 +283,7 @@ static bool search_problem(
             return false;
         if (found == 0)
             continue;
-        disk_ns = lam_plan_disk_ns(problem->request, to_read, split.saved);
+        disk_ns = lam_plan_disk_ns(problem->request, problem->drives_share, to_read, split.saved);
         *choice = (struct lam_choice){.found = true,
             .groups = problem->cutting->groups,
             .split = split,
@@ -319,8 +325,8 @@ static bool finish(struct search *search, struct lam_problem *problem, struct la
             return false;
         choice->disk_bytes = to_read > choice->split.saved ? to_read - choice->split.saved : 0;
     }
-    choice->pass_ns = lam_plan_pass_ns(
-        problem, &choice->split, lam_plan_disk_ns(problem->request, choice->disk_bytes, 0));
+    choice->pass_ns = lam_plan_pass_ns(problem, &choice->split,
+        lam_plan_disk_ns(problem->request, problem->drives_share, choice->disk_bytes, 0));
     return lam_plan_build(problem, choice, search->table, plan);
 }
 

@@ -65,8 +65,10 @@ struct lam_plan_device {
 struct lam_plan_host {
     uint64_t ram_bytes; /* for the pool; CPU: for pool, context and arena together */
     double disk_rate;
-    double memory_rate; /* all links together cannot be faster */
-    uint64_t align;     /* of direct reads: a power of two; 0: 4,096 */
+    double memory_rate;     /* all links together cannot be faster */
+    uint64_t align;         /* of direct reads: a power of two; 0: 4,096 */
+    const uint32_t *drives; /* [n_units] each unit's, < n_drives, all of disk_rate; NULL: one */
+    uint32_t n_drives;
 };
 
 enum lam_objective {
@@ -200,6 +202,7 @@ struct lam_plan_pool {
     uint32_t n_lanes;      /* of the ring that the other units flow through */
     uint64_t lane_bytes;   /* a slot, and what is read ahead into it */
     uint64_t part_bytes;   /* the end of one unit, where no whole one fits any more */
+    uint32_t n_ahead;      /* slots for what several drives read ahead of their turn */
     uint64_t table_bytes;  /* beside all units: the embedding; 0: its rows are read when needed */
     uint32_t n_kept;
     bool *kept;          /* [n_units] */

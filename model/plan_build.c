@@ -17,9 +17,12 @@
 /* ... of it the row: a question to the loader. */
 #define ROW_NS 280000u
 
-uint64_t lam_plan_disk_ns(const struct lam_plan_request *request, uint64_t to_read, uint64_t saved)
+uint64_t lam_plan_disk_ns(
+    const struct lam_plan_request *request, double drives_share, uint64_t to_read, uint64_t saved)
 {
-    return lam_plan_ns(to_read > saved ? (double)(to_read - saved) : 0, request->host.disk_rate);
+    double bytes = to_read > saved ? (double)(to_read - saved) * drives_share : 0;
+
+    return lam_plan_ns(bytes, request->host.disk_rate);
 }
 
 static uint64_t max_of(uint64_t a, uint64_t b)
@@ -138,7 +141,8 @@ void lam_plan_fill_pool(const struct lam_kept_table *table, uint64_t budget, str
     lam_pool_choose(table, budget, kept, &plan->pool);
     plan->pool.kept = kept;
     plan->pool.offsets = offsets;
-    at = plan->pool.n_lanes * plan->pool.lane_bytes + plan->pool.part_bytes;
+    at = plan->pool.n_lanes * plan->pool.lane_bytes + plan->pool.part_bytes +
+         plan->pool.n_ahead * plan->pool.slot_bytes;
     for (uint32_t u = 0; u < plan->n_units; u++) {
         if (!kept[u])
             continue;
@@ -309,7 +313,8 @@ static void fill_times(
     struct lam_problem *problem, const struct lam_choice *choice, struct lam_plan *plan)
 {
     bool in_turn = problem->n_active > 1 && !problem->dealt;
-    uint64_t disk_ns = lam_plan_disk_ns(problem->request, choice->disk_bytes, 0);
+    uint64_t disk_ns =
+        lam_plan_disk_ns(problem->request, problem->drives_share, choice->disk_bytes, 0);
     uint64_t link_ns = 0, worst_ns = 0;
     uint64_t alone_ns = serial_ns(problem, &choice->split);
 

@@ -183,6 +183,7 @@ bool lam_problem_init(struct lam_problem *problem, const struct lam_plan_request
     *problem = (struct lam_problem){.request = request,
         .settings = settings,
         .cutting = cutting,
+        .drives_share = 1,
         .sizes = lam_plan_sizes(request, settings),
         .dealt = dealt,
         .n_slots = dealt && cutting->groups ? SLOTS_DEALT : SLOTS,

@@ -2,6 +2,8 @@
  * plan_cpu: a plan for one CPU, which computes in the loader's pool: no link, no slots of its own,
  * and one memory for everything: --ram is pool, arena and context together, the pool counted once.
  */
+#include <math.h>
+
 #include "common/mem.h"
 #include "common/size.h"
 #include "model/plan_impl.h"
@@ -30,28 +32,34 @@ uint64_t lam_plan_cpu_bytes(
     return arena.total_bytes;
 }
 
-/* The budget that reads least; of equal ones the first, which keeps most. */
+struct chosen {
+    uint64_t budget;
+    uint64_t disk_bytes;
+    double share; /* lam_kept_drives_share */
+};
+
+/* The budget that takes the disk least time; of equal ones the first, which keeps most. */
 static bool choose_budget(const struct lam_kept_table *table, uint64_t ram_bytes,
-    uint64_t step_bytes, bool *kept, uint64_t *ret_budget, uint64_t *ret_disk)
+    uint64_t step_bytes, bool *kept, struct chosen *ret_chosen)
 {
     uint64_t *budgets = lam_calloc(LAM_POOL_STEPS_CPU + 2, sizeof *budgets);
     struct lam_plan_pool pool;
-    uint64_t least = UINT64_MAX;
+    double least = INFINITY;
     uint32_t n;
 
     if (!budgets)
         return false;
     n = lam_pool_budgets(table, ram_bytes, LAM_POOL_STEPS_CPU, budgets);
     for (uint32_t i = 0; i < n; i++) {
-        uint64_t bytes;
-        lam_pool_choose(table, budgets[i], kept, &pool);
-        bytes = lam_pool_disk_bytes(table, &pool, kept, NULL, step_bytes);
-        if (bytes >= least)
+        struct chosen it = {.budget = budgets[i]};
+        lam_pool_choose(table, it.budget, kept, &pool);
+        it.disk_bytes = lam_pool_disk_bytes(table, &pool, kept, NULL, step_bytes);
+        it.share = lam_kept_drives_share(table, pool.n_ahead, it.disk_bytes);
+        if ((double)it.disk_bytes * it.share >= least)
             continue;
-        least = bytes;
-        *ret_budget = budgets[i];
+        least = (double)it.disk_bytes * it.share;
+        *ret_chosen = it;
     }
-    *ret_disk = least;
     lam_free(budgets);
     return true;
 }
@@ -75,26 +83,27 @@ bool lam_plan_build_cpu(const struct lam_plan_request *request,
 {
     struct lam_plan_arena *arena = &plan->arenas[0];
     uint64_t compute_ns = compute_ns_of(request, settings, units);
-    uint64_t budget = 0, disk_bytes = 0, disk_ns;
+    struct chosen chosen = {0};
+    uint64_t disk_ns;
 
     lam_plan_fill_settings(request, settings, units, plan);
     lay_out(request, settings, arena);
     arena->minimum_bytes = arena->total_bytes + table->slot_bytes;
     if (!lam_plan_take_tables(units, plan) ||
         !choose_budget(table, request->host.ram_bytes - arena->total_bytes,
-            lam_pool_step_bytes(request, compute_ns), plan->pool.kept, &budget, &disk_bytes))
+            lam_pool_step_bytes(request, compute_ns), plan->pool.kept, &chosen))
         return false;
     plan->fits = true;
-    lam_plan_fill_pool(table, budget, plan);
+    lam_plan_fill_pool(table, chosen.budget, plan);
     lam_pool_add_table(request, table, request->host.ram_bytes - arena->total_bytes, &plan->pool);
-    plan->pool.disk_bytes = disk_bytes;
+    plan->pool.disk_bytes = chosen.disk_bytes;
     for (uint32_t p = 0; p < plan->n_pieces; p++)
         plan->pieces[p].tier = plan->pool.kept[plan->pieces[p].unit] ? LAM_TIER_RAM : LAM_TIER_DISK;
     for (uint32_t l = 0; l < plan->n_layers; l++) {
         plan->layers[l].kv_index = l;
         arena->n_layers_resident += plan->pool.kept[l]; /* unit l is layer l */
     }
-    disk_ns = lam_plan_disk_ns(request, disk_bytes, 0);
+    disk_ns = lam_plan_disk_ns(request, chosen.share, chosen.disk_bytes, 0);
     arena->compute_seconds = (double)compute_ns / 1e9;
     plan->bound = disk_ns > compute_ns ? LAM_BOUND_DISK : LAM_BOUND_COMPUTE;
     plan->pass_seconds = (double)max_of(max_of(disk_ns, compute_ns), 1) / 1e9;

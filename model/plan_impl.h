@@ -131,6 +131,7 @@ struct lam_problem {
     double link_rate[LAM_PLAN_DEVICES_MAX]; /* [n_active] as it can be reached */
     bool host_bound;                        /* by host memory, not by the links */
     uint64_t step_bytes; /* lam_pool_step_bytes; several devices: UINT64_MAX, not modelled */
+    double drives_share; /* lam_kept_drives_share of the budget, before devices hold anything */
     uint32_t n_cells;
     uint64_t cell_bytes_min;
     struct lam_cell *cells;
@@ -202,7 +203,8 @@ bool lam_work_alike(const struct lam_plan_device *one, const struct lam_plan_dev
 uint64_t lam_plan_ns(double bytes, double rate);
 
 /* The disk's time for to_read less what is saved; that may be more. */
-uint64_t lam_plan_disk_ns(const struct lam_plan_request *request, uint64_t to_read, uint64_t saved);
+uint64_t lam_plan_disk_ns(
+    const struct lam_plan_request *request, double drives_share, uint64_t to_read, uint64_t saved);
 
 /* ---- plan_split */
 

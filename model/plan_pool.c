@@ -56,6 +56,7 @@ void lam_pool_choose(const struct lam_kept_table *table, uint64_t budget_bytes, 
         .n_lanes = it.n_lanes,
         .lane_bytes = it.slot_bytes + it.early_bytes,
         .part_bytes = it.part_bytes,
+        .n_ahead = it.n_ahead,
         .n_kept = it.n_kept};
 }
 
@@ -66,6 +67,7 @@ static struct lam_kept kept_of(const struct lam_plan_pool *pool)
         .slot_bytes = pool->slot_bytes,
         .early_bytes = pool->lane_bytes - pool->slot_bytes,
         .part_bytes = pool->part_bytes,
+        .n_ahead = pool->n_ahead,
         .n_kept = pool->n_kept,
         .pool_bytes = pool->pool_bytes};
 }

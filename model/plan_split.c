@@ -260,8 +260,8 @@ static bool bisect(const struct table *table, uint64_t to_read, uint64_t low, ui
         uint64_t mid = low + (high - low) / 2;
         struct lam_split tried;
         if (find_by_saved(table, mid, &tried) &&
-            lam_plan_disk_ns(table->problem->request, to_read, tried.saved) <=
-                (disk_ns > 0 ? disk_ns : mid)) {
+            lam_plan_disk_ns(table->problem->request, table->problem->drives_share, to_read,
+                tried.saved) <= (disk_ns > 0 ? disk_ns : mid)) {
             *split = tried;
             found = true;
             high = mid - 1; /* wraps below 0, which ends the loop */
@@ -282,7 +282,8 @@ static int find_by_both(struct lam_problem *problem, uint64_t to_read, uint64_t 
     bool found = ok && bisect(&table, to_read, low, high, 0, split);
 
     if (found) {
-        uint64_t disk_ns = lam_plan_disk_ns(problem->request, to_read, split->saved);
+        uint64_t disk_ns =
+            lam_plan_disk_ns(problem->request, problem->drives_share, to_read, split->saved);
         uint64_t time_ns = split->link_ns > disk_ns ? split->link_ns : disk_ns;
         found = bisect(&table, to_read, low, time_ns, time_ns, split);
         assert(found); /* it was found before */
@@ -316,10 +317,11 @@ int lam_split_find(
     if (to_read > 0 && !find_saved_max(problem))
         return -1;
     most = problem->saved_max < to_read ? problem->saved_max : to_read;
-    if (limit_ns == 0 || lam_plan_disk_ns(problem->request, to_read, most) >= limit_ns ||
+    if (limit_ns == 0 ||
+        lam_plan_disk_ns(problem->request, problem->drives_share, to_read, most) >= limit_ns ||
         !find_by_link(problem, limit_ns - 1, &split))
         return 0;
-    disk_ns = lam_plan_disk_ns(problem->request, to_read, split.saved);
+    disk_ns = lam_plan_disk_ns(problem->request, problem->drives_share, to_read, split.saved);
     if (disk_ns > split.link_ns && problem->n_active > 1) {
         uint64_t high = disk_ns < limit_ns - 1 ? disk_ns : limit_ns - 1;
         int found = find_by_both(problem, to_read, split.link_ns, high, &split);
@@ -376,7 +378,8 @@ bool lam_split_even(struct lam_problem *problem, uint64_t to_read, struct lam_sp
     struct demand demand = {DEMAND_TIME, split->link_ns};
     struct lam_split even = *split;
     struct evening evening = {0};
-    uint64_t time_ns = lam_plan_disk_ns(problem->request, to_read, split->saved);
+    uint64_t time_ns =
+        lam_plan_disk_ns(problem->request, problem->drives_share, to_read, split->saved);
     size_t n_cells = (size_t)(problem->n_active + 1) * problem->n_cuts;
     bool small =
         reach(problem, &demand, evening.late) && reach_back(problem, &demand, evening.early);
@@ -392,7 +395,8 @@ bool lam_split_even(struct lam_problem *problem, uint64_t to_read, struct lam_sp
         measure(problem, &even);
         if (time_ns < split->link_ns)
             time_ns = split->link_ns;
-        if (lam_plan_disk_ns(problem->request, to_read, even.saved) <= time_ns)
+        if (lam_plan_disk_ns(problem->request, problem->drives_share, to_read, even.saved) <=
+            time_ns)
             *split = even;
     }
     small = evening.least && evening.from;

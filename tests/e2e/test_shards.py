@@ -1,4 +1,8 @@
 """A model in several files: the same text as from one, wherever its shards lie."""
+import os
+import shutil
+import tempfile
+
 import pytest
 
 import cli
@@ -52,6 +56,35 @@ def test_every_command_takes_them(home, shards, tmp_path):
     split = cli.run(home, "run", first, *PARIS, *flags)
     assert split.returncode == 0 and split.stdout.startswith(b" Paris"), split.stderr.decode()
     assert cli.run(home, "plan", first, "--ram", "90MiB", "--ctx", "256", *flags).returncode == 0
+
+
+@pytest.fixture
+def other_drive(tmp_path):
+    """A directory on another file system, which counts as a drive of its own."""
+    if os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("/dev/shm is no file system of its own here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield folder
+
+
+def test_plan_and_bound_count_drives(home, shards, tmp_path, other_drive):
+    """They say what the loader does, which keeps less and reads ahead."""
+    first = tmp_path / shards[0].name
+    first.symlink_to(shards[0])
+    for shard in shards[1:]:
+        shutil.copy(shard, other_drive)
+    one = ("bench", "loader", shards[0], "--ram", "46MiB", "--laps", "4")
+    two = ("bench", "loader", first, "--shards", other_drive, *one[3:])
+    one, two = cli.run_json(home, *one), cli.run_json(home, *two)
+    assert 0.02 < two["hit_ratio_bound"] < one["hit_ratio_bound"] - 0.04
+    assert two["hit_ratio_bound"] - 0.04 <= two["hit_ratio"]
+    plan = ("--device", "cpu", "--ram", "100MiB", "--ctx", "128", "--disk", "0.1GB/s")
+    one = cli.run_json(home, "plan", shards[0], *plan)
+    two = cli.run_json(home, "plan", first, "--shards", other_drive, *plan)
+    assert two["host"]["kept_units"] < one["host"]["kept_units"]
+    assert two["predicted"]["pass_seconds"] < 0.9 * one["predicted"]["pass_seconds"]
+    done = cli.run_json(home, "run", first, "--shards", other_drive, *PARIS, "--ram", "100MiB")
+    assert done["text"].startswith(" Paris")
 
 
 def test_what_is_missing_is_named(home, shards, tmp_path):

@@ -52,14 +52,14 @@ static void units_go_with_the_drive_of_their_part(void **state)
     uint32_t groups[2 * PARTS_MAX];
 
     (void)state;
-    assert_int_equal(lam_drives_group_units(&file, NULL, 0, groups), 2);
+    assert_int_equal(lam_drives_group_units(&file, &file.manifest, NULL, 0, groups), 2);
     for (uint32_t u = 0; u < 8; u++)
         assert_int_equal(groups[u], u >= 2 && u < 6);
     units[1].bytes = PART_BYTES / 2 + 499; /* the smaller half of it in the next part */
-    assert_int_equal(lam_drives_group_units(&file, NULL, 0, groups), 2);
+    assert_int_equal(lam_drives_group_units(&file, &file.manifest, NULL, 0, groups), 2);
     assert_int_equal(groups[1], 0);
     units[1].bytes += 2;
-    assert_int_equal(lam_drives_group_units(&file, NULL, 0, groups), 2);
+    assert_int_equal(lam_drives_group_units(&file, &file.manifest, NULL, 0, groups), 2);
     assert_int_equal(groups[1], 1);
 }
 
@@ -73,9 +73,9 @@ static void mirrors_make_one_group_of_two_drives(void **state)
     (void)state;
     for (uint32_t p = 0; p < 4; p++)
         copies[p] = (struct lam_part){.identity = {.st_dev = (dev_t) "baba"[p]}};
-    assert_int_equal(lam_drives_group_units(&file, &mirror, 1, groups), 1);
+    assert_int_equal(lam_drives_group_units(&file, &file.manifest, &mirror, 1, groups), 1);
     copies[3].identity.st_dev = 'c';
-    assert_int_equal(lam_drives_group_units(&file, &mirror, 1, groups), 2);
+    assert_int_equal(lam_drives_group_units(&file, &file.manifest, &mirror, 1, groups), 2);
     assert_int_equal(groups[5], 0);
     assert_int_equal(groups[6], 1);
 }
@@ -86,7 +86,8 @@ static void more_drives_than_groups_are_shared(void **state)
     uint32_t groups[2 * PARTS_MAX];
 
     (void)state;
-    assert_int_equal(lam_drives_group_units(&file, NULL, 0, groups), LAM_SLOTS_DRIVES_MAX);
+    assert_int_equal(
+        lam_drives_group_units(&file, &file.manifest, NULL, 0, groups), LAM_SLOTS_DRIVES_MAX);
     for (uint32_t u = 0; u < 2 * PARTS_MAX; u++)
         assert_int_equal(
             groups[u], u / 2 < LAM_SLOTS_DRIVES_MAX ? u / 2 : LAM_SLOTS_DRIVES_MAX - 1);

@@ -239,6 +239,7 @@ static double plan(uint32_t n_units, uint64_t budget, const bool *cycle, uint64_
     uint64_t bytes;
 
     assert_true(lam_kept_table_init(&table, units, n_units, ALIGN));
+    lam_kept_table_set_drives(&table, drives, n_drives);
     lam_kept_choose(&table, budget, LAM_KEPT_LANES_WANTED, kept, &pool);
     bytes = lam_scan_disk_bytes(&table, &pool, kept, cycle, (1 + hold_steps) * STEP_BYTES);
     lam_kept_table_done(&table);
