@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/processors.h"
 #include "common/size.h"
 
 #define WRITE_BYTES LAM_MIB
@@ -143,8 +144,7 @@ enum lam_status lam_measure_memory(double *ret_rate, struct lam_err *err)
 {
     struct memory memory = {0};
     struct crew crew = {0};
-    long n_processors = sysconf(_SC_NPROCESSORS_ONLN);
-    uint32_t n = n_processors < 1 ? 1 : (uint32_t)n_processors;
+    uint32_t n = lam_processors();
 
     crew_start(&crew, n < THREADS_MAX ? n : THREADS_MAX, read_memory, &memory);
     while (atomic_load(&memory.n_ready) < crew.n)

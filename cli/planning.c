@@ -9,20 +9,13 @@
 
 #include "cli/command.h"
 #include "common/mem.h"
+#include "common/processors.h"
 #include "common/size.h"
 #include "loader/drives.h"
 #include "loader/memory.h"
+#include "model/assumed.h"
 
-/* What is assumed where nothing was measured: PCIe 4 x16, a good NVMe drive, a server's memory, and
- * a GPU of the last years. */
-#define LINK_RATE 25e9
-#define DISK_RATE 3e9
-#define HOST_RATE 100e9
-#define THREAD_RATE 6e9 /* that one of many threads reads at */
-#define THREADS_MAX 16
-#define DEVICE_MEMORY_RATE 2e12
-#define DEVICE_FLOP_RATE 200e12
-#define CPU_FLOP_RATE 500e9
+/* Where nobody measured what a process holds on a GPU before its arena. */
 #define GPU_CONTEXT_BYTES (512 * LAM_MIB)
 
 /* What a shorter context would gain is told from a tenth of a pass on. */
@@ -209,21 +202,13 @@ int lam_planning_read_facts(struct lam_planning *planning, const char *home)
     return LAM_EXIT_OK;
 }
 
-static long count_processors(void)
-{
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-
-    return n < 1 ? 1 : n;
-}
-
 void lam_planning_use_cpu(struct lam_planning *planning)
 {
-    long n = count_processors();
-    double assumed = THREAD_RATE * (double)(n < THREADS_MAX ? n : THREADS_MAX);
+    double assumed = lam_assumed_cpu_memory_rate(lam_processors());
 
     planning->request.n_devices = 1;
-    planning->devices[0] =
-        (struct lam_plan_device){.name = "cpu", .kind = LAM_DEVICE_CPU, .flop_rate = CPU_FLOP_RATE};
+    planning->devices[0] = (struct lam_plan_device){
+        .name = "cpu", .kind = LAM_DEVICE_CPU, .flop_rate = LAM_ASSUMED_CPU_FLOP_RATE};
     planning->request.host.memory_rate =
         choose_rate(planning, "memory", 0, planning->facts.memory_rate, assumed);
     planning->request.kv_q8_allowed = true;
@@ -240,16 +225,17 @@ void lam_planning_add_gpu(struct lam_planning *planning, const char *name,
         .total_bytes = facts->total_bytes,
         .context_bytes = measured ? facts->context_bytes : GPU_CONTEXT_BYTES,
         .layer_seconds = facts->layer_seconds,
-        .flop_rate = DEVICE_FLOP_RATE};
+        .flop_rate = LAM_ASSUMED_DEVICE_FLOP_RATE};
     if (d == 0)
         add_source(planning, "context %.2f GiB %s", (double)device->context_bytes / (double)LAM_GIB,
             measured ? "measured" : "assumed");
-    device->link_rate =
-        choose_rate(planning, "link", planning->given_link_rate, facts->link_rate, LINK_RATE);
-    device->memory_rate =
-        choose_rate(planning, "device memory", 0, facts->memory_rate, DEVICE_MEMORY_RATE);
+    device->link_rate = choose_rate(
+        planning, "link", planning->given_link_rate, facts->link_rate, LAM_ASSUMED_LINK_RATE);
+    device->memory_rate = choose_rate(
+        planning, "device memory", 0, facts->memory_rate, LAM_ASSUMED_DEVICE_MEMORY_RATE);
     if (d == 0)
-        planning->request.host.memory_rate = choose_rate(planning, "host memory", 0, 0, HOST_RATE);
+        planning->request.host.memory_rate =
+            choose_rate(planning, "host memory", 0, 0, LAM_ASSUMED_HOST_RATE);
     memcpy(planning->product_rates[d], facts->product_rates, sizeof facts->product_rates);
     snprintf(device->name, sizeof device->name, "%s", name);
     planning->free_bytes[d] = free_bytes;
@@ -313,7 +299,9 @@ int lam_planning_open_model(
 
 static uint64_t cpu_context_bytes(const struct lam_planning *planning)
 {
-    return CPU_CONTEXT_BASE_BYTES + (uint64_t)count_processors() * CPU_CONTEXT_THREAD_BYTES +
+    long n = sysconf(_SC_NPROCESSORS_ONLN); /* all of the machine: so gRPC counts its threads */
+
+    return CPU_CONTEXT_BASE_BYTES + (uint64_t)(n < 1 ? 1 : n) * CPU_CONTEXT_THREAD_BYTES +
            CPU_CONTEXT_HEADERS * planning->file.header_bytes;
 }
 
@@ -354,8 +342,8 @@ int lam_planning_make(struct lam_planning *planning)
     struct lam_err err = {0};
     enum lam_status status;
 
-    planning->request.host.disk_rate = choose_rate(
-        planning, "disk", planning->given_disk_rate, planning->facts.disk_rate, DISK_RATE);
+    planning->request.host.disk_rate = choose_rate(planning, "disk", planning->given_disk_rate,
+        planning->facts.disk_rate, LAM_ASSUMED_DISK_RATE);
     if (planning->devices[0].kind == LAM_DEVICE_CPU) {
         planning->devices[0].context_bytes = cpu_context_bytes(planning);
         add_source(planning, "processes %.1f MiB",

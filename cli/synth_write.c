@@ -16,6 +16,7 @@
 
 #include "common/clock.h"
 #include "common/mem.h"
+#include "common/processors.h"
 #include "common/size.h"
 
 #define CHUNK_BYTES (8 * LAM_MIB)
@@ -168,8 +169,8 @@ static enum lam_status write_all(struct writing *writing,
     const struct timespec period = {.tv_nsec = (long)PERIOD_NS};
     const uint64_t total = writing->total_bytes;
     pthread_t threads[THREADS_MAX];
-    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int n_wanted = n_cores < 1 ? 1 : n_cores < THREADS_MAX ? (int)n_cores : THREADS_MAX;
+    uint32_t n_processors = lam_processors();
+    int n_wanted = n_processors < THREADS_MAX ? (int)n_processors : THREADS_MAX;
     int n_threads = 0;
 
     for (; n_threads < n_wanted; n_threads++) {

@@ -10,10 +10,11 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/mem.h"
+#include "common/processors.h"
 #include "common/size.h"
+#include "model/assumed.h"
 #include "model/vram.h"
 #include "worker/embedding.h"
 #include "worker/forward.h"
@@ -24,14 +25,6 @@
 #define ROWS_DEFAULT 512u
 #define SAMPLERS_MAX 16u
 #define KV_Q8_ELEMS 32u /* a block of Q8_0, of one head (kernels/kv.h) */
-/* Rates that are assumed where none are given; as `laminar plan` assumes them. */
-#define DISK_RATE 3e9
-#define LINK_RATE 25e9
-#define DEVICE_MEMORY_RATE 2e12
-#define DEVICE_FLOP_RATE 200e12
-#define HOST_MEMORY_RATE 100e9 /* what copies to a GPU read at */
-#define CPU_MEMORY_RATE 20e9   /* what a few processors read at */
-#define CPU_FLOP_RATE 500e9
 /* More than any plan takes: a CPU's memory is the system's to refuse. */
 #define RAM_UNLIMITED ((uint64_t)1 << 58)
 
@@ -107,29 +100,35 @@ static enum lam_status describe_device(
         .total_bytes = facts.total_bytes,
         .cap_bytes = engine->cap_bytes,
         .context_bytes = facts.own_bytes,
-        .link_rate = rate_or(config->rates.link, LINK_RATE),
-        .memory_rate = rate_or(config->rates.device_memory, DEVICE_MEMORY_RATE),
+        .link_rate = rate_or(config->rates.link, LAM_ASSUMED_LINK_RATE),
+        .memory_rate = rate_or(config->rates.device_memory, LAM_ASSUMED_DEVICE_MEMORY_RATE),
         .product_rate = config->rates.product,
         .layer_seconds = config->rates.layer_seconds,
-        .flop_rate = rate_or(config->rates.device_flops, DEVICE_FLOP_RATE),
+        .flop_rate = rate_or(config->rates.device_flops, LAM_ASSUMED_DEVICE_FLOP_RATE),
     };
     memcpy(ret_device->name, seen.name, sizeof ret_device->name);
     return status;
+}
+
+static uint32_t n_threads(const struct lam_engine_config *config)
+{
+    return config->n_threads > 0 ? config->n_threads : lam_processors();
 }
 
 static struct lam_plan_request request_of(
     const struct lam_engine *engine, const struct lam_plan_device *device)
 {
     const struct lam_engine_config *config = &engine->config;
+    double memory_rate =
+        is_device(engine) ? LAM_ASSUMED_HOST_RATE : lam_assumed_cpu_memory_rate(n_threads(config));
 
     return (struct lam_plan_request){
         .spec = &engine->model->spec,
         .manifest = &engine->model->manifest,
         .devices = device,
         .n_devices = 1,
-        .host = {.disk_rate = rate_or(config->rates.disk, DISK_RATE),
-            .memory_rate = rate_or(
-                config->rates.host_memory, is_device(engine) ? HOST_MEMORY_RATE : CPU_MEMORY_RATE)},
+        .host = {.disk_rate = rate_or(config->rates.disk, LAM_ASSUMED_DISK_RATE),
+            .memory_rate = rate_or(config->rates.host_memory, memory_rate)},
         .n_ctx = config->n_ctx,
         .n_seqs = config->max_seqs,
         .prefill_chunk = config->max_rows,
@@ -191,7 +190,7 @@ static enum lam_status plan_cpu(struct lam_engine *engine, struct lam_err *err)
     const struct lam_plan_device cpu = {
         .name = "cpu",
         .kind = LAM_DEVICE_CPU,
-        .flop_rate = CPU_FLOP_RATE,
+        .flop_rate = LAM_ASSUMED_CPU_FLOP_RATE,
     };
     struct lam_plan_request request = request_of(engine, &cpu);
     enum lam_status status;
@@ -292,14 +291,13 @@ static enum lam_status take_cpu(struct lam_engine *engine, struct lam_err *err)
  * nothing beside its products, and the plan has memory for one. */
 static uint32_t count_samplers(const struct lam_engine *engine)
 {
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    uint32_t n_threads = n < 1 ? 1 : n < SAMPLERS_MAX ? (uint32_t)n : SAMPLERS_MAX;
+    uint32_t n = n_threads(&engine->config);
 
-    if (engine->config.n_threads > 0 && engine->config.n_threads < n_threads)
-        n_threads = engine->config.n_threads;
-    if (engine->config.max_seqs < n_threads)
-        n_threads = engine->config.max_seqs;
-    return is_device(engine) ? n_threads : 1;
+    if (n > SAMPLERS_MAX)
+        n = SAMPLERS_MAX;
+    if (engine->config.max_seqs < n)
+        n = engine->config.max_seqs;
+    return is_device(engine) ? n : 1;
 }
 
 static enum lam_status take_memory(struct lam_engine *engine, struct lam_err *err)

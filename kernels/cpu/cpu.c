@@ -8,11 +8,11 @@
 #include <assert.h>
 #include <cpuid.h>
 #include <math.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "common/mem.h"
+#include "common/processors.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/pool.h"
 #include "kernels/ref/dequant.h"
@@ -109,15 +109,6 @@ static const struct lam_cpu_isa *choose_isa(enum lam_cpu_level level)
     return has_avx2 && level != LAM_CPU_AVX512 ? lam_cpu_isa_avx2() : NULL;
 }
 
-static uint32_t count_cores(void)
-{
-    cpu_set_t cores;
-
-    if (sched_getaffinity(0, sizeof(cores), &cores) != 0)
-        return 1;
-    return (uint32_t)CPU_COUNT(&cores);
-}
-
 static bool take_scratch(struct lam_kernels *kernels)
 {
     const struct lam_kernel_config *config = &kernels->config;
@@ -155,7 +146,7 @@ enum lam_status lam_cpu_create(const struct lam_kernel_config *config, enum lam_
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the CPU kernels");
     kernels->config = *config;
     kernels->isa = isa;
-    kernels->n_threads = config->n_threads > 0 ? config->n_threads : count_cores();
+    kernels->n_threads = config->n_threads > 0 ? config->n_threads : lam_processors();
     kernels->n_blocks_max = (config->max_ctx + LAM_KV_BLOCK - 1) / LAM_KV_BLOCK;
     (void)snprintf(kernels->description, sizeof(kernels->description), "%s, %u thread%s", isa->name,
         kernels->n_threads, kernels->n_threads == 1 ? "" : "s");
