@@ -194,7 +194,8 @@ static bool try_fit(struct giving_up *g)
     return g->fits;
 }
 
-/* Lowers settings until they fit; leaves them as they were when nothing helps. */
+/* Lowers settings until they fit. When nothing helps, all that may be given up is: what is still
+ * missing then is what a message has to ask for. */
 static bool give_up(struct giving_up *g)
 {
     const struct lam_plan_settings before = g->settings;
@@ -212,10 +213,8 @@ static bool give_up(struct giving_up *g)
         g->settings.prefill_chunk = LAM_PLAN_CHUNK_LEAST;
         try_fit(g);
     }
-    if (!g->fits) {
-        g->settings = before;
+    if (!g->fits)
         return !g->no_memory;
-    }
     while (g->settings.n_ctx * 2 <= before.n_ctx) { /* what the later steps made room for */
         g->settings.n_ctx *= 2;
         if (try_fit(g))
@@ -426,12 +425,13 @@ static bool make(
     if (g.fits && request->objective == LAM_OBJECTIVE_THROUGHPUT && request->n_seqs == 0 &&
         !grow_batch(model, request, &g.settings, plan))
         return false;
-    note_changes(&before, &g.settings, plan);
+    if (plan->fits)
+        note_changes(&before, &g.settings, plan);
     if (plan->fits && plan->n_seqs != before.n_seqs)
         note(plan, "batch %" PRIu32 ": most tokens per second; --batch sets it\n", plan->n_seqs);
     if (plan->fits)
         g.settings.n_seqs = plan->n_seqs;
-    return lam_plan_explain(model, request, &g.settings, plan);
+    return lam_plan_explain(model, request, &before, &g.settings, plan);
 }
 
 enum lam_status lam_plan_make(

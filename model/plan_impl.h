@@ -307,9 +307,11 @@ static inline bool lam_plan_need_met(const struct lam_plan_need *need)
     return need->bytes <= need->cap && !need->ram_missing;
 }
 
-/* Fills plan->levers; when the plan does not fit, plan->reason and the arenas as well. */
+/* Fills plan->levers; when the plan does not fit, plan->reason and the arenas as well. settings:
+ * what was reached, or where none fit the least that nobody asked to be more; before: as they were
+ * at first. */
 LAM_MUST_USE bool lam_plan_explain(const struct lam_plan_model *model,
-    const struct lam_plan_request *request, const struct lam_plan_settings *settings,
-    struct lam_plan *plan);
+    const struct lam_plan_request *request, const struct lam_plan_settings *before,
+    const struct lam_plan_settings *settings, struct lam_plan *plan);
 
 #endif

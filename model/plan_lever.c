@@ -75,6 +75,7 @@ bool lam_plan_need_of(const struct lam_plan_model *model, const struct lam_plan_
 struct pulling {
     const struct lam_plan_model *model;
     const struct lam_plan_request *request;
+    struct lam_plan_settings before;   /* as they were at first */
     struct lam_plan_settings settings; /* as they are */
     struct lam_plan_need need;         /* as it is */
     struct lam_plan *plan;
@@ -360,6 +361,15 @@ static void fill_least_cpu(struct pulling *pull)
     arena->minimum_bytes = pull->need.bytes;
 }
 
+/* " with --ctx 512": what has been given up for the minimum; nothing where nothing was. */
+static void add_given_up(const struct pulling *pull, char *text, size_t text_bytes)
+{
+    char change[96];
+
+    describe_change(&pull->before, &pull->settings, change, sizeof change);
+    snprintf(text, text_bytes, "%s%s", change[0] ? " with " : "", change);
+}
+
 /* The sentence with the arithmetic and all levers. */
 static void give_reason(struct pulling *pull)
 {
@@ -370,8 +380,9 @@ static void give_reason(struct pulling *pull)
     bool ram = pull->need.ram_missing && pull->need.bytes <= pull->need.cap;
     uint64_t cap = request->devices[pull->need.device].cap_bytes;
     uint64_t least = arena->minimum_bytes;
-    char sum[200], options[300], caps[24], leasts[24];
+    char sum[200], given_up[104], head[440], options[300], caps[24], leasts[24];
     struct scale scale;
+    size_t room;
 
     if (ram || is_cpu(request)) {
         cap = request->host.ram_bytes;
@@ -381,24 +392,28 @@ static void give_reason(struct pulling *pull)
     lam_size_format(cap, caps, sizeof caps);
     lam_size_format(least, leasts, sizeof leasts);
     add_sum(arena, scale, sum, sizeof sum);
-    add_options(plan, scale, options, sizeof options);
+    add_given_up(pull, given_up, sizeof given_up);
     if (ram)
-        lam_fail(&plan->reason, LAM_RESOURCE_EXHAUSTED,
-            "RAM: cap %s, minimum %s for the largest unit to pass through. Options: %s.", caps,
-            leasts, options);
+        snprintf(head, sizeof head, "RAM: cap %s, minimum %s for the largest unit to pass through",
+            caps, leasts);
     else if (is_cpu(request))
-        lam_fail(&plan->reason, LAM_RESOURCE_EXHAUSTED,
-            "%s: --ram %s, minimum %s (%s + pool %.*f). Options: %s.", request->devices[0].name,
-            caps, leasts, sum, scale.decimals, (double)slot / scale.bytes, options);
+        snprintf(head, sizeof head, "%s: --ram %s, minimum %s%s (%s + pool %.*f)",
+            request->devices[0].name, caps, leasts, given_up, sum, scale.decimals,
+            (double)slot / scale.bytes);
     else
-        lam_fail(&plan->reason, LAM_RESOURCE_EXHAUSTED, "%s: cap %s, minimum %s (%s). Options: %s.",
-            request->devices[pull->need.device].name, caps, leasts, sum, options);
+        snprintf(head, sizeof head, "%s: cap %s, minimum %s%s (%s)",
+            request->devices[pull->need.device].name, caps, leasts, given_up, sum);
+    room = sizeof plan->reason.text - strlen(head) - strlen(". Options: .");
+    add_options(plan, scale, options, room < sizeof options ? room : sizeof options);
+    lam_fail(&plan->reason, LAM_RESOURCE_EXHAUSTED, "%s. Options: %s.", head, options);
 }
 
 bool lam_plan_explain(const struct lam_plan_model *model, const struct lam_plan_request *request,
-    const struct lam_plan_settings *settings, struct lam_plan *plan)
+    const struct lam_plan_settings *before, const struct lam_plan_settings *settings,
+    struct lam_plan *plan)
 {
-    struct pulling pull = {.model = model, .request = request, .settings = *settings, .plan = plan};
+    struct pulling pull = {
+        .model = model, .request = request, .before = *before, .settings = *settings, .plan = plan};
 
     if (!lam_plan_need_of(model, request, settings, &pull.need))
         return false;

@@ -6,6 +6,8 @@
 
 #include <cmocka.h>
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/fault.h"
@@ -231,6 +233,40 @@ static void what_was_asked_for_is_never_changed(void **state)
         "cuda:0: cap 1.37 GiB, minimum 2.40 GiB (context 0.39 + slots 0.49 + KV 1.25 + "
         "activations 0.14 + workspace 0.12 + other 0.00). Options: --ctx 512 (-1.09), "
         "--prefill-chunk 128 (-0.12), --kv-type q8_0 (-0.59), --vram 2454MiB (-1.03).");
+    lam_plan_done(&plan);
+}
+
+/* Once the minimum was that of the defaults, and the cap that it named four times what is needed:
+ * what a plan gives up by itself where it fits is given up for the minimum too. */
+static void the_minimum_is_what_really_works(void **state)
+{
+    struct lam_plan_device gpu;
+    struct lam_plan_request request;
+    struct lam_plan plan;
+    char flag[32];
+
+    (void)state;
+    plan_fixture_gpus(&gpu, 1, 1000 * LAM_MIB);
+    request = plan_fixture_request(&m70, &gpu, 1);
+    request.n_ctx = 0;
+    request.prefill_chunk = 0;
+    request.kv_given = false;
+    request.kv_q8_allowed = true;
+    plan = make(&request);
+    assert_false(plan.fits);
+    assert_string_equal(plan.notes, "");
+    assert_non_null(
+        strstr(plan.reason.text, "with --ctx 512 --prefill-chunk 128 --kv-type q8_0 (context"));
+    gpu.cap_bytes = (plan.arenas[0].minimum_bytes + LAM_MIB - 1) / LAM_MIB * LAM_MIB;
+    snprintf(flag, sizeof flag, "--vram %" PRIu64 "MiB (", gpu.cap_bytes / LAM_MIB);
+    assert_non_null(strstr(plan.reason.text, flag));
+    lam_plan_done(&plan);
+    plan = make(&request);
+    plan_check(&request, &plan);
+    lam_plan_done(&plan);
+    gpu.cap_bytes -= LAM_MIB;
+    plan = make(&request);
+    assert_false(plan.fits);
     lam_plan_done(&plan);
 }
 
@@ -476,6 +512,7 @@ int main(void)
         cmocka_unit_test(ram_and_device_complete_each_other),
         cmocka_unit_test(what_was_not_asked_for_is_given_up_in_order),
         cmocka_unit_test(what_was_asked_for_is_never_changed),
+        cmocka_unit_test(the_minimum_is_what_really_works),
         cmocka_unit_test(small_numbers_are_told_in_small_units),
         cmocka_unit_test(levers_are_pulled_together),
         cmocka_unit_test(ram_that_holds_no_unit_is_named),
