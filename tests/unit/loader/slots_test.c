@@ -13,6 +13,14 @@
 #include "loader/slots.h"
 #include "tests/unit/loader/slots_world.h"
 
+/* The plain lane plays all decisions. A sanitizer looks at the memory below them, and is slow: it
+ * is spared the last event of each sequence, which takes most of the time. */
+#ifdef __SANITIZE_ADDRESS__
+#define LEFT_OUT 1u
+#else
+#define LEFT_OUT 0u
+#endif
+
 /* A pool and the events that lead to one state of it. */
 struct story {
     struct world_shape shape;
@@ -34,8 +42,10 @@ static uint64_t explore(struct story *story)
 
         story->events[story->n_events] = event;
         world_init(&w, &story->shape);
-        for (uint32_t i = 0; i <= story->n_events; i++)
+        for (uint32_t i = 0; i <= story->n_events; i++) {
+            w.known = i < story->n_events; /* each of them was the last event once */
             possible = world_play(&w, story->events[i], story->n_sessions, story->faults);
+        }
         if (possible && (event + story->n_events) % 4 == 0)
             world_drain(&w);
         world_done(&w);
@@ -53,7 +63,7 @@ static uint64_t explore(struct story *story)
 static void explore_all(struct world_shape shape, uint32_t n_sessions, bool faults, uint32_t depth)
 {
     struct story story = {
-        .shape = shape, .n_sessions = n_sessions, .faults = faults, .depth = depth};
+        .shape = shape, .n_sessions = n_sessions, .faults = faults, .depth = depth - LEFT_OUT};
 
     story.shape.loads_max = 1;
     for (uint64_t step_bytes = 0; step_bytes <= WORLD_UNIT_BYTES; step_bytes += WORLD_UNIT_BYTES) {

@@ -49,6 +49,7 @@ struct world_place {
 
 struct world {
     struct lam_slots *slots;
+    bool known; /* the caller has played this far before: no need to compare all again */
     uint32_t n_seats;
     uint64_t step_bytes;
     struct lam_layout layout;

@@ -18,7 +18,11 @@
 #include "common/size.h"
 #include "tests/unit/model/plan_fixture.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#define N_CASES 32 /* it is slow, and looks at memory; the plain lane looks at plans */
+#else
 #define N_CASES 80
+#endif
 #define DEVICES_MAX 5
 
 static struct plan_random random_state;
@@ -293,7 +297,7 @@ static void levers_do_what_they_say(void **state)
         plan_fixture_done(&fixture);
     }
     assert_true(n_levers > N_CASES && n_cured > N_CASES / 4);
-    assert_true(n_together > 0 && n_cpu > 5);
+    assert_true(n_together > 0 && n_cpu > N_CASES / 16);
 }
 
 int main(void)

@@ -304,7 +304,7 @@ static void test_a_missing_wait_is_noticed(void **state)
         EMULATED_NO_COMPUTE_WAIT, EMULATED_NO_COPY_WAIT, EMULATED_NO_HOST_WAIT};
     struct fixture *f = *state;
 
-#ifdef __SANITIZE_THREAD__
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
     skip(); /* minutes there, and the orders are those of one thread */
 #endif
     for (uint32_t i = 0; i < sizeof faults / sizeof *faults; i++) {
