@@ -76,6 +76,16 @@ static bool wants_table(const struct run *run)
     return run->profile || run->stack.plan.vram || strcmp(run->stack.plan.ram, "auto") != 0;
 }
 
+/* A machine that has to find its memory first is slow to start, and nothing else tells why. */
+static void print_pool(const struct lam_loader_stats *stats)
+{
+    char ready[24];
+
+    fprintf(stderr, "  pool     %s of memory given by the machine in %.2f s, pages %s\n",
+        lam_size_format(stats->pool_ready_bytes, ready, sizeof ready), stats->pool_ready_seconds,
+        stats->pages);
+}
+
 /* What came of the plan, on stderr: its table, or a line where nobody set a budget; --profile adds
  * the passes. A cap that did not hold is told in any case. */
 static void print_measured(
@@ -95,6 +105,8 @@ static void print_measured(
         fprintf(stderr, "profile\n");
         lam_usage_print_passes(stderr, &session->model.workers[0],
             watch->counted ? watch->after.disk_bytes : UINT64_MAX);
+        if (watch->counted)
+            print_pool(&watch->after);
     }
     lam_usage_warn(stderr, &session->model.workers[0]);
 }

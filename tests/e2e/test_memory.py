@@ -114,7 +114,8 @@ def test_profile_of_a_run(home):
     assert re.search(line, unset.stderr.decode()), unset.stderr
     assert b"forecast" not in unset.stderr
     for pattern in (r"measured [\d.]+ s, [\d.]+ of the forecast", r"waiting for disk [\d.]+ \(",
-                    r"passes   6, 7 rows", r"[\d.]+ [MG]iB from disk"):
+                    r"passes   6, 7 rows", r"[\d.]+ [MG]iB from disk",
+                    r"pool     [\d.]+ MiB of memory given by the machine in [\d.]+ s"):
         assert re.search(pattern, text), text
     data = cli.run_json(home, "run", cli.MODEL, *flags, "--profile")
     assert data["profile"]["wall_seconds"] > 0 and data["loader"]["disk_bytes"] > 0
