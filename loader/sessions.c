@@ -41,6 +41,8 @@ struct lam_sessions {
     struct lam_watch watch;
     struct session sessions[LAM_SLOTS_SESSIONS_MAX];
     struct lam_buf message;
+    bool lost;           /* the file changed: nothing is tried any more */
+    bool *failing;       /* [n_units] that was said, and it has not been read since */
     uint32_t fault_unit; /* what the text is about */
     char fault_text[sizeof(((struct lam_err *)NULL)->text)];
 };
@@ -308,7 +310,7 @@ void lam_sessions_detach(struct lam_sessions *sessions, struct lam_rpc_call *cal
 void lam_sessions_tick(struct lam_sessions *sessions)
 {
     pthread_mutex_lock(&sessions->lock);
-    if (lam_slots_retry(sessions->slots) > 0)
+    if (!sessions->lost && lam_slots_retry(sessions->slots) > 0)
         settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
 }
@@ -368,6 +370,7 @@ void lam_sessions_on_lost(void *arg, const struct lam_err *why)
 
     lam_error("%s", why->text);
     pthread_mutex_lock(&sessions->lock);
+    sessions->lost = true;
     for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
         if (sessions->sessions[s].call == NULL)
             continue;
@@ -407,6 +410,23 @@ void lam_sessions_on_idle(void *arg)
     pthread_mutex_unlock(&sessions->lock);
 }
 
+/* Once, however often it is tried again. */
+static void say_failure(struct lam_sessions *sessions, uint32_t unit, const struct lam_err *err)
+{
+    if (!sessions->lost && !sessions->failing[unit])
+        lam_error("%s", err->text);
+    sessions->failing[unit] = true;
+    sessions->fault_unit = unit;
+    memcpy(sessions->fault_text, err->text, sizeof(sessions->fault_text));
+}
+
+static void say_recovery(struct lam_sessions *sessions, uint32_t unit)
+{
+    if (sessions->failing[unit])
+        lam_info("unit %" PRIu32 " of %s can be read again", unit, sessions->file->path);
+    sessions->failing[unit] = false;
+}
+
 void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end)
 {
     struct lam_sessions *sessions = arg;
@@ -422,11 +442,10 @@ void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end)
         unit = lam_slots_expired(sessions->slots, end->place, end->generation, end->status);
     else
         unit = lam_slots_loaded(sessions->slots, end->place, end->generation, end->status);
-    if (failed) {
-        lam_error("%s", end->err.text);
-        sessions->fault_unit = unit;
-        memcpy(sessions->fault_text, end->err.text, sizeof(sessions->fault_text));
-    }
+    if (failed)
+        say_failure(sessions, unit, &end->err);
+    else if (end->status == LAM_OK)
+        say_recovery(sessions, unit);
     settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
 }
@@ -517,7 +536,10 @@ enum lam_status lam_sessions_create(
     sessions->layout = layout;
     sessions->pool_offset = from->pool_offset;
     sessions->message = LAM_BUF(MESSAGE_BYTES_MAX);
-    status = lam_slots_create(&config, &sessions->slots, err);
+    sessions->failing = lam_calloc(layout->n_units, sizeof(*sessions->failing));
+    status = sessions->failing != NULL
+                 ? lam_slots_create(&config, &sessions->slots, err)
+                 : lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the sessions");
     if (status == LAM_OK)
         status = lam_watch_init(
             &sessions->watch, layout->n_slots + layout->n_ahead, layout->n_places, err);
@@ -529,8 +551,10 @@ enum lam_status lam_sessions_create(
     return LAM_OK;
 
 fail:
-    if (sessions != NULL)
+    if (sessions != NULL) {
         lam_slots_destroy(sessions->slots);
+        lam_free(sessions->failing);
+    }
     lam_free(unit_bytes);
     lam_free(sessions);
     return status;
@@ -551,6 +575,7 @@ void lam_sessions_destroy(struct lam_sessions *sessions)
     lam_slots_destroy(sessions->slots);
     lam_watch_done(&sessions->watch);
     lam_buf_done(&sessions->message);
+    lam_free(sessions->failing);
     pthread_mutex_destroy(&sessions->lock);
     lam_free(sessions);
 }

@@ -152,6 +152,66 @@ static void every_change_is_noticed_and_named(void **state)
     }
 }
 
+/* Sends standard error into a file; returns what it was. */
+static int catch_log(char path[80])
+{
+    int before = dup(STDERR_FILENO);
+    int fd;
+
+    snprintf(path, 80, "%s/log", live_model.dir);
+    fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    assert_true(before >= 0 && fd >= 0 && dup2(fd, STDERR_FILENO) >= 0);
+    close(fd);
+    lam_log_init("change_test", LAM_LOG_ERROR);
+    return before;
+}
+
+static uint32_t count_lines(const char *path)
+{
+    FILE *file = fopen(path, "re");
+    uint32_t n = 0;
+    int c;
+
+    assert_non_null(file);
+    while ((c = fgetc(file)) != EOF)
+        n += c == '\n';
+    fclose(file);
+    return n;
+}
+
+/* A loader whose file was cut tried all units again each second, and said so of each, for ever. */
+static void a_change_is_not_said_again_and_again(void **state)
+{
+    char text[32], log[80];
+    struct lam_loader *loader = live_start(live_share(25, text), LAM_READER_AUTO);
+    int standard_error = catch_log(log);
+    struct pool_worker worker;
+    struct lam_err err = {0};
+    uint32_t n_before = 0, n_lines = UINT32_MAX;
+
+    (void)state;
+    pool_worker_connect(&worker, live_model.dir);
+    pool_worker_open(&worker);
+    live_walk(&worker, 1);
+    cut();
+    assert_int_equal(drain(&worker, &err), LAM_DATA_LOSS);
+    for (int i = 0; n_before != n_lines; i++) { /* units that fail are tried again each second */
+        assert_true(i < 30);
+        n_before = n_lines;
+        lam_sleep_ns(3 * LAM_NS_PER_S);
+        n_lines = count_lines(log);
+    }
+    assert_true(n_lines > 0);
+    pool_worker_disconnect(&worker);
+    lam_loader_destroy(loader);
+    lam_log_init("change_test", LAM_LOG_OFF);
+    assert_true(dup2(standard_error, STDERR_FILENO) >= 0);
+    close(standard_error);
+    assert_int_equal(unlink(log), 0);
+    live_drop_model();
+    live_use_model(96);
+}
+
 /* Reading it, as a backup does, or linking to its directory is no change. */
 static void being_read_is_no_change(void **state)
 {
@@ -177,6 +237,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_change_is_noticed_and_named),
+        cmocka_unit_test(a_change_is_not_said_again_and_again),
         cmocka_unit_test(being_read_is_no_change),
     };
 
