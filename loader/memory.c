@@ -134,11 +134,15 @@ enum lam_status lam_memory_read(struct lam_memory *ret_memory, struct lam_err *e
     char text[TEXT_MAX];
     struct lam_memory memory;
 
-    if (!read_text("/proc/meminfo", text, sizeof(text)) ||
-        !lam_memory_field(text, "MemTotal", &memory.total_bytes) ||
+    if (!read_text("/proc/meminfo", text, sizeof(text)))
+        return errno == EMFILE || errno == ENFILE
+                   ? lam_fail_errno(err, errno, "cannot open /proc/meminfo")
+                   : lam_fail(err, LAM_UNAVAILABLE,
+                         "cannot read /proc/meminfo to see how much memory there is: mount /proc");
+    if (!lam_memory_field(text, "MemTotal", &memory.total_bytes) ||
         !lam_memory_field(text, "MemAvailable", &memory.available_bytes))
         return lam_fail(err, LAM_UNAVAILABLE,
-            "cannot read /proc/meminfo to see how much memory there is: mount /proc");
+            "/proc/meminfo has no MemTotal and MemAvailable: it is not Linux's, 3.14 or later");
     memory.total_bytes *= LAM_KIB;
     memory.available_bytes *= LAM_KIB;
     if (read_text("/proc/self/cgroup", text, sizeof(text))) {
