@@ -94,7 +94,7 @@ static void upload_rows(const struct lam_engine *engine, const void **rows, uint
 }
 
 enum lam_status lam_embedding_gather(
-    const struct lam_engine *engine, uint32_t n_rows, struct lam_err *err)
+    struct lam_engine *engine, uint32_t n_rows, struct lam_err *err)
 {
     const int32_t *ids = lam_engine_host(engine, engine->layout.ids);
     const void **rows = lam_engine_host(engine, engine->layout.rows);
@@ -107,7 +107,10 @@ enum lam_status lam_embedding_gather(
     };
 
     if (!find_rows(engine, ids, n_rows, rows)) {
-        enum lam_status status = lam_units_embedding_rows(engine->units, ids, n_rows, rows, err);
+        enum lam_status status;
+
+        lam_engine_tell_begun(engine);
+        status = lam_units_embedding_rows(engine->units, ids, n_rows, rows, err);
 
         if (status != LAM_OK)
             return status;

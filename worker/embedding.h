@@ -15,6 +15,6 @@ LAM_MUST_USE enum lam_status lam_embedding_load(struct lam_engine *engine, struc
 
 /* Queues residual = rows of the layout's ids, [n_rows, D]. Errors: those of units. */
 LAM_MUST_USE enum lam_status lam_embedding_gather(
-    const struct lam_engine *engine, uint32_t n_rows, struct lam_err *err);
+    struct lam_engine *engine, uint32_t n_rows, struct lam_err *err);
 
 #endif

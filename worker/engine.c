@@ -56,6 +56,12 @@ const struct lam_pass_profile *lam_engine_profile(const struct lam_engine *engin
     return &engine->profile;
 }
 
+void lam_engine_on_begun(struct lam_engine *engine, void (*begun)(void *arg), void *arg)
+{
+    engine->begun = begun;
+    engine->begun_arg = arg;
+}
+
 void lam_engine_free(struct lam_engine *engine, uint32_t seq)
 {
     assert(seq < engine->config.max_seqs);
@@ -273,6 +279,7 @@ static enum lam_status run_pass(
     uint32_t n_wanted = 0;
     enum lam_status status;
 
+    engine->told = false;
     weights->ops->begin(weights);
     pass->n_rows = fill_pass(engine, pass->rows, pass->n_seqs);
     status = lam_forward(engine, pass, &n_wanted, err);

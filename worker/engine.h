@@ -103,6 +103,11 @@ const char *lam_engine_backend(const struct lam_engine *engine);
 /* Of the last step; zeroed before the first. */
 const struct lam_pass_profile *lam_engine_profile(const struct lam_engine *engine);
 
+/* `begun` is called in each pass when it is under way: a device has something to compute, or the
+ * engine is about to wait, or to compute, itself. For what is not to delay the beginning of a pass.
+ * NULL: nothing. */
+void lam_engine_on_begun(struct lam_engine *engine, void (*begun)(void *arg), void *arg);
+
 /* Gives a slot's pages back. */
 void lam_engine_free(struct lam_engine *engine, uint32_t seq);
 

@@ -324,6 +324,8 @@ enum lam_status lam_forward(struct lam_engine *engine, const struct lam_pass *pa
         struct part part = {.piece = &plan->pieces[p]};
 
         part.unit = &engine->model->manifest.units[part.piece->unit];
+        if (p > 0 || !engine->config.device || !weights->ops->find(weights, p))
+            lam_engine_tell_begun(engine);
         status = weights->ops->acquire(weights, p, &part.base, err);
         if (status != LAM_OK)
             return status;

@@ -35,6 +35,9 @@ struct lam_engine {
     struct lam_pool *samplers; /* threads that draw; NULL: the engine's own */
     struct lam_weights *weights;
     struct lam_pass_profile profile;
+    void (*begun)(void *arg); /* lam_engine_on_begun */
+    void *begun_arg;
+    bool told;         /* of this pass */
     uint64_t floor_ns; /* of every pass */
     bool broken;       /* a pass has not come to its end */
 };
@@ -71,6 +74,14 @@ static inline void lam_engine_upload(
         engine->config.device->upload(engine->kernels, engine->arena + offset, from, bytes);
     else
         memcpy(engine->arena + offset, from, bytes);
+}
+
+/* The pass is under way, as lam_engine_on_begun has it: only the first call of a pass counts. */
+static inline void lam_engine_tell_begun(struct lam_engine *engine)
+{
+    if (engine->begun && !engine->told)
+        engine->begun(engine->begun_arg);
+    engine->told = true;
 }
 
 /* Rows of this sequence whose logits a pass computes: its last ones. */

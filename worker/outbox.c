@@ -22,6 +22,7 @@ struct lam_outbox {
     /* Under the lock: */
     struct lam_rpc_stream *stream; /* NULL: closed, or it has refused a message */
     uint64_t n_put;
+    uint64_t n_gone; /* that the thread may send */
     uint64_t n_done; /* sent or dropped */
     bool ending;
 };
@@ -36,7 +37,7 @@ static void *run(void *arg)
         const struct lam_buf *message = &outbox->places[outbox->n_done % PLACES];
         bool sent;
 
-        if (outbox->n_done == outbox->n_put) {
+        if (outbox->n_done == outbox->n_gone) {
             if (outbox->ending)
                 break;
             pthread_cond_wait(&outbox->changed, &outbox->lock);
@@ -105,12 +106,30 @@ void lam_outbox_open(struct lam_outbox *outbox, struct lam_rpc_stream *stream)
     pthread_mutex_unlock(&outbox->lock);
 }
 
+/* Under the lock. */
+static void let_go(struct lam_outbox *outbox)
+{
+    if (outbox->n_gone == outbox->n_put)
+        return;
+    outbox->n_gone = outbox->n_put;
+    pthread_cond_broadcast(&outbox->changed);
+}
+
+void lam_outbox_go(struct lam_outbox *outbox)
+{
+    pthread_mutex_lock(&outbox->lock);
+    let_go(outbox);
+    pthread_mutex_unlock(&outbox->lock);
+}
+
 enum lam_status lam_outbox_put(
     struct lam_outbox *outbox, const ProtobufCMessage *message, struct lam_err *err)
 {
     struct lam_buf *place;
 
     pthread_mutex_lock(&outbox->lock);
+    if (outbox->n_put - outbox->n_done == PLACES)
+        let_go(outbox);
     while (outbox->n_put - outbox->n_done == PLACES)
         pthread_cond_wait(&outbox->changed, &outbox->lock);
     pthread_mutex_unlock(&outbox->lock);
@@ -119,7 +138,6 @@ enum lam_status lam_outbox_put(
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for a message to the gateway");
     pthread_mutex_lock(&outbox->lock);
     outbox->n_put++;
-    pthread_cond_broadcast(&outbox->changed);
     pthread_mutex_unlock(&outbox->lock);
     return LAM_OK;
 }
@@ -133,6 +151,7 @@ bool lam_outbox_flush(struct lam_outbox *outbox, uint64_t timeout_ns)
     bool sent;
 
     pthread_mutex_lock(&outbox->lock);
+    let_go(outbox);
     while (outbox->n_done < outbox->n_put && rc == 0)
         rc = pthread_cond_timedwait(&outbox->changed, &outbox->lock, &until);
     sent = outbox->n_done == outbox->n_put;
@@ -143,6 +162,7 @@ bool lam_outbox_flush(struct lam_outbox *outbox, uint64_t timeout_ns)
 void lam_outbox_close(struct lam_outbox *outbox)
 {
     pthread_mutex_lock(&outbox->lock);
+    let_go(outbox);
     while (outbox->n_done < outbox->n_put)
         pthread_cond_wait(&outbox->changed, &outbox->lock);
     outbox->stream = NULL;

@@ -28,10 +28,14 @@ void lam_outbox_destroy(struct lam_outbox *outbox);
 /* Messages go to this stream from now on, until close. */
 void lam_outbox_open(struct lam_outbox *outbox, struct lam_rpc_stream *stream);
 
-/* Packs the message and returns; waits while two are on their way. Errors: LAM_RESOURCE_EXHAUSTED:
- * it is too large. */
+/* Packs the message, for go, flush or close to send; while two are on their way, sends and waits.
+ * Errors: LAM_RESOURCE_EXHAUSTED: it is too large. */
 LAM_MUST_USE enum lam_status lam_outbox_put(
     struct lam_outbox *outbox, const ProtobufCMessage *message, struct lam_err *err);
+
+/* Everything that was put leaves from now on. To wake the thread takes long on some machines: this
+ * is for a moment when the device has something to do. */
+void lam_outbox_go(struct lam_outbox *outbox);
 
 /* Waits until everything that was put is sent or refused, but no longer than this: then false. [any
  * thread] */

@@ -1,10 +1,11 @@
 /*
  * service: see service.h.
  *
- * One thread receives and computes in turn; the step behind the one that it computes waits in the
- * stream, and answers leave by a thread of their own (outbox.h). The lock guards what other threads
- * need in order to wake it: the stream while it waits for a message, and the wishes. A step
- * allocates nothing here: message, arrays and packed answer live in buffers made at start.
+ * One thread computes; others receive the step behind (inbox.h) and send answers (outbox.h). When
+ * the next step is here, the answer leaves behind the beginning of its pass: the device first.
+ * The lock guards what other threads need in order to wake this one: the stream while it waits for
+ * a message, and the wishes. A step allocates nothing here: messages, arrays and packed answers
+ * live in buffers made at start.
  */
 #include "worker/service.h"
 
@@ -23,6 +24,7 @@
 #include "rpc/client.h"
 #include "rpc/message.h"
 #include "worker/held.h"
+#include "worker/inbox.h"
 #include "worker/outbox.h"
 #include "worker/step.h"
 
@@ -33,16 +35,15 @@
 #define SERVICE_FLUSH_NS LAM_NS_PER_S       /* for the last answer, when a wait is ended */
 #define SERVICE_CHUNK_BYTES LAM_MIB         /* of the header: the protocol's limit */
 #define SERVICE_SEQ_BYTES 1024u             /* of one SequenceRows, unpacked, without its tokens */
-#define SERVICE_STEPS 2       /* without an answer: one computes, one waits in the stream */
+#define SERVICE_STEPS 2       /* without an answer: one computes, one waits in the inbox */
 #define SERVICE_ROW_BYTES 16u /* of one token, packed or unpacked, generously */
 
 struct lam_service {
     struct lam_service_config config;
     struct lam_step_limits limits;
     uint64_t message_bytes_max; /* of the gateway's messages */
-    struct lam_arena arena;
-    struct lam_buf received;
-    struct lam_buf sending; /* before the first step */
+    struct lam_buf sending;     /* before the first step */
+    struct lam_inbox *inbox;
     struct lam_outbox *outbox;
     uint32_t *epochs;                  /* [max_seqs]: of the slot's user */
     struct lam_engine_rows *rows;      /* [max_seqs] */
@@ -79,7 +80,6 @@ enum lam_status lam_service_create(
     service->limits = (struct lam_step_limits){engine->max_seqs, engine->max_rows};
     service->message_bytes_max = 64 * LAM_KIB + (uint64_t)engine->max_seqs * SERVICE_SEQ_BYTES +
                                  (uint64_t)engine->max_rows * SERVICE_ROW_BYTES;
-    service->received = LAM_BUF(service->message_bytes_max);
     lam_held_init(&service->held, config->engine);
     service->sending = LAM_BUF(SERVICE_CHUNK_BYTES + 64 * LAM_KIB);
     service->epochs = lam_calloc(engine->max_seqs, sizeof *service->epochs);
@@ -89,7 +89,7 @@ enum lam_status lam_service_create(
     service->token_refs = lam_calloc(engine->max_seqs, sizeof *service->token_refs);
     made = service->epochs && service->rows && service->results && service->tokens &&
            service->token_refs &&
-           lam_arena_init(&service->arena, 2 * service->message_bytes_max, NULL) == LAM_OK &&
+           lam_inbox_create(service->message_bytes_max, &service->inbox, NULL) == LAM_OK &&
            lam_outbox_create(SERVICE_CHUNK_BYTES, &service->outbox, NULL) == LAM_OK;
     if (!made) {
         lam_service_destroy(service);
@@ -105,9 +105,8 @@ void lam_service_destroy(struct lam_service *service)
         return;
     pthread_cond_destroy(&service->woken);
     pthread_mutex_destroy(&service->lock);
+    lam_inbox_destroy(service->inbox);
     lam_outbox_destroy(service->outbox);
-    lam_arena_done(&service->arena);
-    lam_buf_done(&service->received);
     lam_buf_done(&service->sending);
     lam_free(service->epochs);
     lam_free(service->rows);
@@ -179,27 +178,16 @@ static void end_waiting(struct lam_service *service)
     pthread_mutex_unlock(&service->lock);
 }
 
-/* The next message of the gateway, in the arena until the following call. */
+/* The next message of the gateway; it lives until the following call. */
 static enum lam_status receive(struct lam_service *service, struct lam_rpc_stream *stream,
     const Laminar__V1__GatewayMessage **ret_message, struct lam_err *err)
 {
-    ProtobufCMessage *message;
-    bool end = false;
     enum lam_status status;
 
     if (!begin_waiting(service, stream))
         return lam_fail(err, LAM_CANCELLED, "nothing more to wait for");
-    status = lam_rpc_stream_recv(stream, &service->received, &end, err);
+    status = lam_inbox_take(service->inbox, ret_message, err);
     end_waiting(service);
-    if (status == LAM_OK && end)
-        return lam_fail(err, LAM_UNAVAILABLE, "the gateway ended the attachment");
-    if (status != LAM_OK)
-        return status;
-    lam_arena_reset(&service->arena);
-    status = lam_message_unpack(&laminar__v1__gateway_message__descriptor, service->received.data,
-        service->received.size, &service->arena, &message, err);
-    if (status == LAM_OK)
-        *ret_message = (const Laminar__V1__GatewayMessage *)message;
     return status;
 }
 
@@ -297,13 +285,25 @@ static enum lam_status send_header(
     return status;
 }
 
+/* A pass has begun: there is time for what the one before has left to do. */
+static void on_begun(void *arg)
+{
+    struct lam_service *service = arg;
+
+    lam_outbox_go(service->outbox);
+    if (lam_engine_profile(service->config.engine)->wall_ns > 0)
+        lam_held_look(&service->held, service->config.engine);
+}
+
 static enum lam_status send_result(
     struct lam_service *service, const Laminar__V1__Step *step, struct lam_err *err)
 {
+    bool goes_on = lam_inbox_ready(service->inbox); /* then on_begun comes soon */
     const struct lam_pass_profile *pass = lam_engine_profile(service->config.engine);
     Laminar__V1__StepResult result = LAMINAR__V1__STEP_RESULT__INIT;
     Laminar__V1__WorkerMessage message = LAMINAR__V1__WORKER_MESSAGE__INIT;
     Laminar__V1__Profile profile = LAMINAR__V1__PROFILE__INIT;
+    enum lam_status status;
 
     for (size_t i = 0; i < step->n_rows; i++) {
         Laminar__V1__SampledToken *token = &service->tokens[result.n_tokens];
@@ -316,7 +316,7 @@ static enum lam_status send_result(
         token->token = service->results[i].token;
         service->token_refs[result.n_tokens++] = token;
     }
-    if (step->n_rows > 0) /* else it only freed slots */
+    if (step->n_rows > 0 && !goes_on) /* else it only freed slots */
         lam_held_look(&service->held, service->config.engine);
     if (service->config.metrics) {
         lam_worker_metrics_step(
@@ -338,7 +338,10 @@ static enum lam_status send_result(
     result.measured_bytes = service->held.bytes;
     message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_STEP_RESULT;
     message.step_result = &result;
-    return lam_outbox_put(service->outbox, &message.base, err);
+    status = lam_outbox_put(service->outbox, &message.base, err);
+    if (!goes_on)
+        lam_outbox_go(service->outbox);
+    return status;
 }
 
 /* A refused step costs the attachment; a pass that broke off costs the worker. */
@@ -354,6 +357,7 @@ static enum lam_status run_step(
         lam_engine_free(service->config.engine, step->free[i]);
     status = lam_engine_step(
         service->config.engine, service->rows, (uint32_t)step->n_rows, service->results, err);
+    lam_outbox_go(service->outbox); /* no pass has begun: the step was refused, or only frees */
     if (status != LAM_OK)
         return status;
     for (size_t i = 0; i < step->n_rows; i++)
@@ -365,6 +369,7 @@ static enum lam_status run_step(
  * all. A second wish to stop does not wait for that. */
 static void say_goodbye(struct lam_service *service, struct lam_rpc_stream *stream)
 {
+    const Laminar__V1__GatewayMessage *message;
     bool end;
 
     pthread_mutex_lock(&service->lock);
@@ -372,7 +377,7 @@ static void say_goodbye(struct lam_service *service, struct lam_rpc_stream *stre
     service->half_closed = !end;
     service->waiting = stream;
     pthread_mutex_unlock(&service->lock);
-    while (!end && lam_rpc_stream_recv(stream, &service->received, &end, NULL) == LAM_OK)
+    while (!end && lam_inbox_take(service->inbox, &message, NULL) == LAM_OK)
         ;
     end_waiting(service);
 }
@@ -388,7 +393,10 @@ static enum lam_status converse(
     struct lam_service *service, struct lam_rpc_stream *stream, struct lam_err *err)
 {
     const Laminar__V1__GatewayMessage *message;
-    enum lam_status status = send_hello(service, stream, err);
+    enum lam_status status;
+
+    lam_inbox_open(service->inbox, stream);
+    status = send_hello(service, stream, err);
 
     /* A stream that has ended refuses to send; its reason is waiting to be received. */
     if (status != LAM_OK && status != LAM_UNAVAILABLE)
@@ -438,6 +446,9 @@ static enum lam_status attach(struct lam_service *service, struct lam_err *err)
         status = converse(service, stream, err);
     if (stream && is_stopping(service))
         say_goodbye(service, stream);
+    if (stream)
+        lam_rpc_stream_cancel(stream);
+    lam_inbox_close(service->inbox);
     lam_rpc_stream_destroy(stream);
     lam_rpc_channel_destroy(channel);
     for (uint32_t seq = 0; seq < service->limits.max_seqs; seq++)
@@ -464,6 +475,7 @@ enum lam_status lam_service_run(struct lam_service *service, struct lam_err *err
 {
     uint64_t backoff_ns = SERVICE_BACKOFF_MIN_NS;
 
+    lam_engine_on_begun(service->config.engine, on_begun, service);
     for (;;) {
         enum lam_status status = attach(service, err);
 

@@ -57,6 +57,7 @@ static void test_order(void **state)
     for (uint64_t id = 0; id < ROUNDS; id += 2) {
         put(outbox, id);
         put(outbox, id + 1);
+        lam_outbox_go(outbox);
         for (uint64_t i = 0; i < 2; i++) {
             assert_true(fake_gateway_wait_result(&gateway, &result));
             assert_int_equal(result.id, id + i);
@@ -96,6 +97,7 @@ static void test_a_stream_that_has_ended(void **state)
     open_stream(&gateway);
     lam_outbox_open(outbox, stream);
     put(outbox, ROUNDS);
+    lam_outbox_go(outbox);
     assert_true(fake_gateway_wait_result(&gateway, &result));
     assert_int_equal(result.id, ROUNDS);
     lam_outbox_close(outbox);

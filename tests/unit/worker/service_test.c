@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <cmocka.h>
 #include <stdio.h>
@@ -188,6 +189,51 @@ static void test_a_step_ahead(void **state)
     assert_int_equal(results[2].tokens[0].token, results[1].tokens[0].token);
 }
 
+/* What the unit that is asked for next waits for, on the worker's thread. */
+static struct {
+    struct fixture *f;
+    uint32_t n_calls, n_units;
+    bool answered;
+    struct fake_result result;
+    atomic_bool over;
+} held;
+
+/* The second pass gets no unit before the answer to the first step is here. */
+static void hold_second_pass(uint64_t ns)
+{
+    (void)ns;
+    if (held.n_calls++ != held.n_units)
+        return;
+    held.answered = fake_gateway_wait_result(&held.f->gateway, &held.result);
+    atomic_store(&held.over, true);
+}
+
+/* When the next step is here, the answer goes behind the beginning of its pass, but does not wait
+ * for anything that this one waits for. */
+static void test_an_answer_does_not_wait_for_the_next_pass(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_rows first = rows_of(0, 5, 0, 9);
+    struct fake_rows second = rows_of(1, 6, 0, 10);
+    struct fake_result result;
+
+    memset(&held, 0, sizeof held);
+    held.f = f;
+    held.n_units = f->tiny.model.manifest.n_units;
+    assert_true(fake_gateway_wait_attached(&f->gateway, 1, NULL));
+    fake_units_slow(f->units, 1, hold_second_pass);
+    fake_gateway_step(&f->gateway, 31, &first, 1, NULL, 0);
+    fake_gateway_step(&f->gateway, 32, &second, 1, NULL, 0);
+    while (!atomic_load(&held.over)) /* the wait has a limit */
+        lam_sleep_ns(LAM_NS_PER_MS / 10);
+    assert_true(fake_gateway_wait_result(&f->gateway, &result));
+    assert_int_equal(result.id, 32);
+    assert_true(held.answered);
+    assert_int_equal(held.result.id, 31);
+    assert_int_equal(held.result.tokens[0].token, expected_token(f, 9));
+    assert_int_equal(result.tokens[0].token, expected_token(f, 10));
+}
+
 /* Sends one bad step: the attachment ends, a new one works. */
 static void expect_reattach(
     struct fixture *f, uint32_t nth, const struct fake_rows *rows, size_t n, const char *what)
@@ -329,6 +375,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_hello_tells_what_it_can, setup, teardown),
         cmocka_unit_test_setup_teardown(test_steps_are_answered, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_step_ahead, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            test_an_answer_does_not_wait_for_the_next_pass, setup, teardown),
         cmocka_unit_test_setup_teardown(test_survives_bad_steps, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slots_are_free_after_a_loss, setup, teardown),
         cmocka_unit_test_setup_teardown(test_free_gives_pages_back, setup, teardown),
