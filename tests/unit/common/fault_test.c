@@ -1,5 +1,5 @@
 /* fault: the n-th visit of one site fails, once; others pass; visits from several threads count
- * once each. */
+ * once each; who is held waits. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -74,6 +74,40 @@ static void test_threads(void **state)
     assert_true(lam_fault_fired());
 }
 
+/* ---- being held ---- */
+
+static atomic_int n_passed;
+
+static void *pass(void *argument)
+{
+    (void)argument;
+    for (int i = 0; i < 3; i++) {
+        lam_fault_pass("stop");
+        atomic_fetch_add(&n_passed, 1);
+    }
+    return NULL;
+}
+
+/* A thread goes as far as it is let, one visit at a time, and then all the way. */
+static void test_hold(void **state)
+{
+    pthread_t thread;
+
+    (void)state;
+    lam_fault_pass("stop"); /* not held */
+    lam_fault_hold("stop", 1);
+    lam_fault_pass("other");
+    assert_int_equal(pthread_create(&thread, NULL, pass, NULL), 0);
+    lam_fault_await();
+    assert_int_equal(n_passed, 1);
+    lam_fault_hold("stop", 1);
+    lam_fault_await();
+    assert_int_equal(n_passed, 2);
+    lam_fault_hold(NULL, 0);
+    pthread_join(thread, NULL);
+    assert_int_equal(n_passed, 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -81,6 +115,7 @@ int main(void)
         cmocka_unit_test(test_other_sites),
         cmocka_unit_test(test_disarm),
         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_hold),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
