@@ -58,7 +58,8 @@ struct lam_reader {
 
     pthread_mutex_t lock; /* guards all below */
     struct lam_jobs jobs;
-    uint32_t n_regions;  /* populated, [0, n_regions) */
+    uint32_t *added;  /* [n_added] regions that are populated, in the order in which they came; */
+    uint32_t n_added; /* an entry stays as it is, so an engine reads it without the lock */
     uint32_t idle_calls; /* of on_idle, since something happened */
     bool stopping;
 };
@@ -71,7 +72,7 @@ struct lam_engine_work {
     struct lam_load issued[LAM_JOBS_MAX]; /* to be told when they are */
     uint32_t n_ends;
     struct lam_load_end ends[4]; /* of cancelled loads, to be told */
-    uint32_t n_regions;
+    uint32_t n_added;
     uint64_t idle_ns;   /* to wait before lam_engine_idle; UINT64_MAX: no need */
     uint32_t idle_call; /* which one that would be */
     bool stopping;
@@ -91,6 +92,11 @@ struct lam_engine_answer {
 };
 void lam_engine_answer(
     struct lam_drive *drive, const struct lam_engine_answer *answers, uint32_t n_answers);
+
+/* The drive's only thread does something that takes long and is not reading: until it is back,
+ * answers lie unread, and no deadline comes nearer. */
+void lam_engine_away(struct lam_drive *drive);
+void lam_engine_back(struct lam_drive *drive);
 
 /* The drive has waited for work.idle_ns: if still nothing is under way anywhere, on_idle. */
 void lam_engine_idle(struct lam_drive *drive, const struct lam_engine_work *work);

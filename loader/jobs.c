@@ -286,7 +286,7 @@ struct lam_io *lam_jobs_next(struct lam_jobs *jobs, uint32_t drive, uint64_t now
     io->file_offset = io->piece.file_offset - jobs->config.spans[part].begin +
                       jobs->config.spans[part].file_offset;
     io->region = region_of(jobs, io->piece.pool_offset);
-    io->started_ns = now_ns;
+    io->started_ns = io->due_from_ns = now_ns;
     jobs->under_way[drive]++;
     return io;
 }
@@ -387,14 +387,29 @@ bool lam_jobs_answer(
     return true;
 }
 
-bool lam_jobs_expire(struct lam_jobs *jobs, uint64_t start_ns, struct lam_load_end *ret_end)
+void lam_jobs_away(struct lam_jobs *jobs, uint32_t drive, uint64_t now_ns)
+{
+    assert(jobs->away_ns[drive] == 0 && now_ns > 0);
+    jobs->away_ns[drive] = now_ns;
+}
+
+void lam_jobs_back(struct lam_jobs *jobs, uint32_t drive, uint64_t now_ns)
+{
+    assert(jobs->away_ns[drive] > 0);
+    for (uint32_t i = 0; i < LAM_JOBS_DEPTH_MAX; i++)
+        jobs->ios[drive][i].due_from_ns += now_ns - jobs->away_ns[drive];
+    jobs->away_ns[drive] = 0;
+}
+
+bool lam_jobs_expire(
+    struct lam_jobs *jobs, uint64_t now_ns, uint64_t deadline_ns, struct lam_load_end *ret_end)
 {
     for (uint32_t d = 0; d < jobs->config.n_drives; d++) {
-        for (uint32_t i = 0; i < LAM_JOBS_DEPTH_MAX; i++) {
+        for (uint32_t i = 0; i < LAM_JOBS_DEPTH_MAX && jobs->away_ns[d] == 0; i++) {
             const struct lam_io *io = &jobs->ios[d][i];
             struct lam_job *job = &jobs->jobs[io->piece.job];
 
-            if (!io->used || io->started_ns >= start_ns || job->expired)
+            if (!io->used || now_ns - io->due_from_ns <= deadline_ns || job->expired)
                 continue;
             job->expired = true;
             job->status = lam_fail(&job->err, LAM_DEADLINE_EXCEEDED,

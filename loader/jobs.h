@@ -73,7 +73,8 @@ struct lam_io {
     uint64_t file_offset; /* in that file */
     uint32_t region;
     uint64_t started_ns;
-    bool last; /* of its job, of what may be read: nothing more to ask for after it */
+    uint64_t due_from_ns; /* what its deadline counts from: later, if its drive was away since */
+    bool last;            /* of its job, of what may be read: nothing more to ask for after it */
     struct lam_piece piece;
 };
 
@@ -114,6 +115,7 @@ struct lam_jobs {
     uint64_t n_added;
     struct lam_io ios[LAM_JOBS_DRIVES_MAX][LAM_JOBS_DEPTH_MAX];
     uint32_t under_way[LAM_JOBS_DRIVES_MAX];
+    uint64_t away_ns[LAM_JOBS_DRIVES_MAX];                            /* since when; 0: it is not */
     struct lam_piece again[LAM_JOBS_DRIVES_MAX * LAM_JOBS_DEPTH_MAX]; /* to be asked for again */
     uint32_t n_again;
     uint32_t failures[LAM_JOBS_COPIES_MAX]; /* in a row */
@@ -160,8 +162,13 @@ struct lam_io *lam_jobs_next(struct lam_jobs *jobs, uint32_t drive, uint64_t now
 bool lam_jobs_answer(
     struct lam_jobs *jobs, struct lam_io *io, int64_t result, struct lam_load_end *ret_end);
 
-/* A job that waits for an answer to a request from before start_ns: it has failed. False: none. */
-bool lam_jobs_expire(struct lam_jobs *jobs, uint64_t start_ns, struct lam_load_end *ret_end);
+/* Nobody takes the drive's answers until lam_jobs_back: that time is not the drive's. now_ns > 0 */
+void lam_jobs_away(struct lam_jobs *jobs, uint32_t drive, uint64_t now_ns);
+void lam_jobs_back(struct lam_jobs *jobs, uint32_t drive, uint64_t now_ns);
+
+/* A job that has waited for an answer for longer than that: it has failed. False: none. */
+bool lam_jobs_expire(
+    struct lam_jobs *jobs, uint64_t now_ns, uint64_t deadline_ns, struct lam_load_end *ret_end);
 
 /* Of the piece, up to the end of its part: what is behind that comes from no drive. */
 uint64_t lam_jobs_bytes_there(const struct lam_jobs *jobs, const struct lam_piece *piece);

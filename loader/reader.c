@@ -33,7 +33,7 @@ void lam_engine_take(struct lam_drive *drive, uint32_t n_max, struct lam_engine_
 
     pthread_mutex_lock(&reader->lock);
     work->n_ios = work->n_issued = work->n_ends = 0;
-    work->n_regions = reader->n_regions;
+    work->n_added = reader->n_added;
     work->stopping = reader->stopping;
     while (!reader->stopping && work->n_ios < n_max &&
            (io = lam_jobs_next(&reader->jobs, drive->index, now_ns)) != NULL) {
@@ -64,6 +64,20 @@ void lam_engine_idle(struct lam_drive *drive, const struct lam_engine_work *work
     pthread_mutex_unlock(&reader->lock);
     if (idle && reader->config.on_idle != NULL)
         reader->config.on_idle(reader->config.arg);
+}
+
+void lam_engine_away(struct lam_drive *drive)
+{
+    pthread_mutex_lock(&drive->reader->lock);
+    lam_jobs_away(&drive->reader->jobs, drive->index, lam_now_ns());
+    pthread_mutex_unlock(&drive->reader->lock);
+}
+
+void lam_engine_back(struct lam_drive *drive)
+{
+    pthread_mutex_lock(&drive->reader->lock);
+    lam_jobs_back(&drive->reader->jobs, drive->index, lam_now_ns());
+    pthread_mutex_unlock(&drive->reader->lock);
 }
 
 /* Is one of the mirrors another file by now? Then it is not read any more. */
@@ -350,6 +364,7 @@ static void free_reader(struct lam_reader *reader)
     lam_free(reader->fds);
     lam_free(reader->direct);
     lam_free(reader->paths);
+    lam_free(reader->added);
     lam_meter_done(&reader->meter);
     pthread_mutex_destroy(&reader->lock);
     lam_free(reader);
@@ -371,10 +386,11 @@ enum lam_status lam_reader_create(
     reader->config = *config;
     if (config->deadline_ns == 0)
         reader->config.deadline_ns = LAM_READER_DEADLINE_NS;
-    reader->n_regions = 1;
     pthread_mutex_init(&reader->lock, NULL);
     lam_meter_init(&reader->meter);
-    if (!add_sources(reader)) {
+    reader->added = lam_calloc(config->n_regions, sizeof(*reader->added));
+    reader->n_added = 1; /* the first */
+    if (reader->added == NULL || !add_sources(reader)) {
         free_reader(reader);
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the reader");
     }
@@ -409,8 +425,8 @@ void lam_reader_destroy(struct lam_reader *reader)
 void lam_reader_add_region(struct lam_reader *reader, uint32_t index)
 {
     pthread_mutex_lock(&reader->lock);
-    assert(index == reader->n_regions && index < reader->config.n_regions);
-    reader->n_regions++;
+    assert(index < reader->config.n_regions && reader->n_added < reader->config.n_regions);
+    reader->added[reader->n_added++] = index;
     wake_all(reader);
     pthread_mutex_unlock(&reader->lock);
 }
@@ -445,11 +461,8 @@ void lam_reader_tick(struct lam_reader *reader)
     bool expired;
 
     do {
-        uint64_t now_ns = lam_now_ns();
-
         pthread_mutex_lock(&reader->lock);
-        expired = now_ns > reader->config.deadline_ns &&
-                  lam_jobs_expire(&reader->jobs, now_ns - reader->config.deadline_ns, &end);
+        expired = lam_jobs_expire(&reader->jobs, lam_now_ns(), reader->config.deadline_ns, &end);
         pthread_mutex_unlock(&reader->lock);
         if (expired)
             reader->config.on_done(reader->config.arg, &end);

@@ -78,7 +78,8 @@ LAM_MUST_USE enum lam_status lam_reader_create(
  * returns. NULL is allowed. */
 void lam_reader_destroy(struct lam_reader *reader);
 
-/* Region `index` is populated: it may be registered. [any thread] */
+/* Region `index` is populated: it may be read into, and is registered between two rounds of reads.
+ * In any order, once for each. [any thread] */
 void lam_reader_add_region(struct lam_reader *reader, uint32_t index);
 
 /* At most LAM_JOBS_MAX loads that have not ended. [any thread] */

@@ -8,7 +8,9 @@
  *
  * The files are registered, and each region of the pool as one fixed buffer. Where the kernel
  * refuses that (the limit of locked memory, mostly), plain reads of the same ring take over for the
- * region.
+ * region, and so they do until it is registered: that may take seconds where the kernel has to move
+ * pages about, so there is one at a time, when all that may be asked for is, and answers are taken
+ * and the drive is asked for more before the next.
  */
 #include <assert.h>
 #include <errno.h>
@@ -45,8 +47,8 @@ struct uring_state {
     bool fixed_files;
     int wake_fd;
     bool wake_armed;
-    uint32_t n_regions; /* seen by this thread */
-    bool *fixed;        /* [n_regions of the layout] registered as a buffer */
+    uint32_t n_tried; /* regions, in the order in which they came */
+    bool *fixed;      /* [n_regions of the layout] registered as a buffer */
     struct lam_engine_work work;
     struct lam_engine_answer answers[LAM_JOBS_DEPTH_MAX];
     uint64_t *bytes_per_s; /* to be measured; NULL: not */
@@ -72,17 +74,26 @@ static bool register_region(struct lam_drive *drive, uint32_t r)
     return state->fixed[r];
 }
 
-static void register_regions(struct lam_drive *drive, uint32_t n_regions)
+/* The region that came first of those that were not tried. Then answers are there to be taken, if
+ * any came meanwhile. */
+static void register_next(struct lam_drive *drive)
 {
     struct uring_state *state = drive->state;
+    uint32_t r = drive->reader->added[state->n_tried++];
+    bool fixed;
 
-    for (; state->n_regions < n_regions; state->n_regions++) {
-        if (!drive->fixed_buffers || register_region(drive, state->n_regions))
-            continue;
+    if (!drive->fixed_buffers)
+        return;
+    lam_engine_away(drive);
+    lam_fault_pass("register");
+    fixed = register_region(drive, r);
+    lam_engine_back(drive);
+    if (!fixed) {
         pthread_mutex_lock(&drive->reader->lock);
         drive->fixed_buffers = false;
         pthread_mutex_unlock(&drive->reader->lock);
     }
+    lam_ignore(io_uring_submit_and_get_events(&state->ring) >= 0, "they stay for the next round");
 }
 
 static enum lam_status open_ring(struct lam_drive *drive, struct lam_err *err)
@@ -107,7 +118,7 @@ static enum lam_status open_ring(struct lam_drive *drive, struct lam_err *err)
     state->fixed_files = io_uring_register_files(&state->ring, reader->fds, reader->n_sources) == 0;
     fixed = io_uring_register_buffers_sparse(&state->ring, reader->config.n_regions) == 0;
     fixed = fixed && register_region(drive, 0);
-    state->n_regions = 1;
+    state->n_tried = 1;
     pthread_mutex_lock(&reader->lock);
     drive->fixed_buffers = fixed;
     pthread_mutex_unlock(&reader->lock);
@@ -347,15 +358,21 @@ static void serve(struct lam_drive *drive)
             arm_wake(state);
         while (more) {
             lam_engine_take(drive, LAM_JOBS_DEPTH_MAX, work);
-            register_regions(drive, work->n_regions);
             for (uint32_t i = 0; i < work->n_ios; i++)
                 prepare(drive, work->ios[i]);
             n_under_way += work->n_ios;
+            if (work->n_ios > 0)
+                lam_ignore(io_uring_submit(&state->ring) >= 0, "what stays goes with the next");
             more = lam_engine_tell(drive, work);
         }
         if (work->stopping && (n_under_way == 0 || ++n_stop_waits > STOP_WAITS))
             return;
-        in_time = submit_and_wait(state, work->stopping ? STOP_WAIT_NS : work->idle_ns);
+        if (state->n_tried < work->n_added && !work->stopping) {
+            register_next(drive);
+            in_time = true;
+        } else {
+            in_time = submit_and_wait(state, work->stopping ? STOP_WAIT_NS : work->idle_ns);
+        }
         n = collect(state, drive->reader->jobs.ios[drive->index]);
         n_under_way -= n;
         if (n > 0)

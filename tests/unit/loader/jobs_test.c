@@ -246,6 +246,26 @@ static void loads_come_and_go_without_end(void **state)
     }
 }
 
+/* While nobody takes a drive's answers, no deadline comes nearer, and none is forgotten. */
+static void time_without_a_reader_is_not_the_drives(void **state)
+{
+    const uint64_t deadline = 1000;
+    struct lam_load_end end;
+
+    (void)state;
+    init(ALIGN, 4);
+    add(0, 0, ALIGN, 0);
+    assert_non_null(lam_jobs_next(&jobs, 0, 500));
+    assert_false(lam_jobs_expire(&jobs, 1500, deadline, &end));
+    lam_jobs_away(&jobs, 0, 900); /* 400 have passed */
+    assert_false(lam_jobs_expire(&jobs, 900000, deadline, &end));
+    lam_jobs_back(&jobs, 0, 1000000);
+    assert_false(lam_jobs_expire(&jobs, 1000600, deadline, &end));
+    assert_true(lam_jobs_expire(&jobs, 1000601, deadline, &end));
+    assert_true(end.expired && end.status == LAM_DEADLINE_EXCEEDED);
+    assert_false(lam_jobs_expire(&jobs, 2000000, deadline, &end)); /* once */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,6 +275,7 @@ int main(void)
         cmocka_unit_test(a_failed_job_waits_for_its_last_answer),
         cmocka_unit_test(there_is_room_until_there_is_none),
         cmocka_unit_test(loads_come_and_go_without_end),
+        cmocka_unit_test(time_without_a_reader_is_not_the_drives),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -178,6 +178,72 @@ static void a_reader_can_end_with_loads_under_way(void **state)
     }
 }
 
+static void on_issued(void *arg, const struct lam_load *load)
+{
+    (void)load;
+    pthread_mutex_lock(&lock);
+    ++*(uint32_t *)arg;
+    pthread_mutex_unlock(&lock);
+}
+
+/* A region of a GiB may take the kernel seconds to register. The thread of the ring was away for
+ * that, for all regions in one go and before it asked the drive for anything, and a read that the
+ * drive had answered long ago failed for being late. */
+static void reads_do_not_wait_for_slow_registration(void **state)
+{
+    struct lam_region three[] = {{0, 1 << 20}, {1 << 20, 1 << 20}, {2 << 20, 14 << 20}};
+    uint32_t n_issued = 0;
+    struct lam_reader_config config = {.file = &file,
+        .pool_base = pool.base,
+        .regions = three,
+        .n_regions = 3,
+        .choice = LAM_READER_IO_URING,
+        .request_bytes = 1 << 20,
+        .depth = 8,
+        .deadline_ns = 1,
+        .on_done = on_done,
+        .on_issued = on_issued,
+        .arg = &n_issued};
+    struct lam_reader *reader = NULL;
+
+    (void)state;
+    n_ends = 0;
+    assert_int_equal(lam_reader_create(&config, &reader, NULL), LAM_OK);
+    lam_fault_hold("register", 0);
+    lam_reader_add_region(reader, 2);
+    lam_fault_await(); /* the thread is away */
+    for (uint32_t u = 0; u < 2; u++) {
+        struct lam_load load = {.place = u,
+            .generation = 1,
+            .window = lam_policy_window(&file.manifest.units[u], file.align),
+            .pool_offset = (2 + u * 6) << 20};
+
+        lam_reader_load(reader, &load);
+    }
+    lam_reader_add_region(reader, 1);
+    lam_fault_hold("register", 1);
+    lam_fault_await();           /* away again, but it has been back */
+    lam_sleep_ns(LAM_NS_PER_MS); /* a million deadlines */
+    lam_reader_tick(reader);
+    pthread_mutex_lock(&lock);
+    assert_int_equal(n_issued, 2);
+    assert_int_equal(n_ends, 0);
+    pthread_mutex_unlock(&lock);
+    lam_fault_hold(NULL, 0);
+    pthread_mutex_lock(&lock);
+    while (n_ends < 2)
+        pthread_cond_wait(&changed, &lock);
+    pthread_mutex_unlock(&lock);
+    for (uint32_t u = 0; u < 2; u++) {
+        const struct lam_unit *unit = &file.manifest.units[u];
+
+        assert_int_equal(ends[u].status, LAM_OK);
+        assert_memory_equal(pool.base + ((2 + u * 6) << 20) + unit->file_offset % file.align,
+            model.bytes + unit->file_offset, unit->bytes);
+    }
+    lam_reader_destroy(reader);
+}
+
 static void without_memory_there_is_no_reader_and_no_leak(void **state)
 {
     uint64_t n = 0;
@@ -237,6 +303,7 @@ int main(void)
         cmocka_unit_test(each_engine_brings_every_byte),
         cmocka_unit_test(one_failing_read_is_repaired),
         cmocka_unit_test(a_reader_can_end_with_loads_under_way),
+        cmocka_unit_test(reads_do_not_wait_for_slow_registration),
         cmocka_unit_test(without_memory_there_is_no_reader_and_no_leak),
         cmocka_unit_test(a_refused_ring_is_named),
     };
