@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/size.h"
@@ -101,24 +102,45 @@ static bool populate_region(struct lam_loader *loader, struct lam_share *share, 
     return true;
 }
 
-/* The regions after the first, in order and of all models in turn, while units are read into those
- * before. */
+/* The model that gets memory next, and its region: in turn from `turn` on, those first for which a
+ * session waits. LAM_MODELS_MAX: all have all of theirs. */
+static uint32_t next_region(struct lam_loader *loader, uint32_t turn, uint32_t *ret_r)
+{
+    uint32_t n = loader->models.n_shares, found = LAM_MODELS_MAX;
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t m = (turn + i) % n, r;
+        bool awaited;
+
+        if (!lam_sessions_next_region(loader->models.shares[m].sessions, &r, &awaited) ||
+            (found != LAM_MODELS_MAX && !awaited))
+            continue;
+        found = m;
+        *ret_r = r;
+        if (awaited)
+            break;
+    }
+    return found;
+}
+
+/* The regions after the first, while units are read into those that are there. What sessions wait
+ * for is asked anew before each, so this never waits for anybody. */
 static void *populate(void *arg)
 {
     struct lam_loader *loader = arg;
-    bool more = true;
+    uint32_t turn = 0;
 
-    for (uint32_t r = 1; more; r++) {
-        more = false;
-        for (uint32_t i = 0; i < loader->models.n_shares; i++) {
-            struct lam_share *share = &loader->models.shares[i];
+    for (;;) {
+        uint32_t m, r;
 
-            if (r >= share->layout.n_regions)
-                continue;
-            if (atomic_load(&loader->stopping) || !populate_region(loader, share, r))
-                return NULL;
-            more = true;
-        }
+        lam_fault_pass("region");
+        m = next_region(loader, turn, &r);
+        if (m == LAM_MODELS_MAX)
+            break;
+        if (atomic_load(&loader->stopping) ||
+            !populate_region(loader, &loader->models.shares[m], r))
+            return NULL;
+        turn = m + 1;
     }
     log_memory(&loader->pool);
     return NULL;

@@ -74,9 +74,9 @@ static void place_all(
 }
 
 /* More than a single place, which may be larger, does not go into region r beyond this. */
-static uint64_t region_bytes_max(uint32_t r)
+static uint64_t region_bytes_max(const struct lam_layout *layout, uint32_t r)
 {
-    return r < N_SMALL_REGIONS ? LAM_POLICY_REGION_BYTES_FIRST << r : LAM_POLICY_REGION_BYTES_MAX;
+    return r < N_SMALL_REGIONS ? layout->region_bytes << r : LAM_POLICY_REGION_BYTES_MAX;
 }
 
 /* Adds what belongs together: it goes into a new region where it would overflow this one, and over
@@ -85,7 +85,8 @@ static void add_to_regions(struct lam_layout *layout, uint64_t bytes)
 {
     struct lam_region *region = &layout->regions[layout->n_regions - 1];
 
-    if (region->bytes + bytes > region_bytes_max(layout->n_regions - 1) && region->bytes > 0) {
+    if (region->bytes + bytes > region_bytes_max(layout, layout->n_regions - 1) &&
+        region->bytes > 0) {
         region[1].pool_offset = region->pool_offset + region->bytes;
         region++;
     }
@@ -165,8 +166,11 @@ static bool lay_out(struct lam_layout *layout, struct lam_kept_table *table,
 enum lam_status lam_policy_layout(
     const struct lam_policy_request *request, struct lam_layout *ret_layout, struct lam_err *err)
 {
-    struct lam_layout layout = {
-        .align = request->align, .n_units = request->n_units, .part_unit = LAM_POLICY_NO_UNIT};
+    struct lam_layout layout = {.align = request->align,
+        .n_units = request->n_units,
+        .part_unit = LAM_POLICY_NO_UNIT,
+        .region_bytes =
+            request->region_bytes != 0 ? request->region_bytes : LAM_POLICY_REGION_BYTES_FIRST};
     struct lam_kept_table table = {0};
     enum lam_status status = LAM_OK;
     bool has_memory = lam_kept_table_init(&table, request->units, request->n_units, request->align);

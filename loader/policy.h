@@ -76,6 +76,7 @@ struct lam_layout {
     bool *kept;               /* [n_units] */
     uint32_t *drives;         /* [n_units] whose turn it is in a pass, < n_drives */
     struct lam_place *places; /* [n_places] */
+    uint64_t region_bytes;    /* of the first, at most, and of the others in proportion */
     uint32_t n_regions;
     struct lam_region *regions; /* [n_regions], together the whole pool */
 };
@@ -99,6 +100,7 @@ struct lam_policy_request {
     uint32_t lanes_wanted;  /* > 0: fewer where no more fit, none where all units are kept */
     const uint32_t *drives; /* [n_units] the drive of each, < n_drives; NULL: all on one */
     uint32_t n_drives;
+    uint64_t region_bytes; /* of the first region; 0: LAM_POLICY_REGION_BYTES_FIRST */
 };
 
 /*

@@ -180,8 +180,10 @@ static enum lam_status populate(
         return LAM_OK;
     return lam_fail_no_fit(err,
         "the machine gave no more than %s of the pool's %s (%s): give a smaller --ram",
-        lam_size_format(
-            atomic_load(&it.next) < it.end ? atomic_load(&it.next) : it.end, have, sizeof(have)),
+        lam_size_format(atomic_load(&pool->ready_bytes) +
+                            (atomic_load(&it.next) < it.end ? atomic_load(&it.next) : it.end) -
+                            begin,
+            have, sizeof(have)),
         lam_size_format(pool->bytes, want, sizeof(want)), strerror(atomic_load(&it.error)));
 }
 

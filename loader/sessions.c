@@ -13,6 +13,7 @@
 #include "common/mem.h"
 #include "common/size.h"
 #include "common/trace.h"
+#include "loader/regions.h"
 #include "proto/laminar/v1/loader.pb-c.h"
 #include "rpc/message.h"
 
@@ -38,6 +39,7 @@ struct lam_sessions {
 
     pthread_mutex_t lock; /* guards all below */
     struct lam_slots *slots;
+    struct lam_regions regions;
     struct lam_watch watch;
     struct session sessions[LAM_SLOTS_SESSIONS_MAX];
     struct lam_buf message;
@@ -450,18 +452,30 @@ void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end)
     pthread_mutex_unlock(&sessions->lock);
 }
 
-void lam_sessions_back(struct lam_sessions *sessions, uint64_t pool_bytes)
+void lam_sessions_back(struct lam_sessions *sessions, uint32_t r)
 {
-    const struct lam_layout *layout = sessions->layout;
-    uint32_t n = 0;
-
-    while (n < layout->n_places &&
-           layout->places[n].pool_offset + layout->places[n].bytes <= pool_bytes)
-        n++;
     pthread_mutex_lock(&sessions->lock);
-    lam_slots_back(sessions->slots, n);
+    lam_regions_add(&sessions->regions, r);
+    for (uint32_t p = 0; p < sessions->layout->n_places; p++) {
+        if (lam_regions_have(&sessions->regions, p))
+            lam_slots_back(sessions->slots, p);
+    }
     settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
+}
+
+bool lam_sessions_next_region(
+    struct lam_sessions *sessions, uint32_t *ret_region, bool *ret_awaited)
+{
+    uint32_t place;
+    bool more;
+
+    pthread_mutex_lock(&sessions->lock);
+    place = lam_slots_lacks(sessions->slots);
+    more = lam_regions_next(&sessions->regions, place, ret_region);
+    pthread_mutex_unlock(&sessions->lock);
+    *ret_awaited = place != LAM_REGIONS_NO_PLACE;
+    return more;
 }
 
 bool lam_sessions_find_kept(
@@ -541,6 +555,8 @@ enum lam_status lam_sessions_create(
                  ? lam_slots_create(&config, &sessions->slots, err)
                  : lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the sessions");
     if (status == LAM_OK)
+        status = lam_regions_init(&sessions->regions, layout, err);
+    if (status == LAM_OK)
         status = lam_watch_init(
             &sessions->watch, layout->n_slots + layout->n_ahead, layout->n_places, err);
     if (status != LAM_OK)
@@ -553,6 +569,7 @@ enum lam_status lam_sessions_create(
 fail:
     if (sessions != NULL) {
         lam_slots_destroy(sessions->slots);
+        lam_regions_done(&sessions->regions);
         lam_free(sessions->failing);
     }
     lam_free(unit_bytes);
@@ -573,6 +590,7 @@ void lam_sessions_destroy(struct lam_sessions *sessions)
     if (sessions == NULL)
         return;
     lam_slots_destroy(sessions->slots);
+    lam_regions_done(&sessions->regions);
     lam_watch_done(&sessions->watch);
     lam_buf_done(&sessions->message);
     lam_free(sessions->failing);

@@ -85,8 +85,12 @@ void lam_sessions_tick(struct lam_sessions *sessions);
 
 /* ---- from other threads ---- */
 
-/* The pool is populated up to here: the places below may be used. */
-void lam_sessions_back(struct lam_sessions *sessions, uint64_t pool_bytes);
+/* Region r of the layout is populated: places that have all of their memory may be used. */
+void lam_sessions_back(struct lam_sessions *sessions, uint32_t r);
+
+/* The region to be populated next, and whether a session waits for it. False: none is left. */
+bool lam_sessions_next_region(
+    struct lam_sessions *sessions, uint32_t *ret_region, bool *ret_awaited);
 
 /* Callbacks of the checker and of the handover; arg: the sessions. */
 void lam_sessions_on_issued(void *arg, const struct lam_load *load);

@@ -82,7 +82,8 @@ enum lam_status lam_share_lay_out(
         .n_units = manifest->n_units,
         .align = share->file.align,
         .budget_bytes = budget_bytes,
-        .lanes_wanted = lanes_wanted(share)};
+        .lanes_wanted = lanes_wanted(share),
+        .region_bytes = share->options.region_bytes};
     uint32_t *drives = lam_calloc(manifest->n_units, sizeof(*drives));
     enum lam_status status;
 
@@ -167,11 +168,9 @@ void lam_share_connect(struct lam_share *share, struct lam_handover *handover)
 
 void lam_share_back(struct lam_share *share, uint32_t r)
 {
-    const struct lam_region *region = &share->layout.regions[r];
-
     if (r > 0)
         lam_reader_add_region(share->reader, r);
-    lam_sessions_back(share->sessions, region->pool_offset + region->bytes);
+    lam_sessions_back(share->sessions, r);
 }
 
 /* Once for each copy: the file itself or a mirror. */

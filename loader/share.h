@@ -34,6 +34,7 @@ struct lam_share_options {
     struct lam_file_dirs shard_dirs;
     const char *io_cache;      /* directory of what is known about drives; NULL: nobody is asked */
     uint64_t read_deadline_ns; /* for one request to a drive; 0: LAM_READER_DEADLINE_NS */
+    uint64_t region_bytes;     /* of the pool's first region; 0: the usual */
 };
 
 struct lam_share {
@@ -82,7 +83,7 @@ LAM_MUST_USE enum lam_status lam_share_start(
     struct lam_share *share, const struct lam_pool *pool, struct lam_err *err);
 void lam_share_connect(struct lam_share *share, struct lam_handover *handover);
 
-/* Region r of the layout is populated, as are those before it. [any thread] */
+/* Region r of the layout is populated: the first one first, then in any order. [any thread] */
 void lam_share_back(struct lam_share *share, uint32_t r);
 
 /* Now and then: tries again what could not be read, gives up reads that take too long, says which

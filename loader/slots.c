@@ -135,12 +135,6 @@ bool lam_slots_next(struct lam_slots *slots, struct lam_slots_action *ret_action
 
 /* ---- events ---- */
 
-void lam_slots_back(struct lam_slots *slots, uint32_t n_places)
-{
-    assert(n_places >= slots->n_backed && n_places <= slots->n_places);
-    slots->n_backed = n_places;
-}
-
 /* The arrays are those of place `index` in their storage. */
 static void init_session(struct lam_slots *slots, struct lam_slots_session *session, uint32_t index)
 {
@@ -441,7 +435,7 @@ static void check_place(const struct lam_slots *slots, uint32_t p)
     assert(place->holders == 0 || place->state == LAM_PLACE_READY);
     if (place->state == LAM_PLACE_FREE)
         return;
-    assert(p < slots->n_backed);
+    assert(place->backed);
     assert(slots->units[place->unit].place == p || place->state == LAM_PLACE_STUCK);
     assert(slots->units[place->unit].kept == (p >= slots->n_slots + slots->n_ahead));
     assert(p < slots->n_slots || (place->gate == NOWHERE && place->late_bytes == 0));

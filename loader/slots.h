@@ -87,13 +87,18 @@ struct lam_slots_config {
     uint64_t load_bytes_max;
 };
 
-/* Copies the tables; no place may be used yet: see lam_slots_back. */
+/* Copies the tables; no place has memory yet: see lam_slots_back. */
 LAM_MUST_USE enum lam_status lam_slots_create(
     const struct lam_slots_config *config, struct lam_slots **ret_slots, struct lam_err *err);
 void lam_slots_destroy(struct lam_slots *slots); /* NULL is allowed */
 
-/* The first n_places have memory behind them now. Never fewer than before. */
-void lam_slots_back(struct lam_slots *slots, uint32_t n_places);
+/* The place has memory behind it from now on, and may be used. In any order; twice is fine. */
+void lam_slots_back(struct lam_slots *slots, uint32_t place);
+
+/* The place without memory that some session needs soonest, or UINT32_MAX: no session lacks one.
+ * Kept units need their own place, the others any place of the lanes. Of sessions that need one
+ * equally soon it is for the one whose turn to be served a load is longest ago. */
+uint32_t lam_slots_lacks(const struct lam_slots *slots);
 
 /* A session begins, at the first unit of its cycle, without credit. units[n_units]: the cycle,
  * strictly ascending; none: all units of a pass. Errors: LAM_INVALID_ARGUMENT (no such cycle);

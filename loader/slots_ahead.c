@@ -51,6 +51,8 @@ static uint64_t room_in(const struct lam_slots *slots, const struct lam_slots_pl
 {
     uint64_t use;
 
+    if (!place->backed)
+        return 0;
     if (place->state == LAM_PLACE_FREE)
         return LAM_SLOTS_NEVER;
     if (place->state != LAM_PLACE_READY || place->holders != 0)
@@ -66,7 +68,7 @@ uint32_t lam_slots_find_ahead(const struct lam_slots *slots, uint64_t *ret_use)
 
     if (!may_read_ahead(slots))
         return NOWHERE;
-    for (uint32_t i = 0; i < slots->n_ahead && slots->n_slots + i < slots->n_backed; i++) {
+    for (uint32_t i = 0; i < slots->n_ahead; i++) {
         uint64_t use = room_in(slots, &slots->places[slots->n_slots + i]);
 
         if (use > latest) {

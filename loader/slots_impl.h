@@ -1,6 +1,7 @@
 /* slots_impl: the tables of the state machine, shared by slots.c (events, grants), slots_load.c
  * (what is read next, and where to), slots_ahead.c (what is read ahead of its drive's turn),
- * slots_cycle.c (who needs what when) and slots_pin.c. Private to loader/slots*.c. */
+ * slots_back.c (which places have memory), slots_cycle.c (who needs what when) and slots_pin.c.
+ * Private to loader/slots*.c. */
 #ifndef LAMINAR_LOADER_SLOTS_IMPL_H
 #define LAMINAR_LOADER_SLOTS_IMPL_H
 
@@ -15,6 +16,7 @@ struct lam_slots_place {
     uint64_t begin; /* in the pool */
     uint64_t bytes; /* of the largest unit that it can take */
     uint32_t lane;
+    bool backed; /* has memory */
     enum lam_slots_state state;
     uint32_t unit; /* while not FREE */
     uint64_t generation;
@@ -59,7 +61,6 @@ struct lam_slots {
     uint32_t n_pass;  /* units without the table: the cycle of who names none */
     uint32_t n_seats; /* sessions at a time */
     uint32_t n_drives;
-    uint32_t n_backed;
     uint32_t n_words;                          /* of a bitmap over units */
     uint32_t n_loads;                          /* under way */
     uint64_t load_bytes[LAM_SLOTS_DRIVES_MAX]; /* pending, of all loads of a drive */

@@ -101,7 +101,8 @@ static bool find_way(
     bool is_strayed = unit == slots->part_unit && !is_part_place && slots->n_idle > 1;
     struct way way = {.place = p, .gate = NOWHERE, .read_bytes = slots->units[unit].bytes};
 
-    if ((is_part_place != (unit == slots->part_unit) && !is_strayed) || is_busy(slots, place, need))
+    if (!place->backed || (is_part_place != (unit == slots->part_unit) && !is_strayed) ||
+        is_busy(slots, place, need))
         return false;
     if (is_part_place && slots->part_valid)
         way.read_bytes -= slots->part_bytes;
@@ -166,7 +167,7 @@ static bool best_way(
     uint32_t best = NOWHERE;
     struct way way;
 
-    for (uint32_t p = 0; p < slots->n_slots && p < slots->n_backed; p++) {
+    for (uint32_t p = 0; p < slots->n_slots; p++) {
         uint32_t rank;
 
         if (!find_way(slots, unit, need, p, &way))
@@ -185,7 +186,7 @@ static bool best_way(
 static bool find_home(
     const struct lam_slots *slots, const struct lam_slots_unit *unit, struct way *ret_way)
 {
-    if (unit->home >= slots->n_backed || slots->places[unit->home].state != LAM_PLACE_FREE)
+    if (!slots->places[unit->home].backed || slots->places[unit->home].state != LAM_PLACE_FREE)
         return false;
     *ret_way = (struct way){.place = unit->home, .gate = NOWHERE, .read_bytes = unit->bytes};
     return true;
@@ -259,6 +260,7 @@ static void begin_load(
     *place = (struct lam_slots_place){.begin = place->begin,
         .bytes = place->bytes,
         .lane = place->lane,
+        .backed = true,
         .state = LAM_PLACE_LOADING,
         .unit = u,
         .generation = ++slots->generation,
@@ -428,7 +430,7 @@ static bool has_free_way(const struct lam_slots *slots, const struct lam_slots_p
     bool urgent = slots->n_idle > 0 && is_awaited(slots, place->unit);
     struct way way;
 
-    for (uint32_t q = 0; q < slots->n_slots && q < slots->n_backed; q++) {
+    for (uint32_t q = 0; q < slots->n_slots; q++) {
         if (find_way(slots, place->unit, lam_slots_next_use(slots, place->unit), q, &way) &&
             way.gate == NOWHERE && rank_of(slots, &way, urgent) != NOWHERE)
             return true;

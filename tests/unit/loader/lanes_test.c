@@ -290,7 +290,8 @@ static struct result run_cycle(
     assert_int_equal(lam_policy_layout(&request, &w.layout, NULL), LAM_OK);
     assert_int_equal(lam_slots_create(&config, &w.slots, NULL), LAM_OK);
     assert_int_equal(lam_watch_init(&w.watch, w.layout.n_slots, w.layout.n_places, NULL), LAM_OK);
-    lam_slots_back(w.slots, w.layout.n_places);
+    for (uint32_t p = 0; p < w.layout.n_places; p++)
+        lam_slots_back(w.slots, p);
     open_session(&w, n_units, cycle);
     for (uint32_t lap = 0; lap < warm + laps; lap++) {
         uint32_t before = w.at;

@@ -25,6 +25,7 @@
 #include "common/clock.h"
 #include "common/fault.h"
 #include "common/log.h"
+#include "common/size.h"
 #include "tests/unit/loader/live_loader.h"
 
 /* ---- ends ---- */
@@ -158,6 +159,44 @@ static void nothing_is_left_after_the_end(void **state)
     /* The worker's mapping outlives the loader: what it holds stays readable. */
     assert_true(worker.pool[0] == worker.pool[0]);
     pool_worker_disconnect(&worker);
+}
+
+/* A worker that keeps layers in its device asks for those first, and they were the last of the
+ * pool: all of the pool had to get its memory before one of them was read. */
+static void a_worker_that_begins_at_the_end_waits_for_its_region_alone(void **state)
+{
+    uint32_t last = live_manifest.n_units - 1;
+    struct lam_loader *loader;
+    struct pool_worker worker;
+    struct pool_event event = {0};
+    Laminar__V1__GetStatsResponse *stats;
+
+    (void)state;
+    lam_fault_hold("region", 0);
+    live_options.region_bytes = LAM_MIB;
+    loader = live_start("auto", LAM_READER_AUTO);
+    live_options.region_bytes = 0;
+    lam_fault_await();
+    pool_worker_connect(&worker, live_model.dir);
+    worker.units = &last;
+    worker.n_units = 1;
+    pool_worker_open(&worker);
+    while (pool_worker_stats(&worker)->sessions == 0)
+        continue;
+    lam_fault_hold("region", 1); /* one region, and then no more */
+    assert_int_equal(pool_worker_next(&worker, &event, NULL), LAM_OK);
+    assert_true(event.kept && event.unit == last);
+    live_check_unit(&worker, &event);
+    lam_fault_await();
+    stats = pool_worker_stats(&worker);
+    assert_true(stats->pool_ready_bytes < stats->pool_bytes / 2);
+    lam_fault_hold(NULL, 0);
+    pool_worker_disconnect(&worker);
+    pool_worker_connect(&worker, live_model.dir);
+    pool_worker_open(&worker);
+    live_walk(&worker, 1);
+    pool_worker_disconnect(&worker);
+    lam_loader_destroy(loader);
 }
 
 /* ---- trouble ---- */
@@ -390,6 +429,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(leases_end_with_a_word_or_the_pool_connection),
         cmocka_unit_test(leases_of_a_killed_worker_are_free),
         cmocka_unit_test(nothing_is_left_after_the_end),
+        cmocka_unit_test(a_worker_that_begins_at_the_end_waits_for_its_region_alone),
         cmocka_unit_test(a_file_that_changes_is_refused),
         cmocka_unit_test(a_pool_that_cannot_work_names_one_that_can),
         cmocka_unit_test(no_memory_is_a_status),

@@ -147,6 +147,27 @@ static void all_interleavings_of_two_cycles(void **state)
         2, true, 5);
 }
 
+/* Places get their memory in any order, at any time. */
+static void all_interleavings_of_memory(void **state)
+{
+    (void)state;
+    explore_all(
+        (struct world_shape){.n_units = 4, .kept = 0xa, .n_lanes = 2, .bare = true}, 1, false, 7);
+    explore_all((struct world_shape){.n_units = 3, .kept = 0x7, .bare = true}, 1, false, 7);
+    explore_all(
+        (struct world_shape){
+            .n_units = 4, .kept = 1u << 3, .n_lanes = 2, .early = 4, .part = 6, .bare = true},
+        1, false, 6);
+    explore_all(
+        (struct world_shape){
+            .n_units = 4, .kept = 0xc, .n_lanes = 1, .cycles = {0x8, 0x7}, .bare = true},
+        2, false, 6);
+    explore_all(
+        (struct world_shape){
+            .n_units = 4, .kept = 1, .n_lanes = 1, .ahead = 2, .drives = 0xc, .bare = true},
+        1, true, 5);
+}
+
 /* Another cycle for the session, unless it is open: some units, or a run of them. */
 static void draw_cycle(struct world *w, uint32_t s, uint32_t random)
 {
@@ -173,6 +194,7 @@ static void long_random_runs_with_three_sessions(void **state)
         shape.part = shape.early > 0 ? run / 3 % 3 * 4 : 0;
         shape.ahead = run / 5 % 4;
         shape.drives = shape.ahead > 0 ? run * 0x9e3779b1u & ((1u << shape.n_units) - 1) : 0;
+        shape.bare = run / 7 % 2 == 0;
         world_init(&w, &shape);
         for (uint32_t i = 0; i < 2000; i++) {
             rng = rng * 6364136223846793005ull + 1442695040888963407ull;
@@ -440,6 +462,7 @@ int main(void)
         cmocka_unit_test(all_interleavings_of_two_cycles),
         cmocka_unit_test(all_interleavings_of_two_drives),
         cmocka_unit_test(all_interleavings_with_faults),
+        cmocka_unit_test(all_interleavings_of_memory),
         cmocka_unit_test(long_random_runs_with_three_sessions),
     };
 

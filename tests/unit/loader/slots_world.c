@@ -114,6 +114,7 @@ static void on_load(struct world *w, const struct lam_slots_action *a)
     assert_true(a->generation > w->last_generation);
     w->last_generation = a->generation;
     assert_false(place->loading);
+    assert_true(w->backed[a->place]);
     assert_true(is_wanted(w, a->unit));
     assert_int_equal(a->kept, w->kept[a->unit]);
     assert_int_equal(a->kept, a->place >= w->layout.n_slots + w->layout.n_ahead);
@@ -188,12 +189,53 @@ static void on_fault(struct world *w, const struct lam_slots_action *a)
         assert_int_equal(a->unit, w->next_unit[s]); /* and it stays the next one */
 }
 
+/* Does a session go round to a kept unit whose place has no memory? */
+static bool lacks_a_home(const struct world *w)
+{
+    uint32_t home = w->layout.n_slots + w->layout.n_ahead;
+
+    for (uint32_t u = 0; u < w->layout.n_units; u++) {
+        if (!w->kept[u])
+            continue;
+        if (!w->backed[home++]) {
+            for (uint32_t s = 0; s < WORLD_SESSIONS; s++) {
+                if (w->open[s] && !w->detached[s] && is_in_cycle(w, s, u))
+                    return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* Who lacks memory is never forgotten, and what is asked for is of use to somebody. */
+static void check_lacks(const struct world *w)
+{
+    uint32_t p = lam_slots_lacks(w->slots);
+    uint32_t home = w->layout.n_slots + w->layout.n_ahead;
+    bool of_use = false;
+
+    if (p == UINT32_MAX) {
+        assert_false(lacks_a_home(w));
+        return;
+    }
+    assert_false(w->backed[p] || is_ahead(w, p));
+    for (uint32_t u = 0; u < w->layout.n_units; u++) {
+        bool fits = w->kept[u] ? home == p : p < w->layout.n_slots;
+
+        home += w->kept[u];
+        for (uint32_t s = 0; s < WORLD_SESSIONS; s++)
+            of_use = of_use || (fits && w->open[s] && !w->detached[s] && is_in_cycle(w, s, u));
+    }
+    assert_true(of_use);
+}
+
 void world_settle(struct world *w)
 {
     struct lam_slots_action a;
     uint32_t n_actions = 0;
     struct lam_slots_counts counts;
 
+    check(w);
     while (lam_slots_next(w->slots, &a)) {
         assert_true(++n_actions < 1000);
         if (a.kind == LAM_SLOTS_LOAD)
@@ -212,6 +254,8 @@ void world_settle(struct world *w)
     assert_int_equal(counts.leases, w->n_leases);
     assert_int_equal(counts.grants, w->n_grants);
     assert_int_equal(counts.loads, w->n_loads);
+    if (!w->known)
+        check_lacks(w);
 }
 
 /* ---- life ---- */
@@ -286,7 +330,8 @@ void world_init(struct world *w, const struct world_shape *shape)
     assert_int_equal(lam_slots_create(&config, &w->slots, NULL), LAM_OK);
     world_settle(w);
     assert_int_equal(w->n_loads, 0);
-    lam_slots_back(w->slots, n_places(w));
+    for (uint32_t p = 0; p < (shape->bare ? 1 : n_places(w)); p++)
+        world_back(w, p);
     world_settle(w);
 }
 
@@ -377,6 +422,18 @@ void world_loaded(struct world *w, uint32_t p, enum lam_status status)
     lam_slots_loaded(w->slots, p, place->generation, status);
 }
 
+void world_back(struct world *w, uint32_t place)
+{
+    uint32_t lane = w->layout_places[place].lane;
+
+    for (uint32_t p = 0; p < n_places(w); p++) {
+        if (p != place && (lane == w->layout.n_lanes || w->layout_places[p].lane != lane))
+            continue;
+        w->backed[p] = true;
+        lam_slots_back(w->slots, p);
+    }
+}
+
 void world_expired(struct world *w, uint32_t p)
 {
     w->places[p].stuck = true;
@@ -422,147 +479,4 @@ void world_step(struct world *w, uint32_t n_sessions)
             world_credit(w, s, 1);
     }
     world_settle(w);
-}
-
-static bool holds(const struct world *w, uint32_t s)
-{
-    uint32_t i = 0;
-
-    while (i < w->n_leases && w->leases[i].session != s)
-        i++;
-    return i < w->n_leases;
-}
-
-static bool play_session(struct world *w, uint32_t event, uint32_t *n, uint32_t s)
-{
-    if ((*n)++ == event) {
-        if (w->open[s])
-            world_close(w, s);
-        else
-            world_open(w, s);
-        return true;
-    }
-    if (!w->open[s] || w->detached[s])
-        return false;
-    if (w->credits[s] < 2 && (*n)++ == event) {
-        world_credit(w, s, 1);
-        return true;
-    }
-    if (holds(w, s) && (*n)++ == event) {
-        world_detach(w, s);
-        return true;
-    }
-    return false;
-}
-
-static bool play_load(struct world *w, uint32_t event, uint32_t *n, uint32_t p, bool faults)
-{
-    struct world_place *place = &w->places[p];
-
-    if (!place->loading)
-        return false;
-    if (world_can_end(w, p) && (*n)++ == event) {
-        world_loaded(w, p, LAM_OK);
-        return true;
-    }
-    if (place->cancelled && (*n)++ == event) {
-        world_loaded(w, p, LAM_CANCELLED);
-        return true;
-    }
-    if (!place->issued && !place->stuck && (*n)++ == event) {
-        place->issued = true;
-        lam_slots_issued(w->slots, p, place->generation);
-        return true;
-    }
-    if ((faults || place->stuck) && (*n)++ == event) {
-        world_loaded(w, p, place->stuck ? LAM_DEADLINE_EXCEEDED : LAM_DATA_LOSS);
-        return true;
-    }
-    if (faults && !place->stuck && (*n)++ == event) {
-        world_expired(w, p);
-        return true;
-    }
-    return false;
-}
-
-static bool play_one(struct world *w, uint32_t event, uint32_t n_sessions, bool faults)
-{
-    uint32_t n = 0;
-
-    for (uint32_t s = 0; s < n_sessions; s++) {
-        if (play_session(w, event, &n, s))
-            return true;
-    }
-    for (uint32_t p = 0; p < n_places(w); p++) {
-        if (play_load(w, event, &n, p, faults))
-            return true;
-    }
-    for (uint32_t i = 0; i < w->n_leases; i++) {
-        if (n++ == event) {
-            world_release(w, i);
-            return true;
-        }
-    }
-    if (faults && n++ == event) {
-        lam_slots_retry(w->slots);
-        return true;
-    }
-    if (w->layout.n_slots > w->layout.n_lanes && world_is_idle(w) && n++ == event) {
-        lam_slots_idle(w->slots);
-        return true;
-    }
-    return false;
-}
-
-bool world_play(struct world *w, uint32_t event, uint32_t n_sessions, bool faults)
-{
-    if (!play_one(w, event, n_sessions, faults))
-        return false;
-    check(w);
-    world_settle(w);
-    return true;
-}
-
-void world_drain(struct world *w)
-{
-    uint32_t kept_all = 0;
-    uint32_t target[WORLD_SESSIONS];
-
-    for (uint32_t u = 0; u < w->layout.n_units; u++)
-        kept_all |= w->kept[u] ? 1u << u : 0;
-    for (uint32_t s = 0; s < WORLD_SESSIONS; s++) {
-        if (w->open[s] && w->detached[s])
-            world_close(w, s);
-        target[s] = w->open[s] ? 2 * (uint32_t)__builtin_popcount(w->cycle[s] & ~kept_all) : 0;
-    }
-    for (uint32_t round = 0;; round++) {
-        bool more = false;
-
-        assert_true(round < 80 * WORLD_UNITS_MAX);
-        lam_slots_retry(w->slots);
-        world_settle(w);
-        for (uint32_t p = 0; p < n_places(w); p++) {
-            if (w->places[p].stuck)
-                world_loaded(w, p, LAM_DEADLINE_EXCEEDED);
-        }
-        world_finish_loads(w);
-        if (world_is_idle(w))
-            lam_slots_idle(w->slots);
-        world_settle(w);
-        while (w->n_leases > 0) {
-            if (!w->kept[w->leases[0].unit] && target[w->leases[0].session] > 0)
-                target[w->leases[0].session]--;
-            world_release(w, 0);
-        }
-        for (uint32_t s = 0; s < WORLD_SESSIONS; s++) {
-            if (!w->open[s])
-                continue;
-            if (w->credits[s] == 0)
-                world_credit(w, s, 1);
-            more = more || target[s] > 0 || w->kept_granted[s] != (kept_all & w->cycle[s]);
-        }
-        world_settle(w);
-        if (!more)
-            return;
-    }
 }

@@ -33,6 +33,8 @@ struct world_shape {
     uint32_t ahead;      /* places */
     uint32_t drives;     /* bitmap of the units that lie on the second of two drives; 0: one */
     uint32_t cycles[WORLD_SESSIONS]; /* bitmaps of units; 0: all */
+    bool
+        bare; /* only the first lane has memory, or without lanes the first place: see world_back */
 };
 
 struct world_lease {
@@ -53,6 +55,7 @@ struct world {
     uint32_t n_seats;
     uint64_t step_bytes;
     struct lam_layout layout;
+    bool backed[WORLD_PLACES_MAX];
     bool kept[WORLD_UNITS_MAX];
     uint32_t drives[WORLD_UNITS_MAX];
     struct lam_place layout_places[WORLD_PLACES_MAX];
@@ -86,6 +89,7 @@ void world_close(struct world *w, uint32_t s);
 void world_credit(struct world *w, uint32_t s, uint32_t n);
 void world_release(struct world *w, uint32_t lease);
 void world_loaded(struct world *w, uint32_t place, enum lam_status status);
+void world_back(struct world *w, uint32_t place); /* it gets memory, and all of its lane */
 void world_expired(struct world *w, uint32_t place);
 
 /* Can that load end well now? */
