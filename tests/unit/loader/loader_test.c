@@ -208,6 +208,7 @@ static void a_file_that_changes_is_refused(void **state)
     struct pool_worker worker;
     struct pool_event event = {0};
     struct lam_err err = {0};
+    enum lam_status status = LAM_OK;
     FILE *file;
 
     (void)state;
@@ -219,17 +220,20 @@ static void a_file_that_changes_is_refused(void **state)
     assert_int_equal(fseek(file, (long)live_model.n_bytes - 100, SEEK_SET), 0);
     assert_int_equal(fputc('x', file), 'x');
     fclose(file);
-    /* What was read before may still come; what is read after must not. */
-    for (uint32_t i = 0; i < 8 && !event.fault; i++) {
-        assert_int_equal(pool_worker_next(&worker, &event, &err), LAM_OK);
-        if (!event.fault) {
+    /* What was read before may still come; what is read after must not. On a busy machine the end
+     * of the session, which comes when the watch has looked at the file, may be first. */
+    for (uint32_t i = 0; i < 8 && status == LAM_OK; i++) {
+        status = pool_worker_next(&worker, &event, &err);
+        if (status == LAM_OK && event.fault) {
+            status = (enum lam_status)event.status;
+            snprintf(err.text, sizeof(err.text), "%.400s", event.reason);
+        } else if (status == LAM_OK) {
             pool_worker_release(&worker, event.unit, event.generation);
             pool_worker_credit(&worker, 1);
         }
     }
-    assert_true(event.fault);
-    assert_int_equal(event.status, LAM_DATA_LOSS);
-    assert_non_null(strstr(event.reason, "changed"));
+    assert_int_equal(status, LAM_DATA_LOSS);
+    assert_non_null(strstr(err.text, "changed"));
     pool_worker_disconnect(&worker);
     lam_loader_destroy(loader);
     live_drop_model();
