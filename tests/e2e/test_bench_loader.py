@@ -12,15 +12,6 @@ FIELDS = {"version", "gbps", "fio_gbps", "ratio_to_fio", "fio_spread", "cpu_ms_p
           "hit_ratio_bound", "engine", "fixed_buffers", "direct", "pool_ready_seconds"}
 
 
-@pytest.fixture
-def home(tmp_path):
-    """A private runtime directory, which must be empty again after each test."""
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    yield folder
-    cli.assert_nothing_left(folder)
-
-
 def fake_fio(folder, script):
     """An environment in which `fio` is this shell script."""
     folder.mkdir()

@@ -20,15 +20,6 @@ GRACE_SECONDS = 15  # for services that are told to end
 ENDLESS = ("--raw", "-p", "1 2 3 4 5 6 7 8 9 10 11 12 13 14", "-n", "8000")
 
 
-@pytest.fixture
-def home(tmp_path):
-    """A private runtime directory, which must be empty again after each test."""
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    yield folder
-    cli.assert_nothing_left(folder)
-
-
 # What it prints.
 
 def test_run_writes_the_text_and_nothing_else_to_stdout(home):

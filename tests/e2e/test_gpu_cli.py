@@ -15,14 +15,6 @@ CAPS = {"400MiB": True, "150MiB": False, "128MiB": False}
 MIB = 1 << 20
 
 
-@pytest.fixture
-def home(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    yield folder
-    cli.assert_nothing_left(folder)
-
-
 def run(home, *arguments, name="run", code=0):
     more = PROMPT if name == "run" else ()
     done = cli.run(home, name, cli.MODEL, *more, *SMALL, *LIBRARY, *arguments)

@@ -19,14 +19,6 @@ PARIS = ("--raw", "-p", "The capital of France is", "-n", "12")
 MOUNTING_FAILED = 4  # as fuse_main tells it
 
 
-@pytest.fixture
-def home(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    yield folder
-    cli.assert_nothing_left(folder)
-
-
 class Drive:
     """A mounted faultfs, and a home directory of its own for the records."""
 

@@ -34,14 +34,6 @@ PROMPTS = {
 }
 
 
-@pytest.fixture
-def home(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    yield folder
-    cli.assert_nothing_left(folder)
-
-
 class Exact(reference.Model):
     """Keeps what it has dequantised: the tests ask for the same weights again and again."""
 

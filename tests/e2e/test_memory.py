@@ -10,14 +10,6 @@ MIB = 1 << 20
 PROMPT = "hello world " * 230
 
 
-@pytest.fixture
-def home(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    yield folder
-    cli.assert_nothing_left(folder)
-
-
 def resident_bytes(pids):
     """Of all these processes together, the shared pool counted once."""
     own, pool = 0, 0

@@ -11,14 +11,6 @@ import split_gguf
 PARIS = ("--raw", "-p", "The capital of France is", "-n", "12", "--ctx", "256")
 
 
-@pytest.fixture
-def home(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    yield folder
-    cli.assert_nothing_left(folder)
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     """Three; the second and the third begin in the middle of a layer."""

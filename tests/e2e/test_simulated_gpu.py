@@ -12,14 +12,6 @@ LIBRARY = ("--cuda-library", str(cli.BIN_DIR / "tests" / "kernels" / "simulated"
 SMALL = ("--ctx", "128", "--prefill-chunk", "128")
 
 
-@pytest.fixture
-def home(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    yield folder
-    cli.assert_nothing_left(folder)
-
-
 def make(home, path, *flags):
     cli.run_json(home, "synth", "-o", path, *flags)
     return path

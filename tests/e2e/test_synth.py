@@ -13,15 +13,6 @@ import cli
 TYPES = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"]
 
 
-@pytest.fixture
-def home(tmp_path):
-    """A private runtime directory, which must be empty again after each test."""
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    yield folder
-    cli.assert_nothing_left(folder)
-
-
 def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -6,8 +6,6 @@ import signal
 import threading
 import time
 
-import pytest
-
 import cli
 import harness
 
@@ -19,14 +17,6 @@ TRACKS = {
 }
 STORY = "Once upon a time, in a village by the sea,"
 SMALL = ["--ram", "40MiB"]  # less than half of the demo model's weights
-
-
-@pytest.fixture
-def home(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    yield folder
-    cli.assert_nothing_left(folder)
 
 
 class Trace:
