@@ -20,6 +20,7 @@
 struct walk {
     struct lam_verify_config config;
     uint64_t n_chunks;
+    uint64_t n_unit_chunks; /* the first ones; then the embedding's and the norms' */
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t ended; /* a thread has ended */
@@ -33,7 +34,25 @@ struct walk {
 struct step {
     uint64_t first_chunk, n_chunks;
     uint64_t file_offset, bytes;
+    uint64_t counted_bytes;
 };
+
+static bool in_embedding(const struct lam_manifest *manifest, uint64_t file_offset)
+{
+    return manifest->embedding.file_offset <= file_offset &&
+           file_offset - manifest->embedding.file_offset < manifest->embedding.bytes;
+}
+
+/* What a chunk adds to the bytes of the file: a tied head is read twice, as units of the head and
+ * as the embedding, because each has sums of its own, but it is one stretch of the file. */
+static uint64_t counted_bytes(
+    const struct walk *walk, uint64_t chunk, const struct lam_record_chunk *place)
+{
+    bool again = chunk < walk->n_unit_chunks &&
+                 in_embedding(&walk->config.file->manifest, place->file_offset);
+
+    return again ? 0 : place->bytes;
+}
 
 /* False: none is left, or something failed. */
 static bool take_step(struct walk *walk, struct step *ret_step)
@@ -54,7 +73,7 @@ static bool take_step(struct walk *walk, struct step *ret_step)
         if (step.n_chunks++ == 0)
             step.file_offset = chunk.file_offset;
         step.bytes += chunk.bytes;
-        walk->next_chunk++;
+        step.counted_bytes += counted_bytes(walk, walk->next_chunk++, &chunk);
     }
     pthread_mutex_unlock(&walk->lock);
     *ret_step = step;
@@ -152,7 +171,7 @@ static void *run(void *arg)
         if (status == LAM_OK)
             status = end_step(walk, began_ns, &err);
         pthread_mutex_lock(&walk->lock);
-        walk->done_bytes += step.bytes;
+        walk->done_bytes += step.counted_bytes;
         pthread_mutex_unlock(&walk->lock);
     }
     pthread_mutex_lock(&walk->lock);
@@ -224,8 +243,13 @@ enum lam_status lam_verify(const struct lam_verify_config *config,
     lam_integrity_count(config->integrity, &counts);
     walk.n_chunks = result->n_chunks = counts.chunks;
     result->n_compared = counts.known;
-    for (uint64_t c = 0; c < counts.chunks; c++)
-        result->total_bytes += lam_integrity_chunk(config->integrity, c).bytes;
+    for (uint32_t u = 0; u < config->file->manifest.n_units; u++)
+        walk.n_unit_chunks += (config->file->manifest.units[u].bytes + LAM_RECORD_CHUNK_BYTES - 1) /
+                              LAM_RECORD_CHUNK_BYTES;
+    for (uint64_t c = 0; c < counts.chunks; c++) {
+        struct lam_record_chunk place = lam_integrity_chunk(config->integrity, c);
+        result->total_bytes += counted_bytes(&walk, c, &place);
+    }
     pthread_mutex_init(&walk.lock, NULL);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -245,10 +269,6 @@ enum lam_status lam_verify(const struct lam_verify_config *config,
 const char *lam_verify_name_part(const struct lam_manifest *manifest,
     const struct lam_record_chunk *place, char text[LAM_VERIFY_PART_BYTES])
 {
-    bool in_embedding =
-        manifest->embedding.file_offset <= place->file_offset &&
-        place->file_offset - manifest->embedding.file_offset < manifest->embedding.bytes;
-
     for (uint32_t u = 0; u < manifest->n_units; u++) {
         const struct lam_unit *unit = &manifest->units[u];
 
@@ -259,6 +279,7 @@ const char *lam_verify_name_part(const struct lam_manifest *manifest,
             unit->kind == LAM_UNIT_LAYER ? "layer" : "head", unit->layer);
         return text;
     }
-    snprintf(text, LAM_VERIFY_PART_BYTES, "%s", in_embedding ? "embedding" : "norms");
+    snprintf(text, LAM_VERIFY_PART_BYTES, "%s",
+        in_embedding(manifest, place->file_offset) ? "embedding" : "norms");
     return text;
 }

@@ -32,7 +32,7 @@ struct lam_verify_config {
 };
 
 struct lam_verify_result {
-    uint64_t total_bytes;
+    uint64_t total_bytes; /* of the file: a tied head, which has two sums, counts once */
     uint64_t n_chunks;
     uint64_t n_compared;  /* the others were seen for the first time */
     uint64_t n_different; /* chunks that differ, twice in a row */
