@@ -155,6 +155,10 @@ enum lam_status lam_verify_remote(const char *target, const char *path,
         status = lam_rpc_channel_create(target, MESSAGE_BYTES_MAX, &remote.channel, err);
     if (status == LAM_OK)
         status = find_model(&remote, path, &model, err);
+    if (status == LAM_UNAVAILABLE)
+        lam_err_wrap(err, status,
+            "no loader answers: --target is what a laminar-loader has as --listen, and without it "
+            "the file is read here");
     if (status == LAM_OK)
         status = ask(&remote, model, err);
     if (status == LAM_OK)

@@ -32,18 +32,35 @@ bool lam_program_begin_list(const char *name, const struct lam_flag_program *pro
     return false;
 }
 
+/* The operand of that number, as the usage line spells it: its words in capitals, up to the first
+ * flag. */
+static void operand_name(const char *usage, size_t number, char *text, size_t text_bytes)
+{
+    for (const char *word = usage; *word && *word != '[';) {
+        size_t n = strcspn(word, " ");
+        if (word[0] >= 'A' && word[0] <= 'Z' && number-- == 0) {
+            snprintf(text, text_bytes, "%.*s", (int)n, word);
+            return;
+        }
+        word += n + (word[n] == ' ');
+    }
+    snprintf(text, text_bytes, "an operand");
+}
+
 bool lam_program_begin(const char *name, const struct lam_flag_program *program, int argc,
     char **argv, const char **operands, size_t n_operands, int *ret_exit)
 {
     struct lam_err err = {0};
     size_t n_given = 0;
+    char missing[32];
 
     if (!lam_program_begin_list(
             name, program, argc, argv, operands, n_operands, &n_given, ret_exit))
         return false;
     if (n_given == n_operands)
         return true;
-    lam_fail(&err, LAM_INVALID_ARGUMENT, "an operand is missing; usage: %s", program->usage);
+    operand_name(program->usage, n_given, missing, sizeof missing);
+    lam_fail(&err, LAM_INVALID_ARGUMENT, "%s is missing; usage: %s", missing, program->usage);
     *ret_exit = lam_program_fail(name, &err, LAM_EXIT_USAGE);
     return false;
 }

@@ -96,8 +96,9 @@ static void test_bad_lines(void **state)
         const char *argument;
         const char *said;
     } cases[] = {
-        {"--log-level=loud", "loud"}, {"--frob\x1b[2J", "prog: "},
-        {NULL, "usage: prog FILE"}, /* the operand is missing */
+        {"--log-level=loud", "loud"},
+        {"--frob\x1b[2J", "prog: "},
+        {NULL, "prog: FILE is missing; usage: prog FILE"},
     };
 
     (void)state;
