@@ -115,21 +115,27 @@ static double time_of(uint64_t bytes, double rate)
     return rate > 0 ? (double)bytes / rate : 0;
 }
 
+static void raise_floor(struct lam_bench_figures *figures, double floor_s, bool assumed)
+{
+    if (floor_s <= figures->floor_s)
+        return;
+    figures->floor_s = floor_s;
+    figures->floor_assumed = assumed;
+}
+
 static void find_floors(
     const struct lam_bench_observed *observed, struct lam_bench_figures *figures)
 {
     const struct lam_bench_rates *rates = &observed->rates;
     uint64_t memory_bytes = figures->profile.resident_bytes > 0 ? figures->profile.resident_bytes
                                                                 : observed->planned_memory_bytes;
-    double floor_s;
 
     figures->disk_floor_s = time_of(observed->planned_disk_bytes, rates->disk);
     figures->link_floor_s = time_of(figures->profile.link_bytes, rates->link);
     figures->memory_floor_s = time_of(memory_bytes, rates->memory);
-    floor_s = figures->disk_floor_s;
-    floor_s = figures->link_floor_s > floor_s ? figures->link_floor_s : floor_s;
-    floor_s = figures->memory_floor_s > floor_s ? figures->memory_floor_s : floor_s;
-    figures->floor_s = floor_s;
+    raise_floor(figures, figures->disk_floor_s, rates->disk_assumed);
+    raise_floor(figures, figures->link_floor_s, rates->link_assumed);
+    raise_floor(figures, figures->memory_floor_s, rates->memory_assumed);
 }
 
 enum lam_status lam_bench_figures(const struct lam_bench_observed *observed,

@@ -20,6 +20,7 @@ struct lam_bench_rates {
     double disk;
     double link;
     double memory; /* that weights are read at where they are computed on */
+    bool disk_assumed, link_assumed, memory_assumed; /* neither given nor measured */
 };
 
 struct lam_bench_observed {
@@ -53,7 +54,8 @@ struct lam_bench_figures {
     double disk_floor_s;
     double link_floor_s;
     double memory_floor_s;
-    double floor_s; /* the largest */
+    double floor_s;     /* the largest */
+    bool floor_assumed; /* of an assumed rate: the pass may well be faster */
 };
 
 /* Errors: LAM_RESOURCE_EXHAUSTED. */

@@ -64,7 +64,10 @@ static struct lam_bench_rates rates_of(const struct bench *bench)
 
     return (struct lam_bench_rates){.disk = planning->request.host.disk_rate,
         .link = is_gpu(bench) ? device->link_rate : 0,
-        .memory = is_gpu(bench) ? device->memory_rate : planning->request.host.memory_rate};
+        .memory = is_gpu(bench) ? device->memory_rate : planning->request.host.memory_rate,
+        .disk_assumed = planning->disk_assumed,
+        .link_assumed = planning->link_assumed,
+        .memory_assumed = planning->memory_assumed};
 }
 
 /* The one worker of our own stack. */
@@ -148,9 +151,9 @@ static json_t *pass_json(const struct lam_bench_figures *f)
                 f->profile.copy_s, "link_bytes", (json_int_t)f->profile.link_bytes,
                 "resident_bytes", (json_int_t)f->profile.resident_bytes));
     json_object_set_new(pass, "floor",
-        json_pack("{s:f,s:f,s:f,s:f,s:f}", "seconds", f->floor_s, "disk_seconds", f->disk_floor_s,
-            "link_seconds", f->link_floor_s, "memory_seconds", f->memory_floor_s, "pass_of_floor",
-            of_floor(f)));
+        json_pack("{s:f,s:f,s:f,s:f,s:f,s:b}", "seconds", f->floor_s, "disk_seconds",
+            f->disk_floor_s, "link_seconds", f->link_floor_s, "memory_seconds", f->memory_floor_s,
+            "pass_of_floor", of_floor(f), "assumed", f->floor_assumed));
     return pass;
 }
 
@@ -222,6 +225,9 @@ static void print_passes(const struct bench *bench, const struct lam_bench_figur
         bench->planning->plan.pass_seconds);
     printf("floor      %.4f s (disk %.4f, link %.4f, memory %.4f): a pass takes %.2f of it\n",
         f->floor_s, f->disk_floor_s, f->link_floor_s, f->memory_floor_s, of_floor(f));
+    if (f->floor_assumed)
+        printf(
+            "           but its speed is only assumed: `laminar doctor --measure` measures it\n");
     printf("           at %s\n", bench->planning->sources);
     if (f->has_profile)
         printf("waiting    %.4f s for the disk, %.4f s for the link; computing %.4f s\n",

@@ -181,9 +181,10 @@ static void add_source(struct lam_planning *planning, const char *fmt, ...)
 }
 
 /* The first of them that there is; what nobody gave is named. */
-static double choose_rate(
-    struct lam_planning *planning, const char *what, double given, double measured, double assumed)
+static double choose_rate(struct lam_planning *planning, const char *what, double given,
+    double measured, double assumed, bool *ret_assumed)
 {
+    *ret_assumed = given <= 0 && measured <= 0;
     if (given > 0)
         return given;
     if (measured > 0)
@@ -209,8 +210,8 @@ void lam_planning_use_cpu(struct lam_planning *planning)
     planning->request.n_devices = 1;
     planning->devices[0] = (struct lam_plan_device){
         .name = "cpu", .kind = LAM_DEVICE_CPU, .flop_rate = LAM_ASSUMED_CPU_FLOP_RATE};
-    planning->request.host.memory_rate =
-        choose_rate(planning, "memory", 0, planning->facts.memory_rate, assumed);
+    planning->request.host.memory_rate = choose_rate(
+        planning, "memory", 0, planning->facts.memory_rate, assumed, &planning->memory_assumed);
     planning->request.kv_q8_allowed = true;
 }
 
@@ -220,6 +221,7 @@ void lam_planning_add_gpu(struct lam_planning *planning, const char *name,
     uint32_t d = planning->request.n_devices++;
     struct lam_plan_device *device = &planning->devices[d];
     bool measured = facts->context_bytes > 0;
+    bool host_assumed; /* always: nobody measures it */
 
     *device = (struct lam_plan_device){.kind = LAM_DEVICE_GPU,
         .total_bytes = facts->total_bytes,
@@ -229,13 +231,13 @@ void lam_planning_add_gpu(struct lam_planning *planning, const char *name,
     if (d == 0)
         add_source(planning, "context %.2f GiB %s", (double)device->context_bytes / (double)LAM_GIB,
             measured ? "measured" : "assumed");
-    device->link_rate = choose_rate(
-        planning, "link", planning->given_link_rate, facts->link_rate, LAM_ASSUMED_LINK_RATE);
-    device->memory_rate = choose_rate(
-        planning, "device memory", 0, facts->memory_rate, LAM_ASSUMED_DEVICE_MEMORY_RATE);
+    device->link_rate = choose_rate(planning, "link", planning->given_link_rate, facts->link_rate,
+        LAM_ASSUMED_LINK_RATE, &planning->link_assumed);
+    device->memory_rate = choose_rate(planning, "device memory", 0, facts->memory_rate,
+        LAM_ASSUMED_DEVICE_MEMORY_RATE, &planning->memory_assumed);
     if (d == 0)
         planning->request.host.memory_rate =
-            choose_rate(planning, "host memory", 0, 0, LAM_ASSUMED_HOST_RATE);
+            choose_rate(planning, "host memory", 0, 0, LAM_ASSUMED_HOST_RATE, &host_assumed);
     memcpy(planning->product_rates[d], facts->product_rates, sizeof facts->product_rates);
     snprintf(device->name, sizeof device->name, "%s", name);
     planning->free_bytes[d] = free_bytes;
@@ -343,7 +345,7 @@ int lam_planning_make(struct lam_planning *planning)
     enum lam_status status;
 
     planning->request.host.disk_rate = choose_rate(planning, "disk", planning->given_disk_rate,
-        planning->facts.disk_rate, LAM_ASSUMED_DISK_RATE);
+        planning->facts.disk_rate, LAM_ASSUMED_DISK_RATE, &planning->disk_assumed);
     if (planning->devices[0].kind == LAM_DEVICE_CPU) {
         planning->devices[0].context_bytes = cpu_context_bytes(planning);
         add_source(planning, "processes %.1f MiB",

@@ -53,6 +53,9 @@ struct lam_planning {
     struct lam_plan_device devices[LAM_PLAN_DEVICES_MAX];
     double given_link_rate; /* by flags: these win over facts. 0: not given; likewise below */
     double given_disk_rate;
+    bool disk_assumed; /* its rate was neither given nor measured; likewise below */
+    bool link_assumed;
+    bool memory_assumed; /* that weights are read from where they are computed on */
     uint64_t free_bytes[LAM_PLAN_DEVICES_MAX]; /* of devices */
     double product_rates[LAM_PLAN_DEVICES_MAX][LAM_DTYPE_END];
     struct lam_plan_request request;

@@ -89,6 +89,23 @@ static void test_floors_without_a_profile_are_the_plan_s(void **state)
     assert_true(near(f.link_floor_s, 0));
     assert_true(near(f.memory_floor_s, 0.1));
     assert_true(near(f.floor_s, 0.5));
+    assert_false(f.floor_assumed);
+}
+
+/* Whether the ratio to the floor means anything depends on the rate that made it the floor. */
+static void test_a_floor_is_as_good_as_its_rate(void **state)
+{
+    struct lam_bench_observed observed = observe();
+    struct lam_bench_figures f;
+    struct lam_err err = {0};
+
+    (void)state;
+    observed.rates.memory_assumed = true; /* the disk is the floor */
+    assert_int_equal(lam_bench_figures(&observed, &f, &err), LAM_OK);
+    assert_false(f.floor_assumed);
+    observed.rates.disk_assumed = true;
+    assert_int_equal(lam_bench_figures(&observed, &f, &err), LAM_OK);
+    assert_true(f.floor_assumed);
 }
 
 static void test_a_profile_is_averaged_over_its_own_passes(void **state)
@@ -151,6 +168,7 @@ int main(void)
         cmocka_unit_test(test_only_the_window_counts),
         cmocka_unit_test(test_a_pass_counts_for_all_texts),
         cmocka_unit_test(test_floors_without_a_profile_are_the_plan_s),
+        cmocka_unit_test(test_a_floor_is_as_good_as_its_rate),
         cmocka_unit_test(test_a_profile_is_averaged_over_its_own_passes),
         cmocka_unit_test(test_no_window),
         cmocka_unit_test(test_without_memory),
