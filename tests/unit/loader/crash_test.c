@@ -4,7 +4,7 @@
  *
  * Started again with other arguments, this program is one of those processes:
  *     serve DIR RAM       a loader, until it is killed
- *     be STATE DIR        a worker that stays in one state, see `states`
+ *     be STATE DIR        a worker that stays in one state, see crash_states.h
  *     walk DIR            a worker that walks passes for as long as there is a loader
  * Each writes a byte when it is where it should be.
  */
@@ -21,16 +21,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "tests/unit/loader/crash_states.h"
 #include "tests/unit/loader/live_loader.h"
 
 #define LIMIT_MS 60000 /* or it hangs */
@@ -78,11 +77,6 @@ static void wait_for_byte(const struct process *process)
     assert_int_equal(read(process->out, &byte, 1), 1);
 }
 
-static void tell(void)
-{
-    lam_ignore(write(STDOUT_FILENO, "\n", 1) < 0, "the test waits in vain then, and fails");
-}
-
 /* It was killed, and had not ended by itself: with a failed check, for example. */
 static void finish(struct process *process)
 {
@@ -108,130 +102,6 @@ static struct process start_loader(void)
     wait_for_byte(&loader);
     return loader;
 }
-
-/* ---- states of a worker ---- */
-
-static _Noreturn void hold_on(void)
-{
-    tell();
-    for (;;)
-        pause();
-}
-
-static struct pool_event take_one(struct pool_worker *worker)
-{
-    struct pool_event event = {.kept = true};
-
-    while (event.kept) {
-        if (pool_worker_next(worker, &event, NULL) != LAM_OK)
-            _exit(1);
-    }
-    return event;
-}
-
-/* Connected to the pool socket, and dead before it reads a word. */
-static void be_in_handshake(const char *dir)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-
-    snprintf(address.sun_path, sizeof(address.sun_path), "%s/pool.sock", dir);
-    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) != 0)
-        _exit(1);
-    hold_on();
-}
-
-static void be_connected(const char *dir)
-{
-    struct pool_worker worker;
-
-    pool_worker_connect(&worker, dir);
-    hold_on();
-}
-
-static void be_idle(const char *dir)
-{
-    struct pool_worker worker;
-
-    pool_worker_connect(&worker, dir);
-    pool_worker_open(&worker);
-    lam_ignore(pool_worker_stats(&worker) == NULL, "by then the session is open");
-    hold_on();
-}
-
-static void be_holding(const char *dir)
-{
-    struct pool_worker worker;
-
-    pool_worker_connect(&worker, dir);
-    pool_worker_open(&worker);
-    pool_worker_credit(&worker, 2);
-    lam_ignore(take_one(&worker).fault, "held");
-    hold_on();
-}
-
-static void be_waiting_for_credit(const char *dir)
-{
-    struct pool_worker worker;
-    struct pool_event event;
-
-    pool_worker_connect(&worker, dir);
-    pool_worker_open(&worker);
-    pool_worker_credit(&worker, 1);
-    event = take_one(&worker);
-    pool_worker_release(&worker, event.unit, event.generation);
-    lam_ignore(pool_worker_stats(&worker) == NULL, "by then the release is through");
-    hold_on();
-}
-
-/* Asked for more than it takes: units are on their way to it when it dies. */
-static void be_asking(const char *dir)
-{
-    struct pool_worker worker;
-
-    pool_worker_connect(&worker, dir);
-    pool_worker_open(&worker);
-    pool_worker_credit(&worker, 64);
-    hold_on();
-}
-
-/* Holds a unit, says its sum, and again after it was stopped for a while. */
-static void be_summing(const char *dir)
-{
-    struct pool_worker worker;
-    struct pool_event event;
-    const unsigned char *bytes;
-
-    pool_worker_connect(&worker, dir);
-    pool_worker_open(&worker);
-    pool_worker_credit(&worker, 1);
-    event = take_one(&worker);
-    bytes = worker.pool + event.pool_offset;
-    for (;;) {
-        uint64_t sum = 0;
-
-        for (uint64_t i = 0; i < 400000; i++)
-            sum = sum * 31 + bytes[i];
-        if (write(STDOUT_FILENO, &sum, sizeof(sum)) != sizeof(sum))
-            _exit(1);
-        lam_sleep_ns(LAM_NS_PER_MS);
-    }
-}
-
-static const struct {
-    const char *name;
-    void (*be)(const char *dir);
-} states[] = {
-    {"handshake", be_in_handshake},
-    {"connected", be_connected},
-    {"idle", be_idle},
-    {"holding", be_holding},
-    {"waiting", be_waiting_for_credit},
-    {"asking", be_asking},
-    {"summing", be_summing},
-};
-
-#define N_STATES (sizeof(states) / sizeof(*states))
 
 /* ---- what the loader says ---- */
 
@@ -286,14 +156,14 @@ static void a_worker_killed_in_any_state_leaves_nothing(void **state)
 {
     struct process loader = start_loader();
     struct pool_worker observer;
-    uint64_t took_ns[3 * N_STATES], reclaim_ns[3 * N_STATES], best_ns[N_STATES];
+    uint64_t took_ns[3 * CRASH_STATES], reclaim_ns[3 * CRASH_STATES], best_ns[CRASH_STATES];
     uint32_t n = 0;
 
     (void)state;
     pool_worker_connect(&observer, live_model.dir);
     for (uint32_t round = 0; round < 3; round++) {
-        for (size_t i = 0; i < N_STATES; i++) {
-            struct process worker = start("be", states[i].name, live_model.dir);
+        for (size_t i = 0; i < CRASH_STATES; i++) {
+            struct process worker = start("be", crash_states[i].name, live_model.dir);
 
             wait_for_byte(&worker);
             kill(worker.pid, round == 2 ? SIGSTOP : 0); /* it cannot help with its own end */
@@ -309,7 +179,7 @@ static void a_worker_killed_in_any_state_leaves_nothing(void **state)
     print_message("from a kill to free slots: %.1f ms, at most %.1f; ours of that: %.1f, %.1f\n",
         1e-6 * (double)took_ns[n / 2], 1e-6 * (double)took_ns[n - 1],
         1e-6 * (double)reclaim_ns[n / 2], 1e-6 * (double)reclaim_ns[n - 1]);
-    for (size_t i = 0; i < N_STATES; i++)
+    for (size_t i = 0; i < CRASH_STATES; i++)
         assert_true(best_ns[i] < RECLAIM_NS);
     assert_all_slots_accounted(&observer);
     pool_worker_open(&observer);
@@ -372,12 +242,62 @@ static uint32_t count_holders(const char *pool)
     return n;
 }
 
+static uint64_t read_sum(const struct process *process)
+{
+    uint64_t sum;
+
+    /* Written at once, and shorter than a pipe's atomic length. */
+    assert_int_equal(read(process->out, &sum, sizeof(sum)), sizeof(sum));
+    return sum;
+}
+
+/* Nobody writes into what a worker holds any more: no read of the dead one's ring either. */
+static void what_is_held_outlives_the_loader(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 5; i++) {
+        struct process loader = start_loader();
+        struct process worker = start("be", "summing", live_model.dir);
+        struct process next;
+        uint64_t sum = read_sum(&worker);
+
+        kill_now(&loader);
+        assert_int_equal(read_sum(&worker), sum);
+        next = start_loader();
+        for (int n = 0; n < 5; n++)
+            assert_int_equal(read_sum(&worker), sum);
+        kill_now(&worker);
+        kill_now(&next);
+    }
+}
+
+/* Before it serves: while it looks at the model, makes the pool, populates it, reads. */
+static void a_loader_may_be_killed_while_it_starts(void **state)
+{
+    struct process loader;
+    struct pool_worker worker;
+    char ram[32];
+
+    (void)state;
+    for (uint64_t i = 0; i < 40; i++) {
+        loader = start("serve", live_model.dir, live_share(60, ram));
+        lam_sleep_ns(i * LAM_NS_PER_MS);
+        kill_now(&loader);
+    }
+    loader = start_loader();
+    pool_worker_connect(&worker, live_model.dir);
+    pool_worker_open(&worker);
+    live_walk(&worker, 2);
+    pool_worker_disconnect(&worker);
+    kill_now(&loader);
+}
+
 static void a_killed_loader_takes_its_memory_with_it(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < N_STATES; i++) {
+    for (size_t i = 0; i < CRASH_STATES; i++) {
         struct process loader = start_loader();
-        struct process worker = start("be", states[i].name, live_model.dir);
+        struct process worker = start("be", crash_states[i].name, live_model.dir);
         char pool[64];
 
         wait_for_byte(&worker);
@@ -435,22 +355,13 @@ static void two_hundred_kills_lose_nothing(void **state)
 
 /* ---- a stopped holder ---- */
 
-static uint64_t read_sum(const struct process *process)
-{
-    uint64_t sum;
-
-    /* Written at once, and shorter than a pipe's atomic length. */
-    assert_int_equal(read(process->out, &sum, sizeof(sum)), sizeof(sum));
-    return sum;
-}
-
 /* Takes and gives back so many units as fast as they come; returns how long that took. */
 static uint64_t stream_units(struct pool_worker *worker, uint32_t n_units)
 {
     uint64_t begin_ns = lam_now_ns();
 
     for (uint32_t i = 0; i < n_units; i++) {
-        struct pool_event event = take_one(worker);
+        struct pool_event event = crash_take_one(worker);
 
         live_check_unit(worker, &event);
         pool_worker_release(worker, event.unit, event.generation);
@@ -533,7 +444,7 @@ static int serve(const char *dir, const char *ram)
     snprintf(pool_socket, sizeof(pool_socket), "%s/pool.sock", dir);
     if (lam_loader_create(&config, &loader, NULL) != LAM_OK)
         return 1;
-    hold_on();
+    crash_hold_on();
 }
 
 /* Begins again with the next loader when one is gone: it is the test that ends this. */
@@ -566,6 +477,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_worker_killed_in_any_state_leaves_nothing),
         cmocka_unit_test(a_killed_loader_takes_its_memory_with_it),
+        cmocka_unit_test(what_is_held_outlives_the_loader),
+        cmocka_unit_test(a_loader_may_be_killed_while_it_starts),
         cmocka_unit_test(two_hundred_kills_lose_nothing),
         cmocka_unit_test(a_stopped_holder_is_in_nobodys_way),
     };
@@ -575,9 +488,9 @@ int main(int argc, char **argv)
         return serve(argv[2], argv[3]);
     if (argc >= 3 && strcmp(argv[1], "walk") == 0)
         walk(argv[2]);
-    for (size_t i = 0; argc >= 4 && i < N_STATES; i++) {
-        if (strcmp(argv[2], states[i].name) == 0)
-            states[i].be(argv[3]);
+    for (size_t i = 0; argc >= 4 && i < CRASH_STATES; i++) {
+        if (strcmp(argv[2], crash_states[i].name) == 0)
+            crash_states[i].be(argv[3]);
     }
     /* From memory: what is tested here are processes, not the mood of a drive. */
     model_file_base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
