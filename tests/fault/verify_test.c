@@ -76,20 +76,29 @@ static struct told verify(struct pool_worker *worker)
     return told;
 }
 
+/* A loader of the model on the faulty drive, and a worker that knows it. */
+static struct lam_loader *start(bool no_checksums, struct pool_worker *worker)
+{
+    struct lam_loader *loader;
+    char text[32];
+
+    faulty_need();
+    loader = faulty_start(live_share(24, text), LAM_READER_AUTO, no_checksums);
+    pool_worker_connect(worker, live_model.dir);
+    return loader;
+}
+
 /* The first call makes the record that the units are compared with, and the other way round. */
 static void it_records_compares_and_finds(void **state)
 {
     const struct lam_unit *unit = &live_manifest.units[3];
     uint64_t offset = unit->file_offset + unit->bytes / 2;
-    char text[32];
     struct lam_loader *loader;
     struct pool_worker worker;
     struct told told;
 
     (void)state;
-    faulty_need();
-    loader = faulty_start(live_share(24, text), LAM_READER_AUTO, false);
-    pool_worker_connect(&worker, live_model.dir);
+    loader = start(false, &worker);
     told = verify(&worker);
     assert_true(told.total_bytes >= live_manifest.unit_bytes_total);
     assert_int_equal(told.different, 0);
@@ -114,16 +123,13 @@ static void it_records_compares_and_finds(void **state)
 /* On a drive that hangs, so that there is a meanwhile. */
 static void one_at_a_time_until_it_is_given_up(void **state)
 {
-    char text[32];
     struct lam_loader *loader;
     struct pool_worker worker;
     struct lam_rpc_stream *first;
     struct told told;
 
     (void)state;
-    faulty_need();
-    loader = faulty_start(live_share(24, text), LAM_READER_AUTO, false);
-    pool_worker_connect(&worker, live_model.dir);
+    loader = start(false, &worker);
     told = verify(&worker);
     faulty_set("stall 600000");
     first = pool_worker_verify(&worker);
@@ -151,14 +157,11 @@ static void one_at_a_time_until_it_is_given_up(void **state)
 static void sessions_come_first(void **state)
 {
     uint64_t n_reads, begin_ns, took_ns;
-    char text[32];
     struct lam_loader *loader;
     struct pool_worker worker;
 
     (void)state;
-    faulty_need();
-    loader = faulty_start(live_share(24, text), LAM_READER_AUTO, false);
-    pool_worker_connect(&worker, live_model.dir);
+    loader = start(false, &worker);
     n_reads = faulty_reads();
     verify(&worker);
     n_reads = faulty_reads() - n_reads;
@@ -175,15 +178,12 @@ static void sessions_come_first(void **state)
 
 static void without_checksums_there_is_nothing_to_compare(void **state)
 {
-    char text[32];
     struct lam_loader *loader;
     struct pool_worker worker;
     struct told told;
 
     (void)state;
-    faulty_need();
-    loader = faulty_start(live_share(24, text), LAM_READER_AUTO, true);
-    pool_worker_connect(&worker, live_model.dir);
+    loader = start(true, &worker);
     assert_int_equal(
         listen_to(&worker, pool_worker_verify(&worker), &told), LAM_FAILED_PRECONDITION);
     worker.model = 7;

@@ -9,18 +9,27 @@
 #include "loader/slots.h"
 #include "tests/unit/loader/slots_world.h"
 
+/* A lease of this session on a unit that is not kept; UINT32_MAX: it has none. */
+static uint32_t lease_of(const struct world *w, uint32_t s)
+{
+    uint32_t lease = UINT32_MAX;
+
+    for (uint32_t l = 0; l < w->n_leases; l++)
+        lease = w->leases[l].session == s && !w->kept[w->leases[l].unit] ? l : lease;
+    return lease;
+}
+
 /* Takes and gives back n units with session s, while others keep what they have. */
 static void walk_alone(struct world *w, uint32_t s, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t mine = UINT32_MAX;
+        uint32_t mine;
 
         world_credit(w, s, 1);
         world_settle(w);
         world_finish_loads(w);
         world_finish_loads(w);
-        for (uint32_t l = 0; l < w->n_leases; l++)
-            mine = w->leases[l].session == s ? l : mine;
+        mine = lease_of(w, s);
         assert_true(mine != UINT32_MAX);
         world_release(w, mine);
         world_settle(w);
@@ -31,7 +40,7 @@ static void walk_alone(struct world *w, uint32_t s, uint32_t n)
 static void walk_with_idle_drive(struct world *w, uint32_t s, uint32_t n)
 {
     for (uint32_t i = 0, idle = 0; i < n; idle++) {
-        uint32_t mine = UINT32_MAX;
+        uint32_t mine;
 
         assert_true(idle < 10); /* else it is stuck */
         if (w->credits[s] == 0)
@@ -40,14 +49,54 @@ static void walk_with_idle_drive(struct world *w, uint32_t s, uint32_t n)
         if (world_is_idle(w))
             lam_slots_idle(w->slots);
         world_settle(w);
-        for (uint32_t l = 0; l < w->n_leases; l++)
-            mine = w->leases[l].session == s && !w->kept[w->leases[l].unit] ? l : mine;
+        mine = lease_of(w, s);
         if (mine == UINT32_MAX)
             continue;
         world_release(w, mine);
         i++;
         idle = 0;
     }
+}
+
+/* Few lanes, some kept units: the worlds of the two cases with a sleeper among random events. */
+static void init_few_lanes(struct world *w, uint32_t run)
+{
+    world_init(w, &(struct world_shape){.n_units = 14,
+                      .kept = 0x2924,
+                      .n_lanes = 3,
+                      .early = 1 + run % 5,
+                      .seats = 2,
+                      .loads_max = 1 + run % 4});
+}
+
+static uint64_t next_random(uint64_t random)
+{
+    return random * 6364136223846793005ull + 1442695040888963407ull;
+}
+
+/* Ends some of the loads, and tells of an idle drive. */
+static void read_some(struct world *w, uint64_t random)
+{
+    world_settle(w);
+    for (uint32_t p = 0; p < w->layout.n_slots; p++) {
+        if (world_can_end(w, p) && (random >> p & 1) != 0)
+            world_loaded(w, p, LAM_OK);
+    }
+    world_settle(w);
+    if (world_is_idle(w))
+        lam_slots_idle(w->slots);
+    world_settle(w);
+}
+
+/* Session 0 goes on: some of its units are read, and one may be given back. */
+static void stream_some(struct world *w, uint64_t random)
+{
+    uint32_t mine;
+
+    read_some(w, random >> 32);
+    mine = lease_of(w, 0);
+    if (mine != UINT32_MAX && (random >> 50 & 1) != 0)
+        world_release(w, mine);
 }
 
 /* A session that took what it could and then sleeps: the other one goes on with what is left. */
@@ -109,12 +158,7 @@ static void a_sleeper_behind_whom_all_lanes_are_taken(void **state)
     for (uint32_t run = 0; run < 400; run++) {
         struct world w;
 
-        world_init(&w, &(struct world_shape){.n_units = 14,
-                           .kept = 0x2924,
-                           .n_lanes = 3,
-                           .early = 1 + run % 5,
-                           .seats = 2,
-                           .loads_max = 1 + run % 4});
+        init_few_lanes(&w, run);
         world_open(&w, 0);
         world_open(&w, 1);
         world_credit(&w, 1, 1);
@@ -123,42 +167,14 @@ static void a_sleeper_behind_whom_all_lanes_are_taken(void **state)
             world_finish_loads(&w);
         }
         for (uint32_t i = 0; i < 300; i++) { /* session 1 holds what it has, and is gone */
-            uint32_t mine = UINT32_MAX;
-
-            rng = rng * 6364136223846793005ull + 1442695040888963407ull;
+            rng = next_random(rng);
             if (w.credits[0] < 3)
                 world_credit(&w, 0, 1);
-            world_settle(&w);
-            for (uint32_t p = 0; p < w.layout.n_slots; p++) {
-                if (world_can_end(&w, p) && (rng >> (32 + p) & 1) != 0)
-                    world_loaded(&w, p, LAM_OK);
-            }
-            world_settle(&w);
-            if (world_is_idle(&w))
-                lam_slots_idle(w.slots);
-            world_settle(&w);
-            for (uint32_t l = 0; l < w.n_leases; l++)
-                mine = w.leases[l].session == 0 && !w.kept[w.leases[l].unit] ? l : mine;
-            if (mine != UINT32_MAX && (rng >> 50 & 1) != 0)
-                world_release(&w, mine);
+            stream_some(&w, rng);
         }
         walk_with_idle_drive(&w, 0, 40);
         world_done(&w);
     }
-}
-
-/* Ends some of the loads, and tells of an idle drive. */
-static void read_some(struct world *w, uint64_t random)
-{
-    world_settle(w);
-    for (uint32_t p = 0; p < w->layout.n_slots; p++) {
-        if (world_can_end(w, p) && (random >> p & 1) != 0)
-            world_loaded(w, p, LAM_OK);
-    }
-    world_settle(w);
-    if (world_is_idle(w))
-        lam_slots_idle(w->slots);
-    world_settle(w);
 }
 
 /* Nor may the one that sleeps be the one that streamed: the newcomer's unit was read behind a unit
@@ -172,17 +188,10 @@ static void a_newcomer_beside_a_sleeper(void **state)
     for (uint32_t run = 0; run < 400; run++) {
         struct world w;
 
-        world_init(&w, &(struct world_shape){.n_units = 14,
-                           .kept = 0x2924,
-                           .n_lanes = 3,
-                           .early = 1 + run % 5,
-                           .seats = 2,
-                           .loads_max = 1 + run % 4});
+        init_few_lanes(&w, run);
         world_open(&w, 0);
         for (uint32_t i = 0; i < 200 + run % 50; i++) {
-            uint32_t mine = UINT32_MAX;
-
-            rng = rng * 6364136223846793005ull + 1442695040888963407ull;
+            rng = next_random(rng);
             if (w.credits[0] < 3)
                 world_credit(&w, 0, 1);
             if (i % 40 == 10) { /* others come, hold something, and go */
@@ -191,11 +200,7 @@ static void a_newcomer_beside_a_sleeper(void **state)
             }
             if (i % 40 == 30)
                 world_close(&w, 1);
-            read_some(&w, rng >> 32);
-            for (uint32_t l = 0; l < w.n_leases; l++)
-                mine = w.leases[l].session == 0 && !w.kept[w.leases[l].unit] ? l : mine;
-            if (mine != UINT32_MAX && (rng >> 50 & 1) != 0)
-                world_release(&w, mine);
+            stream_some(&w, rng);
         }
         if (w.open[1])
             world_close(&w, 1);
