@@ -7,11 +7,11 @@
 
 #include <assert.h>
 #include <pthread.h>
-#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/processors.h"
 #include "common/trace.h"
 
 #define THREADS_MAX 4u
@@ -302,9 +302,9 @@ enum lam_status lam_checker_lost(struct lam_checker *checker, struct lam_err *er
 /* Half of the processors, and no more than the fastest drives need at some 10 GB/s a thread. */
 static uint32_t threads_wanted(void)
 {
-    long n = sysconf(_SC_NPROCESSORS_ONLN) / 2;
+    uint32_t n = lam_processors() / 2;
 
-    return n < 1 ? 1 : n > THREADS_MAX ? THREADS_MAX : (uint32_t)n;
+    return n < 1 ? 1 : n > THREADS_MAX ? THREADS_MAX : n;
 }
 
 static enum lam_status start_threads(struct lam_checker *checker, struct lam_err *err)

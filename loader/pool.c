@@ -20,6 +20,7 @@
 #include "common/clock.h"
 #include "common/fault.h"
 #include "common/map.h"
+#include "common/processors.h"
 #include "common/size.h"
 
 #ifndef F_SEAL_FUTURE_WRITE
@@ -141,12 +142,11 @@ static void *populate_steps(void *arg)
 static uint32_t threads_for(uint64_t bytes)
 {
     uint64_t n_steps = (bytes + POPULATE_STEP_BYTES - 1) / POPULATE_STEP_BYTES;
-    long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    uint64_t n = n_cpus < 1                      ? 1
-                 : n_cpus > POPULATE_THREADS_MAX ? POPULATE_THREADS_MAX
-                                                 : (uint64_t)n_cpus;
+    uint32_t n = lam_processors();
 
-    return (uint32_t)(n < n_steps ? n : n_steps);
+    if (n > POPULATE_THREADS_MAX)
+        n = POPULATE_THREADS_MAX;
+    return n < n_steps ? n : (uint32_t)n_steps;
 }
 
 static enum lam_status populate(
