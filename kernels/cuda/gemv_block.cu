@@ -1,33 +1,24 @@
 /*
  * gemv_block: gemv for the formats with blocks of 32 weights: a step has 8 blocks of each row. Of a
  * block a lane holds bytes 4t to 4t + 3: their low four bits are weights 4t.., the high ones 16 +
- * 4t.. Where the format has an offset instead of a minimum, weights are moved to the top of their
- * bytes, where flipping one bit makes a signed number of them; d takes the factor back.
+ * 4t..
  */
-#include "kernels/cuda/gemv_int8.cuh"
+#include "kernels/cuda/gemv_lanes.cuh"
 
 template <lam_dtype DTYPE, int ALIGNMENT> struct format_block {
     typedef math_int8 math;
-    static const bool FIFTH = DTYPE == LAM_Q5_0 || DTYPE == LAM_Q5_1;
-    static const bool MIN = DTYPE == LAM_Q4_1 || DTYPE == LAM_Q5_1;
+    using lanes = lanes_block<DTYPE>;
+    static const bool FIFTH = lanes::FIFTH;
+    static const bool MIN = lanes::MIN;
     enum : uint32_t {
-        HEAD = MIN ? 4 : 2,
-        BYTES = HEAD + (FIFTH ? 4 : 0) + 16,
+        HEAD = lanes::HEAD,
+        BYTES = lanes::BYTES,
         STEP_K = 256,
         STEP_BYTES = 8 * BYTES,
         ROW_SLOT = FIFTH ? 208 : 176, /* room for a skew; from row to row other banks */
         SLOT = TILE * ROW_SLOT,
         STAGES = 3,
         SCALE_BYTES = 0,
-        /* Where the lowest bit of a weight goes in its byte. */
-        RAISED = MIN     ? 0
-                 : FIFTH ? 3
-                         : 4,
-        FOUR_BITS = (0x0F0F0F0Fu << RAISED) & 0xFFFFFFFFu,
-        FIFTH_BIT = 0x10101010u << RAISED,
-        SIGN = MIN ? 0 : 0x80808080u,
-        /* Bits 0 to 3 of a word to the fifth bits of its bytes. */
-        SPREAD = 0x02040810u,
     };
     enum { ALIGN = ALIGNMENT, SCALES = 1, HAS_MIN = MIN };
     static_assert(ROW_SLOT >= STEP_BYTES + 15, "a skew fits");
@@ -48,11 +39,10 @@ template <lam_dtype DTYPE, int ALIGNMENT> struct format_block {
     static __device__ __forceinline__ group_scales<format_block> shared_scales(
         const row_bytes_at &row, uint32_t, uint32_t group, uint32_t, uint32_t, uint32_t left)
     {
-        const float factor = 1.0f / static_cast<float>(1u << RAISED);
         bool inside = group * GROUP_K < left;
         uint32_t at = row.at + group * BYTES;
 
-        return {{inside ? half_bits(smem_u16(at)) * factor : 0.0f},
+        return {{inside ? half_bits(smem_u16(at)) * lanes::FACTOR : 0.0f},
             MIN && inside ? half_bits(smem_u16(at + 2)) : 0.0f};
     }
 
@@ -71,14 +61,7 @@ template <lam_dtype DTYPE, int ALIGNMENT> struct format_block {
         uint32_t word = smem_word<ALIGN>(row, 4 * t, at + HEAD + (FIFTH ? 4 : 0));
         /* Bits 4t.. and 16 + 4t.. of the word of fifth bits. */
         uint32_t bits = FIFTH ? smem_word<ALIGN>(row, 0, at + HEAD) >> 4 * t : 0;
-        w[0] = word << RAISED & FOUR_BITS;
-        w[1] = (RAISED < 4 ? word >> (4 - RAISED) : word) & FOUR_BITS;
-        if (FIFTH) {
-            w[0] |= (bits & 15) * (SPREAD << RAISED) & FIFTH_BIT;
-            w[1] |= (bits >> 16 & 15) * (SPREAD << RAISED) & FIFTH_BIT;
-        }
-        w[0] ^= SIGN;
-        w[1] ^= SIGN;
+        lanes::unpack(word, bits, 16, w);
     }
 };
 

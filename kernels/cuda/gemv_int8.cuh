@@ -113,19 +113,16 @@ struct math_int8 {
 
     /* A step of one row of activations: column pair r of the products is that of group r of four,
      * so that lane t has the sums of group t alone, and its scales. */
-    template <typename FORMAT>
-    static __device__ __forceinline__ void add_one(const gemv_args &args,
-        const row_bytes_at (&at)[2], uint32_t step, uint32_t lane, float (&sums)[2])
+    template <typename SOURCE>
+    static __device__ __forceinline__ void add_one(
+        const gemv_args &args, SOURCE &from, uint32_t step, uint32_t lane, float (&sums)[2])
     {
+        using format = typename SOURCE::format;
         const uint2 *x_all = reinterpret_cast<const uint2 *>(smem);
-        uint32_t left = args.n_cols - step * FORMAT::STEP_K;
-        FORMAT own[2];
 
-        for (uint32_t i = 0; i < 2; i++)
-            own[i].begin(at[i], lane % 4);
 #pragma unroll
-        for (uint32_t four = 0; four < FORMAT::STEP_K / GROUP_K; four += 4) {
-            uint32_t first = step * (FORMAT::STEP_K / GROUP_K) + four;
+        for (uint32_t four = 0; four < format::STEP_K / GROUP_K; four += 4) {
+            uint32_t first = step * (format::STEP_K / GROUP_K) + four;
             uint2 x = x_all[first * 8 + lane];
             float2 facts =
                 *reinterpret_cast<const float2 *>(smem_at(args.facts_at + (first + lane % 4) * 8));
@@ -134,15 +131,14 @@ struct math_int8 {
 #pragma unroll
             for (uint32_t j = 0; j < 4; j++) {
                 uint32_t w[2][2];
-                own[0].fetch(at[0], four + j, lane, w[0]);
-                own[1].fetch(at[1], four + j, lane, w[1]);
+                from.fetch(four + j, lane, w);
                 bool mine = lane / 8 == j;
-                multiply<FORMAT>(w, make_uint2(mine ? x.x : 0, mine ? x.y : 0), dots, second);
+                multiply<format>(w, make_uint2(mine ? x.x : 0, mine ? x.y : 0), dots, second);
             }
 #pragma unroll
             for (uint32_t i = 0; i < 2; i++) {
-                group_scales<FORMAT> scales = own[i].lane_scales(at[i], four, lane % 4, left);
-                float value = term<FORMAT>(scales, facts, dots, second, i);
+                group_scales<format> scales = from.lane_scales(i, four, lane % 4);
+                float value = term<format>(scales, facts, dots, second, i);
                 value += __shfl_xor_sync(0xFFFFFFFFu, value, 1);
                 value += __shfl_xor_sync(0xFFFFFFFFu, value, 2);
                 sums[i] += value;
@@ -150,47 +146,38 @@ struct math_int8 {
         }
     }
 
-    /* Adds one step of a tile to the sums of rows g and g + 8, for the lane's row of each column
-     * tile. Groups are added up by fours, as add_one does. */
-    template <typename FORMAT, int NT, bool ONE>
-    static __device__ __forceinline__ void add_step(const gemv_args &args, const tile_rows &rows,
-        uint32_t step, uint32_t slot, uint32_t scales, uint32_t lane, float (&sums)[NT][2])
+    /* A step of more rows: the lane's row of each column tile. Groups are added up by fours, as
+     * add_one does. */
+    template <typename SOURCE, int NT>
+    static __device__ __forceinline__ void add_rows(
+        const gemv_args &args, SOURCE &from, uint32_t step, uint32_t lane, float (&sums)[NT][2])
     {
-        uint32_t left = args.n_cols - step * FORMAT::STEP_K;
-        row_bytes_at at[2];
-        FORMAT own[2]; /* what a format keeps of a row from group to group */
+        using format = typename SOURCE::format;
 
-        for (uint32_t i = 0; i < 2; i++)
-            at[i] = view_of(row_at<FORMAT>(args, rows, step, slot, lane / 4 + i * 8));
-        if (ONE) {
-            add_one<FORMAT>(args, at, step, lane, sums[0]);
-            return;
-        }
-        FORMAT::prepare(at, scales, lane);
 #pragma unroll(NT == 4 ? 1 : 2) /* more would not fit into registers */
-        for (uint32_t four = 0; four < FORMAT::STEP_K / GROUP_K; four += 4) {
+        for (uint32_t four = 0; four < format::STEP_K / GROUP_K; four += 4) {
             float pairs[NT][2][2];
+            from.begin_four(four, lane);
 #pragma unroll
             for (uint32_t j = 0; j < 4; j++) {
-                group_scales<FORMAT> group[2];
+                group_scales<format> group[2];
                 uint32_t w[2][2];
+                from.fetch(four + j, lane, w);
 #pragma unroll
-                for (uint32_t i = 0; i < 2; i++) {
-                    own[i].fetch(at[i], four + j, lane, w[i]);
-                    group[i] = FORMAT::shared_scales(at[i], scales, four + j, lane, i, left);
-                }
+                for (uint32_t i = 0; i < 2; i++)
+                    group[i] = from.shared_scales(i, four + j, lane);
 #pragma unroll
                 for (uint32_t nt = 0; nt < NT; nt++) {
                     int dots[4] = {};
                     int second[4] = {};
                     uint2 x;
                     float2 facts;
-                    load_x<math_int8, ONE>(
-                        args, step * (FORMAT::STEP_K / GROUP_K) + four + j, nt, lane, x, facts);
-                    multiply<FORMAT>(w, x, dots, second);
+                    load_x<math_int8, false>(
+                        args, step * (format::STEP_K / GROUP_K) + four + j, nt, lane, x, facts);
+                    multiply<format>(w, x, dots, second);
 #pragma unroll
                     for (uint32_t i = 0; i < 2; i++) {
-                        float value = term<FORMAT>(group[i], facts, dots, second, i);
+                        float value = term<format>(group[i], facts, dots, second, i);
                         pairs[nt][i][j / 2] = j % 2 == 0 ? value : pairs[nt][i][j / 2] + value;
                         if (j == 3)
                             sums[nt][i] += pairs[nt][i][0] + pairs[nt][i][1];
@@ -198,6 +185,58 @@ struct math_int8 {
                 }
             }
         }
+    }
+
+    /* Rows g and g + 8 of a step in the ring. */
+    template <typename FORMAT> struct slot_source {
+        using format = FORMAT;
+        row_bytes_at at[2];
+        FORMAT own[2];   /* what a format keeps of a row from group to group */
+        uint32_t scales; /* the warp's room */
+        uint32_t left;   /* columns */
+
+        __device__ __forceinline__ void begin_four(uint32_t, uint32_t)
+        {
+        }
+
+        __device__ __forceinline__ void fetch(uint32_t group, uint32_t lane, uint32_t (&w)[2][2])
+        {
+            own[0].fetch(at[0], group, lane, w[0]);
+            own[1].fetch(at[1], group, lane, w[1]);
+        }
+
+        __device__ __forceinline__ group_scales<FORMAT> lane_scales(
+            uint32_t i, uint32_t four, uint32_t t) const
+        {
+            return own[i].lane_scales(at[i], four, t, left);
+        }
+
+        __device__ __forceinline__ group_scales<FORMAT> shared_scales(
+            uint32_t i, uint32_t group, uint32_t lane) const
+        {
+            return FORMAT::shared_scales(at[i], scales, group, lane, i, left);
+        }
+    };
+
+    /* Adds one step of a tile to the sums of rows g and g + 8. */
+    template <typename FORMAT, int NT, bool ONE>
+    static __device__ __forceinline__ void add_step(const gemv_args &args, const tile_rows &rows,
+        uint32_t step, uint32_t slot, uint32_t scales, uint32_t lane, float (&sums)[NT][2])
+    {
+        slot_source<FORMAT> from;
+
+        from.scales = scales;
+        from.left = args.n_cols - step * FORMAT::STEP_K;
+        for (uint32_t i = 0; i < 2; i++)
+            from.at[i] = view_of(row_at<FORMAT>(args, rows, step, slot, lane / 4 + i * 8));
+        if (ONE) {
+            for (uint32_t i = 0; i < 2; i++)
+                from.own[i].begin(from.at[i], lane % 4);
+            add_one(args, from, step, lane, sums[0]);
+            return;
+        }
+        FORMAT::prepare(from.at, scales, lane);
+        add_rows<slot_source<FORMAT>, NT>(args, from, step, lane, sums);
     }
 };
 

@@ -2,15 +2,9 @@
  * gemv_super: gemv for the formats with blocks of 256 weights: a step is one block of each row.
  * Once per step the lanes of a row unpack its scales, as f32, into shared memory.
  */
-#include "kernels/cuda/gemv_int8.cuh"
+#include "kernels/cuda/gemv_lanes.cuh"
 
 enum : uint32_t { SCALES_PITCH = 80 }; /* bytes of a row's scales: 8 pairs, a gap for the banks */
-
-/* Bits FROM.. of each byte to bits TO.. */
-static __device__ __forceinline__ uint32_t moved(uint32_t word, uint32_t from, uint32_t to)
-{
-    return from < to ? word << (to - from) : word >> (from - to);
-}
 
 /* Q4_K and Q5_K: d * scale * q - dmin * min, scales and mins of 6 bits. */
 template <bool FIFTH, int ALIGNMENT> struct format_k {
@@ -51,14 +45,7 @@ template <bool FIFTH, int ALIGNMENT> struct format_k {
             for (uint32_t i = 0; i < 4; i++)
                 head[i] = smem_word<ALIGN>(row, 0, i * 4);
         }
-        uint32_t a = head[1] >> 8 * t & 255;
-        uint32_t b = head[2] >> 8 * t & 255;
-        uint32_t c = head[3] >> 8 * t & 255;
-        float d = half_bits(head[0] & 0xFFFFu);
-        float dmin = half_bits(head[0] >> 16);
-        parts[0] = {{d * static_cast<float>(a & 63)}, -(dmin * static_cast<float>(b & 63))};
-        parts[1] = {{d * static_cast<float>((c & 15) | a >> 6 << 4)},
-            -(dmin * static_cast<float>(c >> 4 | b >> 6 << 4))};
+        k_scales(head, t, parts);
     }
 
     __device__ __forceinline__ group_scales<format_k> lane_scales(
@@ -113,8 +100,7 @@ template <bool FIFTH, int ALIGNMENT> struct format_k {
     }
 };
 
-/* Q6_K: d * scale * (q - 32), a scale of 8 bits for every 16 weights. Weights are raised by two
- * bits, see gemv_block.cu; the scales have the factor. */
+/* Q6_K: d * scale * (q - 32), a scale of 8 bits for every 16 weights. */
 struct format_q6_k {
     typedef math_int8 math;
     enum : uint32_t {
@@ -140,12 +126,12 @@ struct format_q6_k {
 
 #pragma unroll
         for (uint32_t i = 0; i < 2; i++) {
-            float all = half_bits(smem_u16(rows[i].at + 208)) * 0.25f;
+            float all = half_bits(smem_u16(rows[i].at + 208)) * Q6_K_FACTOR;
             uint32_t to = scales + (lane / 4 + i * 8) * SCALES_PITCH + t * 16;
 #pragma unroll
             for (uint32_t half = 0; half < 2; half++) {
                 group_scales<format_q6_k> two =
-                    two_scales(all, smem_u16(rows[i].at + 192 + t * 4 + half * 2));
+                    q6_k_scales<format_q6_k>(all, smem_u16(rows[i].at + 192 + t * 4 + half * 2));
                 *reinterpret_cast<float2 *>(smem_at(to + half * 8)) =
                     make_float2(two.d[0], two.d[1]);
             }
@@ -157,18 +143,11 @@ struct format_q6_k {
     {
     }
 
-    static __device__ __forceinline__ group_scales<format_q6_k> two_scales(float all, uint32_t two)
-    {
-        return {{all * static_cast<float>(static_cast<int8_t>(two & 255)),
-                    all * static_cast<float>(static_cast<int8_t>(two >> 8))},
-            0};
-    }
-
     __device__ __forceinline__ group_scales<format_q6_k> lane_scales(
         const row_bytes_at &row, uint32_t four, uint32_t t, uint32_t) const
     {
-        return two_scales(
-            half_bits(smem_u16(row.at + 208)) * 0.25f, smem_u16(row.at + 192 + (four + t) * 2));
+        return q6_k_scales<format_q6_k>(half_bits(smem_u16(row.at + 208)) * Q6_K_FACTOR,
+            smem_u16(row.at + 192 + (four + t) * 2));
     }
 
     static __device__ __forceinline__ group_scales<format_q6_k> shared_scales(
@@ -192,9 +171,7 @@ struct format_q6_k {
             uint32_t high = 128 + group / 4 * 32 + half * 16;
             uint32_t word = smem_word<ALIGN>(row, byte, low);
             uint32_t bits = smem_word<ALIGN>(row, byte, high);
-            w[half] = (moved(word, quarter / 2 * 4, 2) & 0x3C3C3C3Cu) |
-                      (moved(bits, quarter * 2, 6) & 0xC0C0C0C0u);
-            w[half] ^= 0x80808080u;
+            w[half] = q6_k_word(word, bits, quarter);
         }
     }
 };
