@@ -5,9 +5,9 @@
  *     cuda_bench [FOLDER of liblaminar-cuda.so or "-" [LAYERS [FORMATS]]]
  *
  * prints the memory's own speed, the link's, and for each weight format the time of a token and of
- * a prompt by operation; with FORMATS (BF16,Q4_K) only tokens of those. Each layer has its own
- * weights, so that the caches see what they would see. Times are the device's, between marks; of
- * several repetitions the median.
+ * a prompt by operation, in the file's order and in that of `arrange`; with FORMATS (BF16,Q4_K)
+ * only tokens of those. Each layer has its own weights, so that the caches see what they would see.
+ * Times are the device's, between marks; of several repetitions the median.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -75,6 +75,7 @@ struct bench {
     bool whole; /* operations follow each other as in a pass */
     /* the pass that is being measured */
     enum lam_dtype dtype;
+    bool arranged; /* of random bytes, one order is as good as the other */
     uint32_t n_seqs;
     uint32_t rows_per_seq;
     uint32_t position;
@@ -148,7 +149,7 @@ static void fill_floats(struct bench *bench, float *to, uint64_t n)
 static struct lam_matmul_mat mat(
     const struct bench *bench, const uint8_t *weight, uint32_t n, float *out, uint32_t stride)
 {
-    return (struct lam_matmul_mat){weight, bench->dtype, n, out, stride};
+    return (struct lam_matmul_mat){weight, bench->dtype, n, out, stride, bench->arranged};
 }
 
 /* One operation of layer `layer`. */
@@ -294,6 +295,11 @@ static double weight_bytes(enum lam_dtype dtype, uint64_t elems)
     return (double)elems / info->block_elems * info->block_bytes;
 }
 
+static const char *order_name(const struct bench *bench)
+{
+    return bench->arranged ? "arranged" : "as read ";
+}
+
 /* GB/s of every product, and of the whole pass, for few rows at a position. */
 static void bench_decode(struct bench *bench, uint32_t n_seqs, uint32_t position)
 {
@@ -303,8 +309,8 @@ static void bench_decode(struct bench *bench, uint32_t n_seqs, uint32_t position
     bench->n_seqs = n_seqs;
     bench->rows_per_seq = 1;
     bench->position = position;
-    (void)printf(
-        "%-5s %2u rows, position %4u: GB/s", lam_dtype_info(bench->dtype)->name, n_seqs, position);
+    (void)printf("%-5s %s %2u rows, position %4u: GB/s", lam_dtype_info(bench->dtype)->name,
+        order_name(bench), n_seqs, position);
     for (size_t i = 0; i < 4; i++) {
         double own = weight_bytes(bench->dtype, op_elems(products[i]));
         double ns = time_of(bench, products[i]);
@@ -329,8 +335,10 @@ static void bench_tokens(struct bench *bench, const char *formats)
         bench->dtype = dtypes[d];
         if (formats != NULL && strstr(formats, lam_dtype_info(dtypes[d])->name) == NULL)
             continue;
-        for (size_t r = 0; r < sizeof(row_counts) / sizeof(row_counts[0]); r++)
-            bench_decode(bench, row_counts[r], 1000);
+        for (size_t r = 0; r < 2 * sizeof(row_counts) / sizeof(row_counts[0]); r++) {
+            bench->arranged = r % 2 == 1;
+            bench_decode(bench, row_counts[r / 2], 1000);
+        }
     }
 }
 
@@ -341,7 +349,8 @@ static void bench_prompt(struct bench *bench, uint32_t n_rows)
     bench->n_seqs = 1;
     bench->rows_per_seq = n_rows;
     bench->position = 0;
-    (void)printf("%-5s prompt of %u: TFLOP/s", lam_dtype_info(bench->dtype)->name, n_rows);
+    (void)printf("%-5s %s prompt of %u: TFLOP/s", lam_dtype_info(bench->dtype)->name,
+        order_name(bench), n_rows);
     for (enum op op = 0; op < OP_END; op++) {
         double own = 2.0 * (double)op_elems(op) * n_rows;
         if (own <= 0)
@@ -352,6 +361,20 @@ static void bench_prompt(struct bench *bench, uint32_t n_rows)
     double ns = time_of(bench, OP_END);
     (void)printf("  pass %7.2f ms = %4.0f\n", ns / 1e6, flops / ns / 1e3);
     (void)fflush(stdout);
+}
+
+/* What arranging costs once, by the matrices of gate and up. */
+static void bench_arrange(struct bench *bench)
+{
+    struct lam_arrange_args args = {bench->weights, bench->dtype, 2 * F, D};
+    double bytes = (double)matrix_bytes(bench->dtype, 2 * F, D);
+
+    bench->device->mark_compute(bench->kernels, 1);
+    bool taken = bench->ops->arrange(bench->kernels, &args);
+    bench->device->mark_compute(bench->kernels, 2);
+    wait_for(bench, 2);
+    (void)printf("%-5s arranging%s: %.0f GB/s\n", lam_dtype_info(bench->dtype)->name,
+        taken ? "" : " (refused)", bytes / (double)bench->device->elapsed_ns(bench->kernels, 1, 2));
 }
 
 /* The operations without weights. */
@@ -539,9 +562,13 @@ int main(int argc, char **argv)
     static const enum lam_dtype prompt_dtypes[] = {LAM_BF16, LAM_Q8_0, LAM_Q4_K};
     for (size_t d = 0; d < 3; d++) {
         bench.dtype = prompt_dtypes[d];
-        bench_prompt(&bench, 64);
-        bench_prompt(&bench, 512);
-        bench_prompt(&bench, 2048);
+        bench_arrange(&bench);
+        for (uint32_t order = 0; order < 2; order++) {
+            bench.arranged = order == 1;
+            bench_prompt(&bench, 64);
+            bench_prompt(&bench, 512);
+            bench_prompt(&bench, 2048);
+        }
     }
     bench.ops->destroy(bench.kernels);
     return bench.failed;

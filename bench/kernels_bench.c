@@ -161,7 +161,7 @@ static void lap(struct bench *bench, enum op op, uint64_t *start_ns)
 
 static struct lam_matmul_mat mat(const uint8_t *weight, uint32_t n_out, float *out)
 {
-    return (struct lam_matmul_mat){weight, LAM_Q4_1, n_out, out, n_out};
+    return (struct lam_matmul_mat){weight, LAM_Q4_1, n_out, out, n_out, false};
 }
 
 static void run_layer(struct bench *bench, struct layer *layer, const struct lam_seq_rows *seq)

@@ -7,7 +7,8 @@
  *     how a prompt was cut into chunks: bitwise. (Else a text would change with who shares the
  *     batch.)
  *   - Activations are f32, row-major, rows contiguous unless a stride is given. Weights are used as
- *     they lie in the model file: any alignment of 2 bytes or more, packed blocks, never changed.
+ *     they lie in the model file: any alignment of 2 bytes or more, packed blocks, never changed
+ *     but by arrange.
  *   - Calls on one context come from one thread. A call returns when its result is complete.
  *   - After create, nothing allocates. Shapes beyond the config are asserted, not handled. A call
  *     with no rows does nothing.
@@ -63,6 +64,7 @@ struct lam_matmul_mat {
     uint32_t n_out; /* N */
     float *out;     /* [T, out_stride] */
     uint64_t out_stride;
+    bool arranged; /* the weight lies as lam_kernel_ops.arrange has left it */
 };
 
 /*
@@ -79,6 +81,14 @@ struct lam_matmul_args {
     bool accumulate; /* add to out instead of overwriting */
     uint32_t n_mats; /* 1..3 */
     struct lam_matmul_mat mats[3];
+};
+
+/* A matrix that stays where it is. */
+struct lam_arrange_args {
+    void *weight; /* [n_out, n_cols] packed, as in the file */
+    enum lam_dtype dtype;
+    uint32_t n_out;
+    uint32_t n_cols;
 };
 
 /* table[t, i] = {cos, sin} of position[t] / scale * base^(-2i / rope_dim) / factors[i]. */
@@ -178,6 +188,16 @@ struct lam_kernel_ops {
     void (*kv_write)(struct lam_kernels *kernels, const struct lam_kv_write_args *args);
     void (*attention)(struct lam_kernels *kernels, const struct lam_attention_args *args);
     void (*swiglu)(struct lam_kernels *kernels, const struct lam_swiglu_args *args);
+
+    /*
+     * Puts a matrix, in place and in as many bytes, into an order of the backend's own in which its
+     * products are faster, or leaves it alone and returns false. Products that name it must say so
+     * (arranged), all its rows at once, and nothing else can read it any more. What they give is
+     * what they give of the file's order, bit for bit, except for BF16, which becomes F16 where
+     * every row can afford that: up to 2^-20 of the sum of its weights' sizes is lost then.
+     * Once per matrix; may wait for the device. NULL: this backend reads best what is in files.
+     */
+    bool (*arrange)(struct lam_kernels *kernels, const struct lam_arrange_args *args);
 };
 
 /* Naive, double accumulation, f32 activations, one thread: the definition of each operation. */

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "kernels/cuda/arrange_matrix.h"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/kept.h"
 #include "kernels/cuda/matmul_many.h"
@@ -228,8 +229,11 @@ static enum lam_status prepare(const struct lam_kernels *kernels, struct lam_err
     error = error != 0 ? error : lam_cuda_prepare_gemv_float(chip);
     error = error != 0 ? error : lam_cuda_prepare_gemv_block(chip);
     error = error != 0 ? error : lam_cuda_prepare_gemv_super(chip);
+    error = error != 0 ? error : lam_cuda_prepare_gemv_arranged(chip);
     error = error != 0 ? error : lam_cuda_prepare_gemm64();
     error = error != 0 ? error : lam_cuda_prepare_pack();
+    error = error != 0 ? error : lam_cuda_prepare_pack_arranged();
+    error = error != 0 ? error : lam_cuda_prepare_arrange();
     error = error != 0 ? error : lam_cuda_prepare_gemm(chip);
     error = error != 0 ? error : lam_cuda_prepare_attention();
     error = error != 0 ? error : lam_cuda_prepare_attention_any();
@@ -325,6 +329,7 @@ __attribute__((visibility("default"))) const struct lam_cuda_backend *lam_kernel
         .kv_write = cuda_kv_write,
         .attention = cuda_attention,
         .swiglu = cuda_swiglu,
+        .arrange = lam_cuda_arrange_matrix,
     };
     static const struct lam_cuda_backend backend = {&ops, &lam_cuda_device_ops};
 

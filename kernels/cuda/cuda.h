@@ -101,6 +101,28 @@ int lam_cuda_prepare_gemv_super(const struct lam_cuda_chip *chip);
 int lam_cuda_gemv_super(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
     const struct lam_cuda_gemv_args *args, void *workspace);
 
+/*
+ * Another order for matrices that stay on the device (arranged.cuh), for the products below; `from`
+ * and `to` do not overlap. BF16 becomes F16 instead, in place: rows as they were, what gemm wants;
+ * check_halves leaves 0 in *lossy if no row loses more than LAM_CUDA_HALF_LOSS of the sum of its
+ * weights' sizes that way, none is infinite and none a NaN.
+ */
+#define LAM_CUDA_HALF_LOSS 0x1p-20f
+bool lam_cuda_arrange_takes(
+    enum lam_dtype dtype, const void *weight, uint32_t n_out, uint32_t n_cols);
+int lam_cuda_prepare_arrange(void);
+int lam_cuda_arrange(struct CUstream_st *stream, const struct lam_cuda_chip *chip, const void *from,
+    enum lam_dtype dtype, uint32_t n_out, uint32_t n_cols, void *to);
+int lam_cuda_check_halves(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const void *weight, uint32_t n_out, uint32_t n_cols, uint32_t *lossy);
+int lam_cuda_make_halves(
+    struct CUstream_st *stream, const struct lam_cuda_chip *chip, void *weight, uint64_t n_weights);
+
+/* gemv for all packed formats in that order. */
+int lam_cuda_prepare_gemv_arranged(const struct lam_cuda_chip *chip);
+int lam_cuda_gemv_arranged(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_cuda_gemv_args *args, void *workspace);
+
 /* 17 to 64 rows, of what lam_cuda_gemm64_takes; all matrices of one dtype. gemm64_rows puts x into
  * rows (136 bytes for each of n_cols, 16-byte aligned), once for all products with it. parts:
  * workspace of LAM_DEVICE_TILE_BYTES. */
@@ -119,6 +141,11 @@ int lam_cuda_pack_rows(struct CUstream_st *stream, const struct lam_cuda_chip *c
 int lam_cuda_pack_weights(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
     const void *weight, enum lam_dtype dtype, uint32_t n_rows, uint32_t n_cols, uint32_t ld,
     void *out);
+
+/* The same, bit for bit, of rows as lam_cuda_arrange leaves them; ld is n_cols. */
+int lam_cuda_prepare_pack_arranged(void);
+int lam_cuda_pack_arranged(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const void *weight, enum lam_dtype dtype, uint32_t n_rows, uint32_t n_cols, void *out);
 
 /* out[t, n] (+)= sum_k x[t, k] * w[n, k] / LAM_CUDA_ROWS_SCALE; x and w in 16 bits, 16-byte
  * aligned, ld values apart; ld a multiple of LAM_CUDA_COLS_ALIGN. */

@@ -110,9 +110,13 @@ static uint32_t count_parts(const lam_cuda_chip *chip, uint32_t n_tiles, uint32_
     return wanted > 1 ? wanted : 1;
 }
 
-static int launch_product(
-    CUstream_st *stream, const lam_cuda_chip *chip, lam_dtype dtype, const gemm64_args &args)
+static int launch_product(CUstream_st *stream, const lam_cuda_chip *chip, const lam_matmul_mat &mat,
+    const gemm64_args &args)
 {
+    lam_dtype dtype = mat.dtype;
+
+    if (mat.arranged)
+        return lam_cuda_gemm64_arranged(stream, chip, dtype, args);
     switch (dtype) {
     case LAM_F16:
     case LAM_BF16:
@@ -180,7 +184,7 @@ int lam_cuda_gemm64(CUstream_st *stream, const lam_cuda_chip *chip, const lam_ma
     }
     assert(static_cast<uint64_t>(next_parts - static_cast<float *>(parts)) * sizeof(float) <=
            LAM_DEVICE_TILE_BYTES);
-    int error = launch_product(stream, chip, dtype, own);
+    int error = launch_product(stream, chip, args->mats[0], own);
     if (error != 0 || n_most == 0)
         return error;
     dim3 grid(div_up(n_most, PACK_BLOCK), args->n_rows, args->n_mats);
@@ -194,5 +198,6 @@ int lam_cuda_prepare_gemm64(void)
     error = error != 0 ? error : load_kernel(sum_parts);
     error = error != 0 ? error : lam_cuda_prepare_gemm64_super();
     error = error != 0 ? error : lam_cuda_prepare_gemm64_block();
-    return error != 0 ? error : lam_cuda_prepare_gemm64_float();
+    error = error != 0 ? error : lam_cuda_prepare_gemm64_float();
+    return error != 0 ? error : lam_cuda_prepare_gemm64_arranged();
 }

@@ -26,8 +26,9 @@
  * Up to 15 bytes before and after a row are read, never used.
  *
  * A FORMAT has: STEP_K, STEP_BYTES, ROW_SLOT (bytes of a row in the ring; from row to row other
- * banks), STAGES, ALIGN, SUPER (d comes later), HAS_MIN, fetch() of a lane's weights in 32 columns of a
- * row; for SUPER also prepare() once per step and row, and d_of(); for HAS_MIN minima().
+ * banks), STAGES, ALIGN, SUPER (d comes later), HAS_MIN, ARRANGED (bytes lie as arranged.cuh says),
+ * view (of a row in the ring), fetch() of a lane's weights in 32 columns of a row, or fetch_two() of
+ * two rows of a tile; for SUPER also prepare() once per step and row, and d_of(); for HAS_MIN minima().
  */
 #ifndef LAMINAR_KERNELS_CUDA_GEMM64_CUH
 #define LAMINAR_KERNELS_CUDA_GEMM64_CUH
@@ -48,6 +49,7 @@ enum : uint32_t {
     BLOCK = N_WARPS * 32,
     WARP_ROWS = 32, /* results of a warp */
     LANE_ROWS = 4,  /* g, g + 8, ... */
+    TILE_ROWS = 16, /* of arranged.cuh */
     TILE = N_WARPS * WARP_ROWS,
     X_STAGES = 3,
     AHEAD = X_STAGES - 1, /* slices that are on their way */
@@ -106,20 +108,32 @@ static __device__ __forceinline__ unit find_unit(const gemm64_args &args, uint32
     u.part = at / mat.n_tiles;
     u.first_row = at % mat.n_tiles * TILE + warp * WARP_ROWS;
     u.n_valid = u.first_row < mat.n_out ? min(mat.n_out - u.first_row, +WARP_ROWS) : 0;
-    u.weight = mat.weight + min(u.first_row, mat.n_out - 1) * args.row_bytes;
+    /* A warp with nothing to do reads the last tile. */
+    u.weight =
+        mat.weight + min(u.first_row, (mat.n_out - 1) / TILE_ROWS * TILE_ROWS) * args.row_bytes;
     uint32_t n_steps = (args.n_slices + slices_per_step - 1) / slices_per_step;
     u.begin = u.part * n_steps / mat.n_parts * slices_per_step;
     u.end = min((u.part + 1) * n_steps / mat.n_parts * slices_per_step, args.n_slices);
     return u;
 }
 
+/* A row of 16 in the order of arranged.cuh, in the ring. */
+struct chunk_row {
+    uint32_t at; /* of the chunk, or of its half */
+    uint32_t row;
+};
+
 /* Where step `step` of row i of the warp begins; rows behind the end repeat the last. */
 template <typename FORMAT>
 static __device__ __forceinline__ const uint8_t *step_of(
     const gemm64_args &args, const unit &u, uint32_t step, uint32_t i)
 {
-    return u.weight + min(i, max(u.n_valid, 1u) - 1) * args.row_bytes +
-           static_cast<uint64_t>(step) * FORMAT::STEP_BYTES;
+    uint32_t inside = min(i, max(u.n_valid, 1u) - 1);
+
+    if (FORMAT::ARRANGED) /* the row's tile */
+        return u.weight + inside / TILE_ROWS * TILE_ROWS * args.row_bytes +
+               static_cast<uint64_t>(step) * FORMAT::STEP_BYTES * TILE_ROWS;
+    return u.weight + inside * args.row_bytes + static_cast<uint64_t>(step) * FORMAT::STEP_BYTES;
 }
 
 template <typename FORMAT> static __device__ __forceinline__ uint32_t skew_of(const uint8_t *from)
@@ -148,6 +162,36 @@ static __device__ __forceinline__ void begin_weights(
     }
 }
 
+/* The same of the two tiles of an arranged matrix: bytes as they lie. */
+template <typename FORMAT>
+static __device__ __forceinline__ void begin_chunks(
+    const gemm64_args &args, const unit &u, uint32_t step, uint32_t to, uint32_t lane)
+{
+    const uint32_t n_bytes = TILE_ROWS * FORMAT::STEP_BYTES;
+
+#pragma unroll
+    for (uint32_t tile = 0; tile < WARP_ROWS / TILE_ROWS; tile++) {
+        const uint8_t *from = step_of<FORMAT>(args, u, step, tile * TILE_ROWS);
+#pragma unroll
+        for (uint32_t at = 0; at < n_bytes; at += 512) {
+            if (at + lane * 16 < n_bytes)
+                copy_async_16(to + tile * n_bytes + at + lane * 16, from + at + lane * 16);
+        }
+    }
+}
+
+/* Row i of a lane, in a slot. */
+template <typename FORMAT>
+static __device__ __forceinline__ typename FORMAT::view row_in_slot(
+    const gemm64_args &args, const unit &u, uint32_t step, uint32_t slot, uint32_t row)
+{
+    if constexpr (FORMAT::ARRANGED)
+        return {slot + row / TILE_ROWS * TILE_ROWS * FORMAT::STEP_BYTES, row % TILE_ROWS};
+    else
+        return view_of(
+            slot + row * FORMAT::ROW_SLOT + skew_of<FORMAT>(step_of<FORMAT>(args, u, step, row)));
+}
+
 /* Begins to copy n_bytes, a multiple of 16, to the shared address `to`; by the whole block. */
 static __device__ __forceinline__ void begin_bytes(
     uint32_t to, const uint8_t *from, uint32_t n_bytes)
@@ -164,14 +208,18 @@ template <int NT> struct lane_sums {
 /* Adds 32 columns, number `half` of slice `slice` of the step. x: of these columns. */
 template <typename FORMAT, int NT>
 static __device__ __forceinline__ void add_columns(const FORMAT (&own)[LANE_ROWS],
-    const row_bytes_at (&rows)[LANE_ROWS], uint32_t slice, uint32_t half, const uint4 *x,
+    const typename FORMAT::view (&rows)[LANE_ROWS], uint32_t slice, uint32_t half, const uint4 *x,
     uint32_t lane, lane_sums<NT> &sums)
 {
     uint32_t w[LANE_ROWS][2][2]; /* of each row: 16 columns, pair */
 
 #pragma unroll
-    for (uint32_t i = 0; i < LANE_ROWS; i++)
-        own[i].fetch(rows[i], slice, half, lane, w[i]);
+    for (uint32_t i = 0; i < LANE_ROWS; i++) {
+        if constexpr (!FORMAT::ARRANGED)
+            own[i].fetch(rows[i], slice, half, lane, w[i]);
+        else if (i % 2 == 0)
+            FORMAT::fetch_two(own, rows, i, slice, half, lane, w);
+    }
 #pragma unroll
     for (uint32_t nt = 0; nt < NT; nt++) {
         uint4 b = x[nt * 64 + lane];
@@ -190,8 +238,8 @@ static __device__ __forceinline__ void add_columns(const FORMAT (&own)[LANE_ROWS
 /* Adds what a block of 256 columns has summed up, times d, and its minima; clears it. */
 template <typename FORMAT, int NT>
 static __device__ __forceinline__ void fold_block(const FORMAT (&own)[LANE_ROWS],
-    const row_bytes_at (&rows)[LANE_ROWS], const uint2 *x_sums, uint32_t lane, lane_sums<NT> &sums,
-    lane_sums<NT> &totals)
+    const typename FORMAT::view (&rows)[LANE_ROWS], const uint2 *x_sums, uint32_t lane,
+    lane_sums<NT> &sums, lane_sums<NT> &totals)
 {
     float2 d[LANE_ROWS]; /* and what a minimum is worth */
 
@@ -282,12 +330,16 @@ static __global__ void __launch_bounds__(BLOCK, 2) gemm64_units(const gemm64_arg
     lane_sums<NT> sums = {};
     lane_sums<NT> totals = {}; /* of whole blocks, of SUPER */
     FORMAT own[LANE_ROWS];
-    row_bytes_at rows[LANE_ROWS];
+    typename FORMAT::view rows[LANE_ROWS];
 
     auto begin_step = [&](uint32_t step) {
-        if (step * per_step < u.end)
-            begin_weights<FORMAT>(
-                args, u, step, base + ring + step % FORMAT::STAGES * slot_bytes, lane);
+        uint32_t to = base + ring + step % FORMAT::STAGES * slot_bytes;
+        if (step * per_step >= u.end)
+            return;
+        if constexpr (FORMAT::ARRANGED)
+            begin_chunks<FORMAT>(args, u, step, to, lane);
+        else
+            begin_weights<FORMAT>(args, u, step, to, lane);
     };
     auto begin_slice = [&](uint32_t slice) {
         if (slice >= u.end)
@@ -323,10 +375,8 @@ static __global__ void __launch_bounds__(BLOCK, 2) gemm64_units(const gemm64_arg
         if (slice % per_step == 0) {
 #pragma unroll
             for (uint32_t i = 0; i < LANE_ROWS; i++) {
-                uint32_t row = lane / 4 + i * 8;
-                rows[i] =
-                    view_of(ring + step % FORMAT::STAGES * slot_bytes + row * FORMAT::ROW_SLOT +
-                            skew_of<FORMAT>(step_of<FORMAT>(args, u, step, row)));
+                rows[i] = row_in_slot<FORMAT>(
+                    args, u, step, ring + step % FORMAT::STAGES * slot_bytes, lane / 4 + i * 8);
                 if constexpr (FORMAT::SUPER)
                     own[i].prepare(rows[i], lane);
             }

@@ -43,9 +43,12 @@ int lam_cuda_gemm64_block(
     CUstream_st *stream, const lam_cuda_chip *chip, lam_dtype dtype, const gemm64_args &args);
 int lam_cuda_gemm64_float(
     CUstream_st *stream, const lam_cuda_chip *chip, lam_dtype dtype, const gemm64_args &args);
+int lam_cuda_gemm64_arranged(
+    CUstream_st *stream, const lam_cuda_chip *chip, lam_dtype dtype, const gemm64_args &args);
 int lam_cuda_prepare_gemm64_super(void);
 int lam_cuda_prepare_gemm64_block(void);
 int lam_cuda_prepare_gemm64_float(void);
+int lam_cuda_prepare_gemm64_arranged(void);
 
 /* Whether all rows of all matrices begin at multiples of `align`. */
 static inline bool gemm64_aligned(const gemm64_args &args, uint32_t align)

@@ -2,31 +2,21 @@
  * gemm64_block: gemm64 for the formats with blocks of 32 weights: a step is four blocks of each row.
  * A weight is rounded to F16 once, as for more rows (pack.cu).
  */
-#include "kernels/cuda/gemm64.cuh"
-
-/* The F16 at an offset from a row, twice. */
-static __device__ __forceinline__ __half2 two_of(const row_bytes_at &row, uint32_t offset)
-{
-    return as_half2(twice(smem_u16(row.at + offset), false));
-}
+#include "kernels/cuda/gemm64_lanes.cuh"
 
 template <lam_dtype DTYPE> struct weights_block {
-    static const bool FIFTH = DTYPE == LAM_Q5_0 || DTYPE == LAM_Q5_1;
-    static const bool MIN = DTYPE == LAM_Q4_1 || DTYPE == LAM_Q5_1;
+    using pairs = pairs_block<DTYPE>;
+    static const bool FIFTH = pairs::FIFTH;
     enum : uint32_t {
-        HEAD = MIN ? 4 : 2,
-        BYTES = HEAD + (FIFTH ? 4 : 0) + 16,
+        HEAD = pairs::HEAD,
+        BYTES = pairs::BYTES,
         STEP_K = 128,
         STEP_BYTES = 4 * BYTES,
-        ROW_SLOT = FIFTH && MIN ? 144 : 112, /* room for a skew */
+        ROW_SLOT = FIFTH && pairs::MIN ? 144 : 112, /* room for a skew */
         STAGES = 2,
-        BIAS = MIN     ? 0
-               : FIFTH ? 16
-                       : 8,
-        /* Bits 0 to 3 of a word to bit 4 of its bytes. */
-        SPREAD = 0x02040810u,
     };
-    enum { ALIGN = 2, SUPER = 0, HAS_MIN = 0 };
+    enum { ALIGN = 2, SUPER = 0, HAS_MIN = 0, ARRANGED = 0 };
+    using view = row_bytes_at;
     static_assert(ROW_SLOT >= STEP_BYTES + 15, "a skew fits");
 
     /* Of 16 bytes, the low four bits are the first 16 columns of the block. */
@@ -35,22 +25,14 @@ template <lam_dtype DTYPE> struct weights_block {
     {
         uint32_t block = slice * 2 * BYTES; /* a multiple of 4 */
         uint32_t t = lane % 4;
-        __half2 d = two_of(row, block + half * BYTES);
-        __half2 m = MIN ? two_of(row, block + half * BYTES + 2) : d;
+        __half2 d = two_of(row.at + block + half * BYTES);
+        __half2 m = pairs::MIN ? two_of(row.at + block + half * BYTES + 2) : d;
         uint32_t word = smem_word<ALIGN>(row, block + 4 * t, half * BYTES + HEAD + (FIFTH ? 4 : 0));
         uint32_t fifths = FIFTH ? smem_word<ALIGN>(row, block, half * BYTES + HEAD) >> 4 * t : 0;
 
 #pragma unroll
-        for (uint32_t s = 0; s < 2; s++) {
-            uint32_t fifth = FIFTH ? (fifths >> 16 * s & 15) * SPREAD & 0x10101010u : 0;
-#pragma unroll
-            for (uint32_t p = 0; p < 2; p++) {
-                uint32_t q = word >> (4 * s + 8 * p) & 0x000F000Fu;
-                q |= fifth >> 8 * p & 0x00100010u;
-                __half2 value = small_integers(q, BIAS);
-                w[s][p] = bits_of(MIN ? __hfma2(value, d, m) : __hmul2(value, d));
-            }
-        }
+        for (uint32_t s = 0; s < 2; s++)
+            pairs::unpack(word, s, fifths >> 16 * s, d, m, w[s]);
     }
 };
 
@@ -62,20 +44,19 @@ struct weights_q8_0 {
         ROW_SLOT = 176,
         STAGES = 2
     };
-    enum { ALIGN = 2, SUPER = 0, HAS_MIN = 0 };
+    enum { ALIGN = 2, SUPER = 0, HAS_MIN = 0, ARRANGED = 0 };
+    using view = row_bytes_at;
 
     __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t slice, uint32_t half,
         uint32_t lane, uint32_t (&w)[2][2]) const
     {
         uint32_t block = slice * 2 * BYTES; /* a multiple of 4 */
-        __half2 d = two_of(row, block + half * BYTES);
+        __half2 d = two_of(row.at + block + half * BYTES);
 
 #pragma unroll
         for (uint32_t s = 0; s < 2; s++) {
-            uint32_t word = smem_word<ALIGN>(row, block + lane % 4 * 4, half * BYTES + 2 + s * 16) ^
-                            0x80808080u;
-            w[s][0] = bits_of(__hmul2(small_integers(byte_pair<0>(word, 0, 255), 128), d));
-            w[s][1] = bits_of(__hmul2(small_integers(byte_pair<1>(word, 0, 255), 128), d));
+            uint32_t word = smem_word<ALIGN>(row, block + lane % 4 * 4, half * BYTES + 2 + s * 16);
+            pairs_q8_0(word, d, w[s]);
         }
     }
 };

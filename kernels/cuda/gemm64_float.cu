@@ -6,7 +6,8 @@
 
 template <lam_dtype DTYPE, int ALIGNMENT> struct weights_float {
     enum : uint32_t { STEP_K = 64, STEP_BYTES = 128, ROW_SLOT = 160, STAGES = 3 };
-    enum { ALIGN = ALIGNMENT, SUPER = 0, HAS_MIN = 0 };
+    enum { ALIGN = ALIGNMENT, SUPER = 0, HAS_MIN = 0, ARRANGED = 0 };
+    using view = row_bytes_at;
 
     __device__ __forceinline__ void fetch(
         const row_bytes_at &row, uint32_t, uint32_t half, uint32_t lane, uint32_t (&w)[2][2]) const

@@ -4,7 +4,7 @@
  * 2048 for Q6_K (at most 32 * 128). Each lane of a row unpacks a fourth of the scales and gives them
  * to the others as they are wanted.
  */
-#include "kernels/cuda/gemm64.cuh"
+#include "kernels/cuda/gemm64_lanes.cuh"
 
 /* Q4_K and Q5_K: d * scale * q - dmin * min, scales and mins of 6 bits. */
 template <bool FIFTH, int ALIGNMENT> struct weights_k {
@@ -17,19 +17,13 @@ template <bool FIFTH, int ALIGNMENT> struct weights_k {
         STAGES = 2,
         QUANTS_AT = FIFTH ? 48 : 16,
     };
-    enum { ALIGN = ALIGNMENT, SUPER = 1, HAS_MIN = 1 };
-    uint32_t scales; /* t and t + 4 of the row, F16 */
-    uint32_t mins;
+    enum { ALIGN = ALIGNMENT, SUPER = 1, HAS_MIN = 1, ARRANGED = 0 };
+    using view = row_bytes_at;
+    lane_scales_k scales;
 
     __device__ __forceinline__ void prepare(const row_bytes_at &row, uint32_t lane)
     {
-        uint32_t t = lane % 4;
-        uint32_t a = *smem_at(row.at + 4 + t);
-        uint32_t b = *smem_at(row.at + 8 + t);
-        uint32_t c = *smem_at(row.at + 12 + t);
-
-        scales = bits_of(small_integers((a & 63) | ((c & 15) | a >> 6 << 4) << 16, 0));
-        mins = bits_of(small_integers((b & 63) | (c >> 4 | b >> 6 << 4) << 16, 0));
+        scales.unpack(row.at, lane);
     }
 
     /* Groups 2 * slice and 2 * slice + 1 share their bytes: the even one has the low four bits. */
@@ -37,26 +31,19 @@ template <bool FIFTH, int ALIGNMENT> struct weights_k {
         uint32_t lane, uint32_t (&w)[2][2]) const
     {
         uint32_t group = slice * 2 + half;
-        uint32_t both = __shfl_sync(0xFFFFFFFFu, scales, (lane & ~3u) + group % 4);
-        __half2 scale = as_half2(twice(both, slice >= 2));
+        __half2 scale = scales.scale_of(group, lane);
 
 #pragma unroll
         for (uint32_t s = 0; s < 2; s++) {
             uint32_t word = smem_word<ALIGN>(row, lane % 4 * 4 + slice * 32, QUANTS_AT + s * 16);
-            uint32_t q[2] = {byte_pair<0>(word, half * 4, 15), byte_pair<1>(word, half * 4, 15)};
-            if (FIFTH) {
-                uint32_t bits = smem_word<ALIGN>(row, lane % 4 * 4, 16 + s * 16) >> group;
-                q[0] |= (bits & 0x00010001u) << 4;
-                q[1] |= bits >> 4 & 0x00100010u;
-            }
-            w[s][0] = bits_of(__hmul2(small_integers(q[0], 0), scale));
-            w[s][1] = bits_of(__hmul2(small_integers(q[1], 0), scale));
+            uint32_t fifths = FIFTH ? smem_word<ALIGN>(row, lane % 4 * 4, 16 + s * 16) : 0;
+            pairs_k<FIFTH>(word, fifths, group, scale, w[s]);
         }
     }
 
     __device__ __forceinline__ uint32_t minima(bool upper) const
     {
-        return twice(mins, upper);
+        return scales.minima(upper);
     }
 
     static __device__ __forceinline__ float2 d_of(const row_bytes_at &row)
@@ -68,16 +55,15 @@ template <bool FIFTH, int ALIGNMENT> struct weights_k {
 /* Q6_K: d * scale * (q - 32), a scale of 8 bits for every 16 weights. */
 struct weights_q6_k {
     enum : uint32_t { STEP_K = 256, STEP_BYTES = 210, ROW_SLOT = 240, STAGES = 2 };
-    enum { ALIGN = 2, SUPER = 1, HAS_MIN = 0 };
+    enum { ALIGN = 2, SUPER = 1, HAS_MIN = 0, ARRANGED = 0 };
+    using view = row_bytes_at;
     uint32_t scales[2]; /* 4t and 4t + 1, 4t + 2 and 4t + 3 of the row, F16 */
 
     __device__ __forceinline__ void prepare(const row_bytes_at &row, uint32_t lane)
     {
 #pragma unroll
-        for (uint32_t i = 0; i < 2; i++) {
-            uint32_t two = smem_u16(row.at + 192 + lane % 4 * 4 + i * 2) ^ 0x8080u;
-            scales[i] = bits_of(small_integers(__byte_perm(two, 0, 0x4140), 128));
-        }
+        for (uint32_t i = 0; i < 2; i++)
+            scales[i] = scales_q6_k(smem_u16(row.at + 192 + lane % 4 * 4 + i * 2));
     }
 
     __device__ __forceinline__ void fetch(const row_bytes_at &row, uint32_t slice, uint32_t half,
@@ -89,15 +75,9 @@ struct weights_q6_k {
 
 #pragma unroll
         for (uint32_t s = 0; s < 2; s++) {
-            uint32_t low = smem_word<ALIGN>(row, lane % 4 * 4 + part * 64, half * 32 + s * 16) >>
-                           slice % 2 * 4;
-            uint32_t high =
-                smem_word<ALIGN>(row, lane % 4 * 4 + part * 32, 128 + s * 16) >> quarter * 2;
-            uint32_t q[2] = {byte_pair<0>(low, 0, 15) | byte_pair<0>(high, 0, 3) << 4,
-                byte_pair<1>(low, 0, 15) | byte_pair<1>(high, 0, 3) << 4};
-            __half2 scale = as_half2(twice(two, s == 1));
-            w[s][0] = bits_of(__hmul2(small_integers(q[0], 32), scale));
-            w[s][1] = bits_of(__hmul2(small_integers(q[1], 32), scale));
+            uint32_t low = smem_word<ALIGN>(row, lane % 4 * 4 + part * 64, half * 32 + s * 16);
+            uint32_t high = smem_word<ALIGN>(row, lane % 4 * 4 + part * 32, 128 + s * 16);
+            pairs_q6_k(low, high, quarter, as_half2(twice(two, s == 1)), w[s]);
         }
     }
 

@@ -21,7 +21,7 @@ static __device__ __forceinline__ void keep_sums(
     const uint32_t n_here = ONE ? 1 : NT * 4; /* rows of x */
     uint32_t lane = threadIdx.x % 32;
     float *parts = reinterpret_cast<float *>(smem_at(args.parts_at)) +
-                   (round % args.parts_rounds * N_WARPS + threadIdx.x / 32) * n_here * TILE;
+                   ((round & (args.parts_rounds - 1)) * N_WARPS + threadIdx.x / 32) * n_here * TILE;
 
 #pragma unroll
     for (uint32_t nt = 0; nt < NT; nt++) {

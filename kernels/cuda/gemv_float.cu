@@ -1,10 +1,11 @@
 /*
  * gemv_float: gemv for BF16 weights as they are, F16 in two BF16 terms (11 bits) and F32 in three
- * (24 bits). A lane holds 8 neighbouring columns of each group of 32.
+ * (24 bits); F16 that arrange has made of BF16 needs one. A lane holds 8 neighbouring columns of each group of 32.
  */
 #include "kernels/cuda/gemv_bf16.cuh"
 
-template <lam_dtype DTYPE, int ALIGNMENT> struct format_float {
+/* N_TERMS: of BF16, which make up a weight. */
+template <lam_dtype DTYPE, int ALIGNMENT, int N_TERMS> struct format_float {
     typedef math_bf16 math;
     enum : uint32_t {
         ELEM = DTYPE == LAM_F32 ? 4 : 2,
@@ -16,7 +17,7 @@ template <lam_dtype DTYPE, int ALIGNMENT> struct format_float {
         SCALE_BYTES = 0,
     };
     enum { ALIGN = ALIGNMENT };
-    enum { TERMS = DTYPE == LAM_BF16 ? 1 : DTYPE == LAM_F16 ? 2 : 3 };
+    enum { TERMS = N_TERMS };
 
     /* Pieces of odd rows are exchanged, so that two rows are on different banks. */
     static __device__ __forceinline__ uint32_t place(uint32_t row, uint32_t piece)
@@ -93,22 +94,25 @@ int lam_cuda_gemv_float(
     bool aligned = rows_aligned(own, 16);
 
     if (dtype == LAM_F32)
-        return aligned ? gemv_of_format<format_float<LAM_F32, 16>>(stream, chip, own)
-                       : gemv_of_format<format_float<LAM_F32, 2>>(stream, chip, own);
+        return aligned ? gemv_of_format<format_float<LAM_F32, 16, 3>>(stream, chip, own)
+                       : gemv_of_format<format_float<LAM_F32, 2, 3>>(stream, chip, own);
+    if (dtype == LAM_BF16 && args->product.mats[0].arranged) /* F16, made of BF16 */
+        return gemv_of_format<format_float<LAM_F16, 16, 1>>(stream, chip, own);
     if (dtype == LAM_F16)
-        return aligned ? gemv_of_format<format_float<LAM_F16, 16>>(stream, chip, own)
-                       : gemv_of_format<format_float<LAM_F16, 2>>(stream, chip, own);
-    return aligned ? gemv_of_format<format_float<LAM_BF16, 16>>(stream, chip, own)
-                   : gemv_of_format<format_float<LAM_BF16, 2>>(stream, chip, own);
+        return aligned ? gemv_of_format<format_float<LAM_F16, 16, 2>>(stream, chip, own)
+                       : gemv_of_format<format_float<LAM_F16, 2, 2>>(stream, chip, own);
+    return aligned ? gemv_of_format<format_float<LAM_BF16, 16, 1>>(stream, chip, own)
+                   : gemv_of_format<format_float<LAM_BF16, 2, 1>>(stream, chip, own);
 }
 
 int lam_cuda_prepare_gemv_float(const lam_cuda_chip *chip)
 {
-    int error = prepare_gemv<format_float<LAM_F32, 16>>(chip);
+    int error = prepare_gemv<format_float<LAM_F32, 16, 3>>(chip);
 
-    error = error != 0 ? error : prepare_gemv<format_float<LAM_F32, 2>>(chip);
-    error = error != 0 ? error : prepare_gemv<format_float<LAM_F16, 16>>(chip);
-    error = error != 0 ? error : prepare_gemv<format_float<LAM_F16, 2>>(chip);
-    error = error != 0 ? error : prepare_gemv<format_float<LAM_BF16, 16>>(chip);
-    return error != 0 ? error : prepare_gemv<format_float<LAM_BF16, 2>>(chip);
+    error = error != 0 ? error : prepare_gemv<format_float<LAM_F32, 2, 3>>(chip);
+    error = error != 0 ? error : prepare_gemv<format_float<LAM_F16, 16, 2>>(chip);
+    error = error != 0 ? error : prepare_gemv<format_float<LAM_F16, 2, 2>>(chip);
+    error = error != 0 ? error : prepare_gemv<format_float<LAM_F16, 16, 1>>(chip);
+    error = error != 0 ? error : prepare_gemv<format_float<LAM_BF16, 16, 1>>(chip);
+    return error != 0 ? error : prepare_gemv<format_float<LAM_BF16, 2, 1>>(chip);
 }

@@ -5,6 +5,10 @@
  * Then come the scales of weights and activations, in f32, and the sums of groups are added up in
  * f32. So what differs from the reference is the rounding of the activations, at most 2^-16 of the
  * largest of their group, and that of f32 sums.
+ *
+ * A SOURCE is what a lane has of rows g and g + 8 in a step, in whatever order the matrix lies: its
+ * format; fetch() of both rows' words of a group; lane_scales() of group t of four; for more rows
+ * begin_four() and shared_scales() of a group of it; IN_REGISTERS.
  */
 #ifndef LAMINAR_KERNELS_CUDA_GEMV_INT8_CUH
 #define LAMINAR_KERNELS_CUDA_GEMV_INT8_CUH
@@ -154,7 +158,7 @@ struct math_int8 {
     {
         using format = typename SOURCE::format;
 
-#pragma unroll(NT == 4 ? 1 : 2) /* more would not fit into registers */
+#pragma unroll(NT == 4 && !SOURCE::IN_REGISTERS ? 1 : 2) /* more would not fit into registers */
         for (uint32_t four = 0; four < format::STEP_K / GROUP_K; four += 4) {
             float pairs[NT][2][2];
             from.begin_four(four, lane);
@@ -190,6 +194,7 @@ struct math_int8 {
     /* Rows g and g + 8 of a step in the ring. */
     template <typename FORMAT> struct slot_source {
         using format = FORMAT;
+        static const bool IN_REGISTERS = false; /* then indices must be constants */
         row_bytes_at at[2];
         FORMAT own[2];   /* what a format keeps of a row from group to group */
         uint32_t scales; /* the warp's room */

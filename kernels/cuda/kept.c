@@ -29,9 +29,15 @@ static void launch_norm(struct lam_kernels *kernels, const struct lam_rms_norm_a
 
 static void launch_one_dtype(struct lam_kernels *kernels, const struct lam_cuda_gemv_args *args)
 {
+    const struct lam_matmul_mat *mat = &args->product.mats[0];
     int error;
 
-    switch (args->product.mats[0].dtype) {
+    if (mat->arranged && mat->dtype != LAM_BF16) {
+        note(kernels, lam_cuda_gemv_arranged(kernels->compute, &kernels->chip, args, kernels->rows),
+            "matmul of few rows");
+        return;
+    }
+    switch (mat->dtype) {
     case LAM_F32:
     case LAM_F16:
     case LAM_BF16:
@@ -48,7 +54,7 @@ static void launch_one_dtype(struct lam_kernels *kernels, const struct lam_cuda_
     note(kernels, error, "matmul of few rows");
 }
 
-/* One launch for all matrices of one dtype. */
+/* One launch for all matrices of one dtype and order. */
 static void launch_product(struct lam_kernels *kernels, const struct lam_cuda_gemv_args *args)
 {
     const struct lam_matmul_args *all = &args->product;
@@ -58,7 +64,8 @@ static void launch_product(struct lam_kernels *kernels, const struct lam_cuda_ge
         struct lam_cuda_gemv_args part = *args;
         part.product.n_mats = 0;
         for (uint32_t m = i; m < all->n_mats; m++) {
-            if (done[m] || all->mats[m].dtype != all->mats[i].dtype)
+            if (done[m] || all->mats[m].dtype != all->mats[i].dtype ||
+                all->mats[m].arranged != all->mats[i].arranged)
                 continue;
             part.product.mats[part.product.n_mats++] = all->mats[m];
             done[m] = true;
@@ -187,9 +194,10 @@ static bool takes_swiglu(const struct lam_cuda_kept *kept, const struct lam_swig
     const struct lam_matmul_mat *gate = &product->mats[0], *up = &product->mats[1];
 
     return kept->has_product && kept->n_ropes == 0 && product->n_mats == 2 &&
-           gate->dtype == up->dtype && gate->out == args->gate && up->out == args->up &&
-           args->out == args->gate && gate->n_out == up->n_out && gate->out_stride == gate->n_out &&
-           up->out_stride == up->n_out && args->n == (uint64_t)product->n_rows * gate->n_out;
+           gate->dtype == up->dtype && gate->arranged == up->arranged && gate->out == args->gate &&
+           up->out == args->up && args->out == args->gate && gate->n_out == up->n_out &&
+           gate->out_stride == gate->n_out && up->out_stride == up->n_out &&
+           args->n == (uint64_t)product->n_rows * gate->n_out;
 }
 
 void lam_cuda_take_swiglu(struct lam_kernels *kernels, const struct lam_swiglu_args *args)

@@ -36,6 +36,20 @@ static void multiply_tile(struct lam_kernels *kernels, const struct lam_cuda_gem
     lam_cuda_note(kernels, (cudaError_t)error, "matmul of many rows");
 }
 
+static void unpack_tile(struct lam_kernels *kernels, const struct lam_matmul_mat *mat,
+    const unsigned char *weight, uint32_t n, uint32_t n_cols, uint32_t ld)
+{
+    int error;
+
+    if (mat->arranged)
+        error = lam_cuda_pack_arranged(
+            kernels->compute, &kernels->chip, weight, mat->dtype, n, n_cols, kernels->tile);
+    else
+        error = lam_cuda_pack_weights(
+            kernels->compute, &kernels->chip, weight, mat->dtype, n, n_cols, ld, kernels->tile);
+    lam_cuda_note(kernels, (cudaError_t)error, "unpacking weights");
+}
+
 /* One matrix, tile by tile; the rows lie in the workspace. F16 weights that lie as a tile would are
  * used where they are. */
 static void matmul_tiles(struct lam_kernels *kernels, const struct lam_matmul_args *args,
@@ -62,10 +76,7 @@ static void matmul_tiles(struct lam_kernels *kernels, const struct lam_matmul_ar
             .accumulate = args->accumulate,
         };
         if (!in_place)
-            lam_cuda_note(kernels,
-                (cudaError_t)lam_cuda_pack_weights(kernels->compute, &kernels->chip, weight,
-                    mat->dtype, n, args->n_cols, ld, kernels->tile),
-                "unpacking weights");
+            unpack_tile(kernels, mat, weight, n, args->n_cols, ld);
         multiply_tile(kernels, &gemm);
     }
 }
@@ -89,7 +100,7 @@ static void by_tiles(struct lam_kernels *kernels, const struct lam_matmul_args *
     }
 }
 
-/* The matrices of a call that gemm64 takes, all of one dtype in one launch. */
+/* The matrices of a call that gemm64 takes, all of one dtype and order in one launch. */
 static void by_gemm64(struct lam_kernels *kernels, const struct lam_matmul_args *args)
 {
     bool done[3] = {false, false, false};
@@ -102,7 +113,8 @@ static void by_gemm64(struct lam_kernels *kernels, const struct lam_matmul_args 
         struct lam_matmul_args part = *args;
         part.n_mats = 0;
         for (uint32_t m = i; m < args->n_mats; m++) {
-            if (done[m] || args->mats[m].dtype != args->mats[i].dtype)
+            if (done[m] || args->mats[m].dtype != args->mats[i].dtype ||
+                args->mats[m].arranged != args->mats[i].arranged)
                 continue;
             part.mats[part.n_mats++] = args->mats[m];
             done[m] = true;
@@ -137,10 +149,15 @@ void lam_cuda_matmul_many(struct lam_kernels *kernels, const struct lam_matmul_a
     packed.n_mats = 0;
     tiled.n_mats = 0;
     for (uint32_t i = 0; i < args->n_mats; i++) {
-        bool takes = args->n_rows <= LAM_CUDA_GEMM64_ROWS &&
-                     lam_cuda_gemm64_takes(args->mats[i].dtype, args->n_cols);
+        struct lam_matmul_mat mat = args->mats[i];
+        bool takes =
+            args->n_rows <= LAM_CUDA_GEMM64_ROWS && lam_cuda_gemm64_takes(mat.dtype, args->n_cols);
         struct lam_matmul_args *to = takes ? &packed : &tiled;
-        to->mats[to->n_mats++] = args->mats[i];
+        if (mat.arranged && mat.dtype == LAM_BF16) {
+            mat.dtype = LAM_F16; /* is what it has become */
+            mat.arranged = false;
+        }
+        to->mats[to->n_mats++] = mat;
     }
     if (packed.n_mats > 0)
         by_gemm64(kernels, &packed);

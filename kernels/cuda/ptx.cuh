@@ -130,6 +130,39 @@ static __device__ __forceinline__ void prefetch_line(const void *at)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 }
 
+/* 16 bytes that are read once and that no kernel writes which may still run: past the first level
+ * cache, and the 256 around them are wanted soon. Where the load stands it stays, far ahead of its
+ * use. */
+static __device__ __forceinline__ uint4 stream_16(const uint8_t *at)
+{
+    uint4 to;
+
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
+                 : "l"(at));
+    return to;
+}
+
+/* 8 of them. */
+static __device__ __forceinline__ uint2 stream_8(const uint8_t *at)
+{
+    uint2 to;
+
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(to.x), "=r"(to.y)
+                 : "l"(at));
+    return to;
+}
+
+/* 4 of them. */
+static __device__ __forceinline__ uint32_t stream_4(const uint8_t *at)
+{
+    uint32_t to;
+
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.u32 %0, [%1];" : "=r"(to) : "l"(at));
+    return to;
+}
+
 /* See launch.cuh for both. */
 static __device__ __forceinline__ void wait_for_predecessors(void)
 {

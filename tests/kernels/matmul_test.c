@@ -252,7 +252,7 @@ static void test_three_matrices(void **state)
         for (int m = 0; m < 3; m++) {
             weights[m] = twin_weights(&rng, dtypes[m], widths[m], 512);
             args.mats[m] = (struct lam_matmul_mat){
-                weights[m], dtypes[m], widths[m], twin_floats((size_t)6 * 70), 70};
+                weights[m], dtypes[m], widths[m], twin_floats((size_t)6 * 70), 70, false};
         }
         set.fast[i].ops->matmul(set.fast[i].kernels, &args);
         for (int m = 0; m < 3; m++) {

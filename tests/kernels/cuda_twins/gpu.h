@@ -62,6 +62,12 @@ void test_matmul_nan(void **state);
 void test_product_only(void **state);
 void test_no_rows(void **state);
 
+void test_arrange_twins(void **state);
+void test_arrange_three(void **state);
+void test_arrange_tiles(void **state);
+void test_arrange_refuses(void **state);
+void test_arrange_bf16(void **state);
+
 void test_attention_twins(void **state);
 void test_attention_bound_has_teeth(void **state);
 void test_attention_chunks(void **state);

@@ -394,7 +394,8 @@ void test_matmul_three(void **state)
         for (uint32_t m = 0; m < 3; m++)
             args.mats[m] = (struct lam_matmul_mat){
                 gpu_put(gpu, scenes[m].weights, widths[m] * scenes[m].row_bytes, 0),
-                scenes[m].dtype, widths[m], gpu_floats(gpu, (size_t)n_rows * STRIDE), STRIDE};
+                scenes[m].dtype, widths[m], gpu_floats(gpu, (size_t)n_rows * STRIDE), STRIDE,
+                false};
         gpu->ops->matmul(gpu->kernels, &args);
         for (uint32_t m = 0; m < 3; m++) {
             gpu_get(gpu, out, args.mats[m].out, (uint64_t)n_rows * STRIDE * sizeof(float));

@@ -75,6 +75,21 @@ static inline float rough_inverse(float x)
     return sim_no_subnormal(1.0f / sim_no_subnormal(x));
 }
 
+static inline uint4 stream_16(const uint8_t *at)
+{
+    return *reinterpret_cast<const uint4 *>(at);
+}
+
+static inline uint2 stream_8(const uint8_t *at)
+{
+    return *reinterpret_cast<const uint2 *>(at);
+}
+
+static inline uint32_t stream_4(const uint8_t *at)
+{
+    return *reinterpret_cast<const uint32_t *>(at);
+}
+
 static inline void prefetch_line(const void *at)
 {
     (void)at;
