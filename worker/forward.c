@@ -24,6 +24,7 @@ struct part {
     const struct lam_plan_piece *piece;
     const struct lam_unit *unit;
     const unsigned char *base;
+    uint32_t arranged; /* bits of roles */
 };
 
 static const void *weight_at(const struct part *part, const struct lam_unit_tensor *tensor)
@@ -59,6 +60,7 @@ static struct lam_matmul_mat mat_at(
         .n_out = (uint32_t)tensor->n_rows,
         .out = out,
         .out_stride = out_stride,
+        .arranged = (part->arranged >> role & 1) != 0,
     };
 }
 
@@ -324,6 +326,7 @@ enum lam_status lam_forward(struct lam_engine *engine, const struct lam_pass *pa
         struct part part = {.piece = &plan->pieces[p]};
 
         part.unit = &engine->model->manifest.units[part.piece->unit];
+        part.arranged = engine->arranged ? engine->arranged[p] : 0;
         if (p > 0 || !engine->config.device || !weights->ops->find(weights, p))
             lam_engine_tell_begun(engine);
         status = weights->ops->acquire(weights, p, &part.base, err);

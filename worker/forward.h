@@ -34,6 +34,7 @@ struct lam_engine {
     float *logits;             /* [max_logit_rows, V] for the host */
     struct lam_pool *samplers; /* threads that draw; NULL: the engine's own */
     struct lam_weights *weights;
+    uint32_t *arranged; /* [n_pieces] bits of enum lam_tensor_role; NULL: none (arrange.h) */
     struct lam_pass_profile profile;
     void (*begun)(void *arg); /* lam_engine_on_begun */
     void *begun_arg;

@@ -16,6 +16,7 @@
 #include "common/size.h"
 #include "model/assumed.h"
 #include "model/vram.h"
+#include "worker/arrange.h"
 #include "worker/embedding.h"
 #include "worker/forward.h"
 #include "worker/stream.h"
@@ -362,8 +363,11 @@ static enum lam_status open_weights(struct lam_engine *engine, struct lam_err *e
         .pin_bytes = engine->config.pin_bytes,
     };
 
-    if (is_device(engine))
-        return lam_stream_create(&stream, &engine->weights, err);
+    if (is_device(engine)) {
+        enum lam_status status = lam_stream_create(&stream, &engine->weights, err);
+
+        return status == LAM_OK ? lam_arrange_residents(engine, err) : status;
+    }
     return lam_weights_pool_create(&engine->plan, engine->units, &engine->weights, err);
 }
 
@@ -430,6 +434,7 @@ void lam_engine_destroy(struct lam_engine *engine)
     if (engine->kernels)
         engine->config.ops->destroy(engine->kernels);
     lam_pool_destroy(engine->samplers);
+    lam_free(engine->arranged);
     lam_free(engine->host_block);
     lam_free(engine->arena_block);
     lam_plan_done(&engine->plan);

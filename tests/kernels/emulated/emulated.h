@@ -45,6 +45,8 @@ struct emulated_counts {
     uint64_t n_copies;
     uint64_t n_waits[EMULATED_BROKEN]; /* by the fault that leaves them out */
     uint64_t n_pins;
+    uint64_t n_asked; /* matrices that were to be arranged, and were */
+    uint64_t n_arranged;
 };
 
 /* For the contexts that are created from now on. */

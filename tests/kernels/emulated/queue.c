@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "tests/kernels/emulated/order.h"
 
 #define TASKS_MAX 4096u
 #define COPY_RATE 1000000000u
@@ -28,7 +29,10 @@ static void compute(struct lam_kernels *kernels, struct task *task)
         inner->rms_norm(kernels->kernels, &task->args.rms_norm);
         break;
     case TASK_MATMUL:
-        inner->matmul(kernels->kernels, &task->args.matmul);
+        emulated_matmul(kernels, &task->args.matmul);
+        break;
+    case TASK_ARRANGE:
+        emulated_arrange(&task->args.arrange);
         break;
     case TASK_ROPE_TABLE:
         inner->rope_table(kernels->kernels, &task->args.rope_table);

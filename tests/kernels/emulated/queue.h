@@ -21,6 +21,7 @@ enum task_kind {
     TASK_KV_WRITE,
     TASK_ATTENTION,
     TASK_SWIGLU,
+    TASK_ARRANGE,
     TASK_MOVE, /* bytes to `to` */
     TASK_MARK,
     TASK_WAIT, /* for `number` tasks of `queue` */
@@ -37,6 +38,7 @@ struct task {
         struct lam_kv_write_args kv_write;
         struct lam_attention_args attention;
         struct lam_swiglu_args swiglu;
+        struct lam_arrange_args arrange;
     } args;
     void *copy; /* of a host array or of uploaded bytes; freed when the task has run */
     void *to;
