@@ -1,6 +1,6 @@
 /*
  * backend: the table of operations on a CUDA device: checks the shapes, chooses the kernel, queues
- * it. Products of up to LAM_CUDA_GEMV_ROWS rows are gemv*.cu, those of more rows matmul_many.c.
+ * it. Products of few rows are gemv*.cu, those of more rows matmul_many.c.
  *
  * Some calls are kept back for the ones behind them (kept.c); all others queue those first.
  *
@@ -55,6 +55,16 @@ static void cuda_rms_norm(struct lam_kernels *kernels, const struct lam_rms_norm
     }
 }
 
+/* Depends on the number of rows and on the matrices alone: a row's bits do so too. */
+static bool is_of_few_rows(const struct lam_matmul_args *args)
+{
+    bool many = args->n_rows > LAM_CUDA_GEMV_ROWS_ONCE;
+
+    for (uint32_t i = 0; i < args->n_mats; i++)
+        many = many && lam_cuda_gemm64_takes(args->mats[i].dtype, args->n_cols);
+    return args->n_rows <= LAM_CUDA_GEMV_ROWS && !many;
+}
+
 static void cuda_matmul(struct lam_kernels *kernels, const struct lam_matmul_args *args)
 {
     assert(args->n_rows <= kernels->config.max_rows && args->n_cols <= kernels->config.max_cols);
@@ -62,7 +72,7 @@ static void cuda_matmul(struct lam_kernels *kernels, const struct lam_matmul_arg
     if (args->n_rows == 0)
         return;
     assert(kernels->rows != NULL);
-    if (args->n_rows <= LAM_CUDA_GEMV_ROWS) {
+    if (is_of_few_rows(args)) {
         lam_cuda_keep_product(kernels, args);
         return;
     }

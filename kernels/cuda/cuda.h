@@ -27,7 +27,10 @@ struct lam_cuda_chip {
 
 /* Rows of a matmul call up to this many go through gemv, */
 enum { LAM_CUDA_GEMV_ROWS = 16 };
-/* up to this many through gemm64 where it takes the matrix, and all others through gemm. */
+/* but only up to this many if gemm64 takes all of the call's matrices: behind 8 rows its arithmetic
+ * is the shorter one (docs/perf/notebook.md, "Resident order"). */
+enum { LAM_CUDA_GEMV_ROWS_ONCE = 8 };
+/* Up to this many go through gemm64 where it takes the matrix, and all others through gemm. */
 enum { LAM_CUDA_GEMM64_ROWS = 64 };
 
 /* Columns of the 16-bit copies, in rows of ld values: a multiple of this, zeros behind n_cols. */
@@ -123,9 +126,9 @@ int lam_cuda_prepare_gemv_arranged(const struct lam_cuda_chip *chip);
 int lam_cuda_gemv_arranged(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
     const struct lam_cuda_gemv_args *args, void *workspace);
 
-/* 17 to 64 rows, of what lam_cuda_gemm64_takes; all matrices of one dtype. gemm64_rows puts x into
- * rows (136 bytes for each of n_cols, 16-byte aligned), once for all products with it. parts:
- * workspace of LAM_DEVICE_TILE_BYTES. */
+/* Up to LAM_CUDA_GEMM64_ROWS rows, of what lam_cuda_gemm64_takes; all matrices of one dtype.
+ * gemm64_rows puts x into rows (136 bytes for each of n_cols, 16-byte aligned), once for all
+ * products with it. parts: workspace of LAM_DEVICE_TILE_BYTES. */
 bool lam_cuda_gemm64_takes(enum lam_dtype dtype, uint32_t n_cols);
 int lam_cuda_prepare_gemm64(void);
 int lam_cuda_gemm64_rows(struct CUstream_st *stream, const struct lam_cuda_chip *chip,

@@ -1,5 +1,5 @@
 /*
- * gemm64: out[t, n] (+)= sum_k x[t, k] * w[n, k] for 17 to 64 rows t, straight from packed weights:
+ * gemm64: out[t, n] (+)= sum_k x[t, k] * w[n, k] for 9 to 64 rows t, straight from packed weights:
  * decoding for many, and short prompts.
  *
  * Bytes: the packed matrix, once. Operations: 2 * 64 per weight on the tensor cores, 1 to 2

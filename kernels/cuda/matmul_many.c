@@ -1,5 +1,5 @@
 /*
- * matmul_many: products of more than LAM_CUDA_GEMV_ROWS rows, in f16 on tensor cores. Up to
+ * matmul_many: products of more rows than gemv takes, in f16 on tensor cores. Up to
  * LAM_CUDA_GEMM64_ROWS rows the weights are unpacked inside the product (gemm64*.cu), if it takes
  * the matrix; else a tile of weights at a time is unpacked into the workspace (pack.cu) and
  * multiplied by cuBLAS or gemm.cu. Which way is a matter of the number of rows and of the matrix
@@ -51,14 +51,15 @@ static void unpack_tile(struct lam_kernels *kernels, const struct lam_matmul_mat
 }
 
 /* One matrix, tile by tile; the rows lie in the workspace. F16 weights that lie as a tile would are
- * used where they are. */
+ * used where they are, all at once: the fewer the products, the fewer their last, half empty rounds
+ * of multiprocessors. */
 static void matmul_tiles(struct lam_kernels *kernels, const struct lam_matmul_args *args,
     const struct lam_matmul_mat *mat, uint32_t ld, uint64_t row_bytes)
 {
     bool in_place = mat->dtype == LAM_F16 && ld == args->n_cols && (uintptr_t)mat->weight % 16 == 0;
     uint64_t fits = lam_device_workspace_tile_bytes(&kernels->config) / (2 * (uint64_t)ld) /
                     TILE_ROWS_ALIGN * TILE_ROWS_ALIGN;
-    uint32_t rows_max = fits < TILE_ROWS_MAX ? (uint32_t)fits : TILE_ROWS_MAX;
+    uint32_t rows_max = fits < TILE_ROWS_MAX && !in_place ? (uint32_t)fits : TILE_ROWS_MAX;
     uint32_t n_tiles = (mat->n_out + rows_max - 1) / rows_max;
     uint32_t tile_rows = align_up((mat->n_out + n_tiles - 1) / n_tiles, TILE_ROWS_ALIGN);
 

@@ -12,7 +12,7 @@
 void *lam_cuda_round_into(struct lam_kernels *kernels, const float *out, uint64_t n_rows,
     uint32_t n_cols, bool product_only);
 
-/* Queues a product of more than LAM_CUDA_GEMV_ROWS rows; errors are noted in the context. */
+/* Queues a product of more than LAM_CUDA_GEMV_ROWS_ONCE rows; errors are noted in the context. */
 void lam_cuda_matmul_many(struct lam_kernels *kernels, const struct lam_matmul_args *args);
 
 #endif

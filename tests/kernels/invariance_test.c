@@ -18,8 +18,13 @@ enum { N_ROWS = 64, N_COLS = 1280, N_OUT = 83 };
 static void run(const struct twin_backend *backend, enum lam_dtype dtype, const uint8_t *weights,
     const float *x, uint32_t n_rows, bool accumulate, float *out)
 {
-    struct lam_matmul_args args = {
-        x, n_rows, N_COLS, accumulate, 1, {{weights, dtype, N_OUT, out, N_OUT}}};
+    struct lam_matmul_args args = {.x = x,
+        .n_rows = n_rows,
+        .n_cols = N_COLS,
+        .accumulate = accumulate,
+        .n_mats = 1,
+        .mats = {
+            {.weight = weights, .dtype = dtype, .n_out = N_OUT, .out = out, .out_stride = N_OUT}}};
 
     backend->ops->matmul(backend->kernels, &args);
 }

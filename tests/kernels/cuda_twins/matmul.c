@@ -1,7 +1,7 @@
 /*
  * matmul on the GPU against a sum in double, for every weight format.
  *
- * Bounds, for 1 to 16 rows (exact weights, activations of 16 bits):
+ * Bounds, for few rows (exact weights, activations of 16 bits):
  *     |gpu - exact| <= 2^-18 * sum |x w|         for float weights
  *     |gpu - exact| <= 2^-17 * sum |m w|         for packed ones, m: the largest |x| of 32 columns
  * (each rounding is at most 2^-16 m; sums are far from adding up the worst). For more rows, where
@@ -22,7 +22,7 @@
 #include "kernels/ref/dequant.h"
 #include "tests/kernels/cuda_twins/gpu.h"
 
-enum { FEW_ROWS = 16, BATCH_ROWS = 64 };
+enum { FEW_ROWS = 8, FEW_FLOAT_ROWS = 16, BATCH_ROWS = 64, BATCH_COLS = 64 };
 
 struct shape {
     uint32_t n_rows;
@@ -137,7 +137,15 @@ static bool is_packed(enum lam_dtype dtype)
     return lam_dtype_info(dtype)->block_elems > 1;
 }
 
-/* Whether weights of more than FEW_ROWS rows are multiplied as they are, not rounded to f16. */
+/* Whether it is in the class of few rows: up to 8, or up to 16 of what the next class refuses. */
+static bool is_of_few(const struct scene *scene)
+{
+    bool refused = scene->dtype == LAM_F32 || scene->shape.n_cols % BATCH_COLS != 0;
+
+    return scene->shape.n_rows <= (refused ? FEW_FLOAT_ROWS : FEW_ROWS);
+}
+
+/* Whether weights of more rows than few are multiplied as they are, not rounded to f16. */
 static bool has_exact_weights(const struct scene *scene)
 {
     return scene->shape.n_rows <= BATCH_ROWS && lam_dtype_info(scene->dtype)->block_elems == 256;
@@ -145,16 +153,16 @@ static bool has_exact_weights(const struct scene *scene)
 
 static double bound_of(const struct scene *scene)
 {
-    if (scene->shape.n_rows > FEW_ROWS && has_exact_weights(scene) && scene->dtype == LAM_Q6_K)
+    if (!is_of_few(scene) && has_exact_weights(scene) && scene->dtype == LAM_Q6_K)
         return 0x1p-14;
-    return is_packed(scene->dtype) && scene->shape.n_rows <= FEW_ROWS ? 0x1p-17 : 0x1p-18;
+    return is_packed(scene->dtype) && is_of_few(scene) ? 0x1p-17 : 0x1p-18;
 }
 
 /* What an error is measured by: |x|, or the largest of 32 columns. */
 static float *measures_of(const struct scene *scene, const float *x)
 {
     size_t n = (size_t)scene->shape.n_rows * scene->shape.n_cols;
-    size_t group = is_packed(scene->dtype) && scene->shape.n_rows <= FEW_ROWS ? 32 : 1;
+    size_t group = is_packed(scene->dtype) && is_of_few(scene) ? 32 : 1;
     float *measures = twin_floats(n);
 
     for (size_t at = 0; at < n; at += group) {
@@ -211,9 +219,10 @@ static void check(struct gpu *gpu, enum lam_dtype dtype, struct shape shape, boo
     size_t n = (size_t)shape.n_rows * shape.n_out;
     float *out = twin_floats(n);
     float *again = twin_floats(n);
-    bool many = shape.n_rows > FEW_ROWS;
+    bool many;
 
     scene_init(&scene, dtype, shape);
+    many = !is_of_few(&scene);
     run(gpu, &scene, accumulate, out);
     run(gpu, &scene, accumulate, again);
     assert_memory_equal(out, again, n * sizeof(*out));
@@ -341,25 +350,31 @@ static void check_cuts(
 
 void test_matmul_rows(void **state)
 {
-    /* The calls of a case are all in one class; some are wide enough for several tiles, or narrow
-     * enough to be cut into parts. */
+    /* The calls of a case are all in one class, for some only if they are of F32, or are not; some
+     * are wide enough for several tiles, or narrow enough to be cut into parts. */
+    enum whose { ALL, F32_ONLY, NOT_F32 };
     static const struct {
         struct shape shape;
-        uint32_t cuts[9];
+        uint32_t cuts[10];
         uint32_t n_cuts;
+        enum whose whose;
     } cases[] = {
-        {{16, 4096, 83}, {1, 2, 3, 4, 5, 7, 8, 9, 15}, 9},
-        {{64, 4096, 83}, {17, 20, 31, 32, 33, 48, 63}, 7},
-        {{64, 512, 4480}, {17, 32}, 2},
-        {{64, 512, 300}, {17, 32}, 2},
-        {{260, 512, 4480}, {65, 128, 130}, 3},
-        {{132, 512, 200}, {65, 66}, 2},
+        {{8, 4096, 83}, {1, 2, 3, 4, 5, 7}, 6, ALL},
+        {{16, 4096, 83}, {1, 8, 9, 15}, 4, F32_ONLY},
+        {{64, 4096, 83}, {9, 15, 16, 17, 20, 31, 32, 33, 48, 63}, 10, NOT_F32},
+        {{64, 4096, 83}, {17, 31, 63}, 3, F32_ONLY},
+        {{64, 512, 4480}, {17, 32}, 2, ALL},
+        {{64, 512, 300}, {17, 32}, 2, ALL},
+        {{260, 512, 4480}, {65, 128, 130}, 3, ALL},
+        {{132, 512, 200}, {65, 66}, 2, ALL},
     };
 
     for (size_t d = 0; d < twin_n_dtypes; d++) {
         for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
             struct scene scene;
-            if (!gpu_takes(work_of(cases[c].shape)))
+            bool is_f32 = twin_dtypes[d] == LAM_F32;
+            if (!gpu_takes(work_of(cases[c].shape)) ||
+                cases[c].whose == (is_f32 ? NOT_F32 : F32_ONLY))
                 continue;
             scene_init(&scene, twin_dtypes[d], cases[c].shape);
             check_cuts(*state, &scene, cases[c].cuts, cases[c].n_cuts);
