@@ -12,6 +12,14 @@ uint64_t lam_now_ns(void)
     return (uint64_t)now.tv_sec * LAM_NS_PER_S + (uint64_t)now.tv_nsec;
 }
 
+uint64_t lam_thread_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * LAM_NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
 void lam_sleep_ns(uint64_t duration_ns)
 {
     struct timespec left = {

@@ -10,6 +10,9 @@
 /* Nanoseconds since an arbitrary start. Never goes back. Safe from any thread. */
 uint64_t lam_now_ns(void);
 
+/* Processor time of the calling thread: what it cost, whoever else had the processor meanwhile. */
+uint64_t lam_thread_ns(void);
+
 /* Sleeps at least `duration_ns`, also when a signal arrives. */
 void lam_sleep_ns(uint64_t duration_ns);
 

@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -86,20 +85,12 @@ static int collapse_range(unsigned char *base, uint64_t bytes)
     return lam_fault_hit("collapse") ? ENOMEM : error;
 }
 
-static uint64_t thread_ns(void)
-{
-    struct timespec now;
-
-    lam_ignore(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) == 0, "Linux always has it");
-    return (uint64_t)now.tv_sec * LAM_NS_PER_S + (uint64_t)now.tv_nsec;
-}
-
 /* Huge pages for a step, and whether it is worth it to ask for more. */
 static int collapse_step(struct populating *it, unsigned char *base, uint64_t bytes)
 {
-    uint64_t begin_ns = thread_ns();
+    uint64_t begin_ns = lam_thread_ns();
     int error = collapse_range(base, lam_align_down(bytes, LAM_HUGE_PAGE_BYTES));
-    uint64_t took_ns = thread_ns() - begin_ns;
+    uint64_t took_ns = lam_thread_ns() - begin_ns;
 
     if (took_ns > COLLAPSE_STEP_NS)
         atomic_fetch_add(&it->late, took_ns - COLLAPSE_STEP_NS);

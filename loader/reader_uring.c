@@ -23,7 +23,9 @@
 
 #include "common/clock.h"
 #include "common/fault.h"
+#include "common/log.h"
 #include "common/mem.h"
+#include "common/size.h"
 #include "loader/engine.h"
 
 #define TAG_WAKE (UINT64_MAX - 1)
@@ -38,6 +40,12 @@
 
 /* The kernel was short of something: answers free it. */
 #define SHORTAGE_NS LAM_NS_PER_MS
+
+/* Registering a GiB takes the kernel 2 to 50 ms of processor time; but where huge pages and small
+ * ones are mixed, it compares each huge one with all pages before it, also of regions registered
+ * before: half a second for the second GiB, 2 for the fifth (docs/design/003-loader.md). */
+#define REGISTER_NS_PER_GIB_MAX (250 * LAM_NS_PER_MS)
+#define REGISTER_NS_MIN (20 * LAM_NS_PER_MS) /* too short to be judged */
 
 #define MEASURE_NS (50 * LAM_NS_PER_MS) /* one round of one candidate */
 
@@ -74,21 +82,38 @@ static bool register_region(struct lam_drive *drive, uint32_t r)
     return state->fixed[r];
 }
 
+/* Whether the next region would take too long, by what this one cost; says so. */
+static bool is_too_slow(const struct lam_region *region, uint64_t cost_ns)
+{
+    uint64_t limit_ns = region->bytes / LAM_MIB * (REGISTER_NS_PER_GIB_MAX / 1024);
+    char size[24];
+
+    if ((cost_ns <= limit_ns || cost_ns <= REGISTER_NS_MIN) && !lam_fault_hit("slow register"))
+        return false;
+    lam_warn("the kernel took %.2f s to register %s of the pool with io_uring, as it does where "
+             "huge and small pages are mixed: the rest is read unregistered, which costs more CPU "
+             "time; set huge pages aside (vm.nr_hugepages)",
+        (double)cost_ns / (double)LAM_NS_PER_S, lam_size_format(region->bytes, size, sizeof(size)));
+    return true;
+}
+
 /* The region that came first of those that were not tried. Then answers are there to be taken, if
  * any came meanwhile. */
 static void register_next(struct lam_drive *drive)
 {
     struct uring_state *state = drive->state;
     uint32_t r = drive->reader->added[state->n_tried++];
-    bool fixed;
+    uint64_t begin_ns = lam_thread_ns();
+    bool go_on;
 
     if (!drive->fixed_buffers)
         return;
     lam_engine_away(drive);
     lam_fault_pass("register");
-    fixed = register_region(drive, r);
+    go_on = register_region(drive, r) &&
+            !is_too_slow(&drive->reader->config.regions[r], lam_thread_ns() - begin_ns);
     lam_engine_back(drive);
-    if (!fixed) {
+    if (!go_on) {
         pthread_mutex_lock(&drive->reader->lock);
         drive->fixed_buffers = false;
         pthread_mutex_unlock(&drive->reader->lock);
