@@ -22,6 +22,11 @@ FUZZ_SECONDS = 30
 FIO_RATIO_MIN = 0.92
 FIO_SPREAD_MAX = 0.15  # of fio's own rounds: a drive that differs more by itself cannot be judged
 FUZZ_JOBS = 2
+E2E_JOBS = min(8, 2 * (os.cpu_count() or 1))  # its tests mostly wait: for a start, a drive, an end
+E2E_FIRST = ["test_logits.py", "test_cli.py"]  # a file is for one process: the longest begin
+E2E_NEEDS = ["//cli:laminar", "//loader:laminar-loader", "//worker:laminar-worker",
+             "//gateway:laminar-gateway", "//deploy:bundle_cpu", "//tests/tools:faultfs",
+             "//tests/kernels/emulated:all", "//tests/kernels/simulated:liblaminar-cuda.so"]
 BAZEL_QUIET = ["--noshow_progress", "--ui_event_filters=-info", "--show_result=0"]
 
 Step = namedtuple("Step", "name what run quick")
@@ -159,16 +164,24 @@ def run_tokenizer():
     return [Outcome(int(counts.group(1)), failed if failed or done.returncode == 0 else 1)]
 
 
+def e2e_files():
+    names = [name for name in os.listdir(os.path.join(ROOT, "tests/e2e"))
+             if name.startswith("test_") and name.endswith(".py")]
+    return [f"tests/e2e/{name}" for name in [*E2E_FIRST, *sorted(set(names) - set(E2E_FIRST))]]
+
+
 def run_e2e():
     """The real processes, driven from Python. Built here, so that the step also works alone."""
-    if shell(["bazel", "build", *BAZEL_QUIET, "//cli:laminar", "//loader:laminar-loader",
-              "//worker:laminar-worker", "//gateway:laminar-gateway", "//tests/tools:faultfs"]):
+    if shell(["bazel", "build", *BAZEL_QUIET, *E2E_NEEDS]):
         return [Outcome(0, 1)]
     python = os.path.join(os.environ["LAMINAR_VENV"], "bin", "python")
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.xml")
-        code = shell([python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/e2e",
-                      f"--junitxml={report}"])
+        # Sockets lie below the base folder, and their paths must be short.
+        code = shell([python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-n",
+                      str(E2E_JOBS), "--dist", "loadfile", "--no-loadscope-reorder",
+                      f"--basetemp={folder}/t", "--durations=10", f"--junitxml={report}",
+                      *e2e_files()])
         try:
             suites = ElementTree.parse(report).getroot().iter("testsuite")
         except (OSError, ElementTree.ParseError):

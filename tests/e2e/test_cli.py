@@ -497,12 +497,16 @@ def test_interrupt_while_nobody_reads_stdout(home):
     process = subprocess.Popen(cli.command("run", cli.MODEL, *ENDLESS), stdout=write_end,
                                stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
                                env=cli.environment(home), preexec_fn=cli.default_signals)
-    cli.wait_for_services(home)
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(cli.TIMEOUT_S) == -signal.SIGINT
-    os.close(read_end)
-    os.close(write_end)
+    try:
+        cli.wait_for_services(home)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(cli.TIMEOUT_S) == -signal.SIGINT
+    finally:
+        process.kill()
+        process.wait(cli.TIMEOUT_S)
+        os.close(read_end)
+        os.close(write_end)
 
 
 def test_closed_stdout_ends_the_generation(home):

@@ -41,7 +41,7 @@ def nothing_left(request):
     yield
     if "client" in request.fixturenames:
         shared = request.getfixturevalue("client")
-        harness.wait_until(lambda: shared.busy() == 0, 5, "the gateway becomes idle")
+        harness.wait_until(lambda: shared.busy() == 0, 60, "the gateway becomes idle")
         assert sum(worker.kv_tokens for worker in shared.model().workers) == 0
 
 
