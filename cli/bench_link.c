@@ -67,6 +67,10 @@ static int execute(const struct link_bench *bench, uint32_t index)
     return status ? lam_command_fail(&err) : LAM_EXIT_OK;
 }
 
+static const char *const epilog = "Examples:\n"
+                                  "  laminar bench link\n"
+                                  "  laminar bench link --device cuda:1 --seconds 20 --json";
+
 int lam_bench_link(const struct lam_command_env *env, int argc, char **argv)
 {
     struct link_bench bench = {.device = "cuda:0", .seconds = 2};
@@ -86,6 +90,7 @@ int lam_bench_link(const struct lam_command_env *env, int argc, char **argv)
             "Copies 512 MiB of pinned memory to a GPU, in pieces of 64 MiB, again and again: "
             "the speed that every model which streams is held against, and how steady it is.",
         .flags = flags,
+        .epilog = epilog,
     };
     struct lam_err err = {0};
     int64_t index = 0;

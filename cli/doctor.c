@@ -322,6 +322,11 @@ static int print(const struct report *report, bool json)
     return exit_code;
 }
 
+static const char *const epilog =
+    "Examples:\n"
+    "  laminar doctor\n"
+    "  laminar doctor --measure --model model.gguf   (plans are as good as what they know)";
+
 int lam_command_doctor(const struct lam_command_env *env, int argc, char **argv)
 {
     struct report report = {0};
@@ -346,6 +351,7 @@ int lam_command_doctor(const struct lam_command_env *env, int argc, char **argv)
         .summary = "Checks what the services need of this machine. Exits 1 when something that "
                    "cannot be done without is missing.",
         .flags = flags,
+        .epilog = epilog,
     };
     int exit_code;
 

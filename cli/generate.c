@@ -44,6 +44,12 @@ static int execute(const char *target, struct lam_answer_options *options, const
     return status ? lam_command_fail(&err) : LAM_EXIT_OK;
 }
 
+static const char *const epilog =
+    "Examples, beside `laminar serve model.gguf`:\n"
+    "  laminar generate -p \"Why is the sky blue?\"\n"
+    "  laminar generate --target 10.0.0.7:50051 -n 100 -t 0.8 --seed 7 -p \"Once upon a time\"\n"
+    "  laminar generate --json < prompt.txt";
+
 int lam_command_generate(const struct lam_command_env *env, int argc, char **argv)
 {
     const char *target = "127.0.0.1:50051";
@@ -58,6 +64,7 @@ int lam_command_generate(const struct lam_command_env *env, int argc, char **arg
         .summary = "Generates text with the model that a gateway serves. The text, and nothing "
                    "else, goes to standard output.",
         .flags = flags,
+        .epilog = epilog,
     };
     struct lam_err err = {0};
     int exit_code;

@@ -202,6 +202,10 @@ static void print_text(const struct inspection *in, bool with_metadata, bool wit
     }
 }
 
+static const char *const epilog = "Examples:\n"
+                                  "  laminar inspect model.gguf\n"
+                                  "  laminar inspect model.gguf --tensors --json";
+
 int lam_command_inspect(const struct lam_command_env *env, int argc, char **argv)
 {
     struct inspection in = {0};
@@ -223,6 +227,7 @@ int lam_command_inspect(const struct lam_command_env *env, int argc, char **argv
         .summary = "Says what a model file is, from its header. Exits 1, with the reason, when "
                    "this build cannot run it.",
         .flags = flags,
+        .epilog = epilog,
     };
     int exit_code;
 

@@ -309,6 +309,12 @@ static int make_plan(
     return lam_run_plan_make(&config, ret_plan);
 }
 
+static const char *const epilog =
+    "Examples:\n"
+    "  laminar logits model.gguf --ids 504,3575,282\n"
+    "  laminar logits model.gguf --ids 504,3575,282 --rows 3 --kernels ref --json\n"
+    "`laminar tokenize` gives the ids of a text.";
+
 int lam_command_logits(const struct lam_command_env *env, int argc, char **argv)
 {
     struct logits l = {.n_rows = 1, .stack_options = lam_stack_defaults()};
@@ -324,6 +330,7 @@ int lam_command_logits(const struct lam_command_env *env, int argc, char **argv)
         .usage = "laminar logits MODEL --ids 1,2,3 [flags]",
         .summary = "Runs token ids through the model and prints what it expects next.",
         .flags = flags,
+        .epilog = epilog,
     };
     struct lam_run_plan plan = {0};
     struct lam_err err = {0};

@@ -39,7 +39,10 @@ static int print_help(FILE *out)
                  "Runs language models that are bigger than the memory they are given.\n\n");
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
-    fprintf(out, "\n`laminar COMMAND --help` lists the flags. Exit codes: 0 done, 1 failed, "
+    fprintf(out, "\nFirst steps, with any GGUF file:\n"
+                 "  laminar run model.gguf -p \"Why is the sky blue?\"\n"
+                 "  laminar plan model.gguf --ram 2GiB      (what that would take, and how long)\n"
+                 "\n`laminar COMMAND --help` lists the flags. Exit codes: 0 done, 1 failed, "
                  "2 bad usage,\n3 does not fit.\n");
     return LAM_EXIT_OK;
 }

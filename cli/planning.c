@@ -41,8 +41,8 @@ void lam_plan_options_add_flags(struct lam_plan_options *options, struct lam_fla
             "Where to compute: cpu, cuda:0, or auto: the first GPU if there is one.", 0, 0, NULL,
             NULL},
         {"vram", 0, LAM_FLAG_TEXT, &options->vram, "SPEC[,SPEC..]",
-            "All that may be held on a GPU, context included: 3GiB, 75%, free-1GiB, auto, off; "
-            "0=3GiB,2=75%; 3,3,... repeats.",
+            "All that may be held on a GPU, context included: 3GiB, 75%, free-1GiB, auto (what "
+            "is free, less 512 MiB or 3 %), off; 0=3GiB,2=75%; 3,3,... repeats. Without it, auto.",
             0, 0, NULL, NULL},
         {"ram", 0, LAM_FLAG_TEXT, &options->ram, "SIZE",
             "With a GPU, memory for weights; without, for everything that loader and worker hold: "

@@ -123,6 +123,13 @@ static int execute(
     return lam_session_close(&session, status ? &err : NULL);
 }
 
+static const char *const epilog =
+    "Examples:\n"
+    "  laminar serve model.gguf\n"
+    "  laminar serve model.gguf --ram 8GiB --batch 16 --listen unix:/run/laminar/gateway.sock\n"
+    "  laminar serve model.gguf --vram 3GiB --objective throughput\n"
+    "and then, elsewhere: laminar generate -p \"Hello\", laminar ps";
+
 int lam_command_serve(const struct lam_command_env *env, int argc, char **argv)
 {
     struct serve serve = {.listen = "127.0.0.1:50051", .stack = lam_stack_defaults()};
@@ -142,6 +149,7 @@ int lam_command_serve(const struct lam_command_env *env, int argc, char **argv)
                    "reflection). Once text can be generated, prints the address on standard "
                    "output; ends well on Ctrl-C and SIGTERM.",
         .flags = flags,
+        .epilog = epilog,
     };
     struct lam_run_plan plan;
     struct lam_err err = {0};

@@ -97,6 +97,11 @@ static enum lam_status tokenize(struct tokenization *t, struct lam_err *err)
     return LAM_OK;
 }
 
+static const char *const epilog =
+    "Examples:\n"
+    "  laminar tokenize model.gguf \"Hello world\"\n"
+    "  laminar tokenize model.gguf --chat \"Why is the sky blue?\" --json";
+
 int lam_command_tokenize(const struct lam_command_env *env, int argc, char **argv)
 {
     struct tokenization t = {.tokens = {.max = TOKENS_MAX}};
@@ -116,6 +121,7 @@ int lam_command_tokenize(const struct lam_command_env *env, int argc, char **arg
         .usage = "laminar tokenize MODEL TEXT [flags]",
         .summary = "Prints the token ids of a text and the vocabulary's spelling of each.",
         .flags = flags,
+        .epilog = epilog,
     };
     int exit_code;
 

@@ -219,6 +219,12 @@ static int execute(const struct options *options)
     return exit_code;
 }
 
+static const char *const epilog =
+    "Examples:\n"
+    "  laminar verify model.gguf\n"
+    "  laminar verify model.gguf --renew         (the file was replaced on purpose)\n"
+    "  laminar verify /models/model.gguf --target unix:/run/laminar/loader.sock";
+
 int lam_command_verify(const struct lam_command_env *env, int argc, char **argv)
 {
     char home_cache[PATH_MAX];
@@ -226,8 +232,8 @@ int lam_command_verify(const struct lam_command_env *env, int argc, char **argv)
     struct lam_err err = {0};
     const struct lam_flag flags[] = {
         {"target", 0, LAM_FLAG_TEXT, &options.target, "ADDR",
-            "Have the loader there read its model of that name, at a rate that leaves its workers "
-            "their speed; HOST:PORT or unix:PATH.",
+            "Have the loader there read its model, MODEL as its --model has it, at a rate that "
+            "leaves its workers their speed; HOST:PORT or unix:PATH.",
             0, 0, NULL, NULL},
         {"renew", 0, LAM_FLAG_BOOL, &options.renew, NULL,
             "Forget what the file was, and record what it is now.", 0, 0, NULL, NULL},
@@ -244,6 +250,7 @@ int lam_command_verify(const struct lam_command_env *env, int argc, char **argv)
                    "first read on this machine; a file that was never read is recorded. Exits 1 "
                    "when a byte differs.",
         .flags = flags,
+        .epilog = epilog,
     };
     int exit_code;
 
