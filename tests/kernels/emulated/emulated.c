@@ -13,6 +13,7 @@
 #define FREE_BYTES ((uint64_t)16 << 30)
 #define OWN_BYTES ((uint64_t)1 << 20)
 #define ARENA_ALIGN 256u
+#define PATIENCE 8u /* so often a host asks for a mark before the device goes on for it */
 
 static struct emulated_options next_options;
 static struct emulated_counts counts;
@@ -375,6 +376,10 @@ static bool reached(struct lam_kernels *kernels, uint32_t mark)
     const struct mark *on = &kernels->marks[mark];
 
     assert(mark < LAM_DEVICE_MARKS);
+    kernels->n_asked = mark == kernels->asked ? kernels->n_asked + 1 : 1;
+    kernels->asked = mark;
+    if (kernels->n_asked > PATIENCE)
+        emulated_run_some(kernels);
     return kernels->broken || !on->set || kernels->queues[on->queue].n_run >= on->number;
 }
 

@@ -3,10 +3,11 @@
  * queues are real, its memory is the host's, and its arithmetic is that of CPU kernels, so that
  * results can be compared bitwise with an engine on these.
  *
- * Nothing runs when it is queued. Work runs when a wait forces it, or now and then in between, in
- * an order drawn from a seed among all orders that the marks allow: a wait that is missing shows as
- * wrong results under some seed. The arena begins as NaNs. Time is virtual: each queue has a clock
- * that copies and operations advance, and a wait takes over the time of what it waited for.
+ * Nothing runs when it is queued. Work runs when a wait forces it, when the host asks for a mark
+ * again and again, or now and then in between, in an order drawn from a seed among all orders that
+ * the marks allow: a wait that is missing shows as wrong results under some seed. The arena begins
+ * as NaNs. Time is virtual: each queue has a clock that copies and operations advance, and a wait
+ * takes over the time of what it waited for.
  *
  * Asserted: one arena; copies that do not cross the border of a pinned range; a workspace that is
  * large enough; that no queue waits for itself; everything unpinned at the end.

@@ -86,6 +86,7 @@ struct lam_kernels {
     void *host_blocks[8];
     uint32_t n_host_blocks;
     uint64_t n_ops;
+    uint32_t asked, n_asked; /* the mark that the host asked for last, and how often in a row */
     bool broken;
     pthread_mutex_t lock; /* pins have a thread of their own */
     struct pinned pins[PINS_MAX];
@@ -97,6 +98,9 @@ void emulated_queue(struct lam_kernels *kernels, uint32_t queue, const struct ta
 
 /* Runs tasks of both queues until `number` tasks of `queue` have run. */
 void emulated_run(struct lam_kernels *kernels, uint32_t queue, uint64_t number);
+
+/* Runs one task, if one can run. */
+void emulated_run_some(struct lam_kernels *kernels);
 
 /* Runs all that can run. */
 void emulated_run_all(struct lam_kernels *kernels);
