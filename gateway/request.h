@@ -2,6 +2,8 @@
  * request: a message from a stranger to a request that can be scheduled. Every field is held
  * against its range here, once; an error names the field, the value and the range, and never
  * repeats the prompt.
+ *
+ * Any thread: short requests come here on the I/O thread, long ones on that of aside.h.
  */
 #ifndef LAMINAR_GATEWAY_REQUEST_H
 #define LAMINAR_GATEWAY_REQUEST_H

@@ -4,7 +4,7 @@
  * protobuf-c has no depth limit, no UTF-8 check and no bound on what a message may allocate. Here
  * the wire bytes are walked against the type's descriptor first (depth, field lengths, UTF-8
  * without NUL in string fields, number of elements), and unpacking allocates from an arena with a
- * cap and nothing else.
+ * cap and nothing else. Any thread, with an arena of its own.
  */
 #ifndef LAMINAR_RPC_MESSAGE_H
 #define LAMINAR_RPC_MESSAGE_H
