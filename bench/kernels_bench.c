@@ -215,7 +215,7 @@ static void run_pass(struct bench *bench, uint32_t n_rows, uint32_t pos_begin)
 {
     struct lam_seq_rows seq = {0, n_rows, pos_begin, bench->pages};
     struct lam_matmul_args head = {bench->normed, 1, D, false, 1,
-        {{bench->head, LAM_Q8_0, VOCABULARY, bench->logits, VOCABULARY}}};
+        {{bench->head, LAM_Q8_0, VOCABULARY, bench->logits, VOCABULARY, false}}};
     uint64_t start_ns;
 
     for (bench->layer = 0; bench->layer < N_LAYERS; bench->layer++)
