@@ -155,12 +155,13 @@ static struct lam_kernel_config bench_config(uint32_t device)
 }
 
 /* What is read again and again must be much larger than the device's cache, which would answer for
- * a part of it: 50 MB of 512 MiB made an H100's memory 2.5 % faster than it is. A power of two. */
+ * a part of it: 50 MB of 512 MiB made an H100's memory 2.5 % faster than it is. A power of two, and
+ * beyond the least at most a sixteenth of what is free. */
 static uint64_t memory_bytes_of(uint64_t free_bytes)
 {
     uint64_t bytes = MEASURE_BYTES;
 
-    while (bytes < PROBE_BYTES && bytes <= free_bytes / 8)
+    while (bytes < PROBE_BYTES && bytes <= free_bytes / 32)
         bytes *= 2;
     return bytes;
 }
