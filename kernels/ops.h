@@ -170,6 +170,18 @@ struct lam_swiglu_args {
     uint32_t product_cols; /* see lam_matmul_args: n_cols of the product, 0 if there is none */
 };
 
+/*
+ * out[t] = the column of the largest value of row t, the lowest one among equals. NaN counts as
+ * minus infinity, infinity as the largest number; 0 where nothing is above minus infinity. It is
+ * what model/sample.h calls greedy. n_cols is not bound by the config.
+ */
+struct lam_argmax_args {
+    const float *x; /* [T, n_cols] */
+    int32_t *out;   /* [T] */
+    uint32_t n_rows;
+    uint32_t n_cols; /* at least 1 */
+};
+
 struct lam_kernels; /* a backend's threads and scratch */
 
 struct lam_kernel_ops {
@@ -188,6 +200,7 @@ struct lam_kernel_ops {
     void (*kv_write)(struct lam_kernels *kernels, const struct lam_kv_write_args *args);
     void (*attention)(struct lam_kernels *kernels, const struct lam_attention_args *args);
     void (*swiglu)(struct lam_kernels *kernels, const struct lam_swiglu_args *args);
+    void (*argmax)(struct lam_kernels *kernels, const struct lam_argmax_args *args);
 
     /*
      * Puts a matrix, in place and in as many bytes, into an order of the backend's own in which its

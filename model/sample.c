@@ -436,17 +436,26 @@ static int32_t draw(const struct row *row, double uniform)
     return best_of(row); /* uniform * mass rounded up to mass */
 }
 
+static bool penalises(const struct lam_sample_params *params)
+{
+    return params->repetition_penalty != 1 || params->presence_penalty != 0 ||
+           params->frequency_penalty != 0;
+}
+
+bool lam_sample_is_argmax(const struct lam_sample_params *params)
+{
+    return params->temperature == 0 && !penalises(params);
+}
+
 int32_t lam_sample(const struct lam_sample_params *params, const float *logits, uint32_t n_vocab,
     const int32_t *history, uint32_t n_history, uint32_t n_prompt, uint64_t position, void *scratch)
 {
-    bool penalised = params->repetition_penalty != 1 || params->presence_penalty != 0 ||
-                     params->frequency_penalty != 0;
     float *own = (float *)((struct candidate *)scratch + n_vocab);
     struct row row;
     double uniform;
 
     assert(n_vocab > 0);
-    if (penalised) {
+    if (penalises(params)) {
         memcpy(own, logits, n_vocab * sizeof *own);
         penalise(params, own, n_vocab, history, n_history, n_prompt, scratch);
         logits = own;

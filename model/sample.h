@@ -13,6 +13,7 @@
 #ifndef LAMINAR_MODEL_SAMPLE_H
 #define LAMINAR_MODEL_SAMPLE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/status.h"
@@ -47,6 +48,10 @@ LAM_MUST_USE enum lam_status lam_sample_check(
 int32_t lam_sample(const struct lam_sample_params *params, const float *logits, uint32_t n_vocab,
     const int32_t *history, uint32_t n_history, uint32_t n_prompt, uint64_t position,
     void *scratch);
+
+/* Whether that token is the argmax of the logits as they are (lam_argmax_args in kernels/ops.h),
+ * whatever the history and the position. */
+bool lam_sample_is_argmax(const struct lam_sample_params *params);
 
 uint64_t lam_sample_scratch_bytes(uint32_t n_vocab);
 

@@ -15,6 +15,7 @@
 #include "common/processors.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/pool.h"
+#include "kernels/ref/argmax.h"
 #include "kernels/ref/dequant.h"
 #include "kernels/ref/rope_table.h"
 
@@ -274,6 +275,19 @@ static void cpu_swiglu(struct lam_kernels *kernels, const struct lam_swiglu_args
     run_range(kernels, swiglu_range, args, args->n, args->n);
 }
 
+static void argmax_range(
+    struct lam_kernels *kernels, const void *args, uint64_t begin, uint64_t end)
+{
+    (void)kernels;
+    lam_argmax_rows(args, (uint32_t)begin, (uint32_t)end);
+}
+
+static void cpu_argmax(struct lam_kernels *kernels, const struct lam_argmax_args *args)
+{
+    assert(args->n_rows <= kernels->config.max_rows);
+    run_range(kernels, argmax_range, args, args->n_rows, (uint64_t)args->n_rows * args->n_cols);
+}
+
 /* ---- matmul ---------------------------------------------------------------------------------- */
 
 struct quantise_args {
@@ -465,6 +479,7 @@ const struct lam_kernel_ops *lam_kernels_cpu(void)
         .kv_write = cpu_kv_write,
         .attention = cpu_attention,
         .swiglu = cpu_swiglu,
+        .argmax = cpu_argmax,
     };
 
     return &ops;

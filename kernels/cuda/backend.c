@@ -152,6 +152,15 @@ static void cuda_swiglu(struct lam_kernels *kernels, const struct lam_swiglu_arg
     }
 }
 
+static void cuda_argmax(struct lam_kernels *kernels, const struct lam_argmax_args *args)
+{
+    assert(args->n_rows <= kernels->config.max_rows);
+    assert(args->n_cols >= 1 && args->n_cols <= INT32_MAX);
+    lam_cuda_flush(kernels);
+    if (args->n_rows > 0)
+        queued(kernels, lam_cuda_argmax(kernels->compute, &kernels->chip, args), "argmax");
+}
+
 static const char *cuda_describe(const struct lam_kernels *kernels)
 {
     return kernels->description;
@@ -236,6 +245,7 @@ static enum lam_status prepare(const struct lam_kernels *kernels, struct lam_err
     error = error != 0 ? error : lam_cuda_prepare_kv_write();
     error = error != 0 ? error : lam_cuda_prepare_rope_kv();
     error = error != 0 ? error : lam_cuda_prepare_swiglu();
+    error = error != 0 ? error : lam_cuda_prepare_argmax();
     error = error != 0 ? error : lam_cuda_prepare_gemv_float(chip);
     error = error != 0 ? error : lam_cuda_prepare_gemv_block(chip);
     error = error != 0 ? error : lam_cuda_prepare_gemv_super(chip);
@@ -339,6 +349,7 @@ __attribute__((visibility("default"))) const struct lam_cuda_backend *lam_kernel
         .kv_write = cuda_kv_write,
         .attention = cuda_attention,
         .swiglu = cuda_swiglu,
+        .argmax = cuda_argmax,
         .arrange = lam_cuda_arrange_matrix,
     };
     static const struct lam_cuda_backend backend = {&ops, &lam_cuda_device_ops};

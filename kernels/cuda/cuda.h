@@ -77,6 +77,10 @@ int lam_cuda_swiglu(struct CUstream_st *stream, const struct lam_cuda_chip *chip
 int lam_cuda_swiglu_rounded(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
     const struct lam_swiglu_args *args, void *rounded);
 
+int lam_cuda_prepare_argmax(void);
+int lam_cuda_argmax(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
+    const struct lam_argmax_args *args);
+
 /*
  * A product of 1 to LAM_CUDA_GEMV_ROWS rows, all matrices of one dtype, with the operations around
  * it that it takes along, each NULL if there is none:

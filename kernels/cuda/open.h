@@ -12,7 +12,7 @@
 #include "kernels/ops.h"
 
 /* Changes with every change of ops.h, device.h or this file that old callers would not survive. */
-#define LAM_CUDA_ABI 4u
+#define LAM_CUDA_ABI 5u
 
 struct lam_cuda_backend {
     const struct lam_kernel_ops *ops;

@@ -12,6 +12,7 @@
 #include "kernels/half.h"
 #include "kernels/kv.h"
 #include "kernels/ops.h"
+#include "kernels/ref/argmax.h"
 #include "kernels/ref/dequant.h"
 #include "kernels/ref/rope_table.h"
 
@@ -248,6 +249,12 @@ static void ref_swiglu(struct lam_kernels *kernels, const struct lam_swiglu_args
     }
 }
 
+static void ref_argmax(struct lam_kernels *kernels, const struct lam_argmax_args *args)
+{
+    assert(args->n_rows <= kernels->config.max_rows);
+    lam_argmax_rows(args, 0, args->n_rows);
+}
+
 const struct lam_kernel_ops *lam_kernels_ref(void)
 {
     static const struct lam_kernel_ops ops = {
@@ -263,6 +270,7 @@ const struct lam_kernel_ops *lam_kernels_ref(void)
         .kv_write = ref_kv_write,
         .attention = ref_attention,
         .swiglu = ref_swiglu,
+        .argmax = ref_argmax,
     };
 
     return &ops;

@@ -1,6 +1,7 @@
 /* twin: see twin.h. */
 #include "tests/kernels/twin.h"
 
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -52,6 +53,42 @@ float *twin_random_floats(struct twin_rng *rng, size_t n, float scale)
     for (size_t i = 0; i < n; i++)
         floats[i] = twin_uniform(rng) * scale;
     return floats;
+}
+
+static float peak_value(struct twin_rng *rng, uint32_t kind, uint32_t i)
+{
+    bool even = twin_random(rng) % 2 == 0;
+
+    switch (kind) {
+    case 0: /* few values: many equals */
+        return (float)(twin_random(rng) % 1000);
+    case 1:
+        return 0.5f;
+    case 2:
+        return even ? 0.0f : -0.0f;
+    case 3:
+        return even ? NAN : twin_uniform(rng);
+    case 4: /* nothing can be chosen */
+        return even ? NAN : -INFINITY;
+    case 5: /* infinity is no more than the largest number */
+        if (twin_random(rng) % 64 != 0)
+            return twin_uniform(rng);
+        return even ? INFINITY : FLT_MAX;
+    case 6: /* the last one */
+        return (float)i - 1e6f;
+    default:
+        return twin_uniform(rng);
+    }
+}
+
+float *twin_peaks(struct twin_rng *rng, uint32_t first, uint32_t n_rows, uint32_t n_cols)
+{
+    float *x = twin_floats((size_t)n_rows * n_cols);
+
+    for (uint32_t t = 0; t < n_rows; t++)
+        for (uint32_t i = 0; i < n_cols; i++)
+            x[(size_t)t * n_cols + i] = peak_value(rng, (first + t) % TWIN_PEAK_KINDS, i);
+    return x;
 }
 
 void twin_free(float *floats)

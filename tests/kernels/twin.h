@@ -25,6 +25,10 @@ float twin_uniform(struct twin_rng *rng);
 float *twin_floats(size_t n);
 /* The same with uniform numbers in [-scale, scale]. */
 float *twin_random_floats(struct twin_rng *rng, size_t n, float scale);
+/* Rows in which the largest value is hard to find, in turn from kind `first` on: among equals, at
+ * the end, beside NaN, infinities and zeros of both signs, and nowhere. */
+enum { TWIN_PEAK_KINDS = 8 };
+float *twin_peaks(struct twin_rng *rng, uint32_t first, uint32_t n_rows, uint32_t n_cols);
 /* Fails the test when a guard word changed; frees. */
 void twin_free(float *floats);
 

@@ -38,6 +38,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_rms_norm),
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_argmax_twins),
+        cmocka_unit_test(test_argmax_waits),
         cmocka_unit_test(test_elementwise_rows),
         cmocka_unit_test(test_no_rows),
         cmocka_unit_test(test_matmul_twins),

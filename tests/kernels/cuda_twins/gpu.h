@@ -83,6 +83,9 @@ void test_elementwise_rows(void **state);
 
 void test_kept(void **state);
 
+void test_argmax_twins(void **state);
+void test_argmax_waits(void **state);
+
 void test_wrong_device(void **state);
 void test_transfers(void **state);
 void test_pinned_copies(void **state);

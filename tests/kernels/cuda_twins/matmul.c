@@ -534,6 +534,7 @@ void test_no_rows(void **state)
     struct lam_rope_args rope = {.n_heads = 1, .head_dim = 8, .rope_dim = 8};
     struct lam_attention_args attention = {
         .n_heads = 2, .kv = {.dtype = LAM_F16, .n_kv_heads = 1, .head_dim = 64, .page_tokens = 16}};
+    struct lam_argmax_args argmax = {.n_cols = 8};
     uint32_t zero = 0;
 
     gpu->ops->matmul(gpu->kernels, &matmul);
@@ -541,5 +542,6 @@ void test_no_rows(void **state)
     gpu->ops->dequant(gpu->kernels, &dequant);
     gpu->ops->rope(gpu->kernels, &rope);
     gpu->ops->attention(gpu->kernels, &attention);
+    gpu->ops->argmax(gpu->kernels, &argmax);
     gpu_get(gpu, &zero, gpu->arena, sizeof(zero));
 }

@@ -26,7 +26,14 @@ void emulated_set(const struct emulated_options *options)
 
 struct emulated_counts emulated_counts(void)
 {
-    return counts;
+    struct emulated_counts now;
+
+    if (latest) /* its pins have a thread of their own */
+        pthread_mutex_lock(&latest->lock);
+    now = counts;
+    if (latest)
+        pthread_mutex_unlock(&latest->lock);
+    return now;
 }
 
 void emulated_host_waits(uint64_t ns)
@@ -167,6 +174,12 @@ static void attention(struct lam_kernels *kernels, const struct lam_attention_ar
 static void swiglu(struct lam_kernels *kernels, const struct lam_swiglu_args *args)
 {
     compute(kernels, &(struct task){.kind = TASK_SWIGLU, .args.swiglu = *args});
+}
+
+static void argmax(struct lam_kernels *kernels, const struct lam_argmax_args *args)
+{
+    counts.n_argmax++;
+    compute(kernels, &(struct task){.kind = TASK_ARGMAX, .args.argmax = *args});
 }
 
 /* Every third matrix stays as it is. Not an operation of a pass: no fault falls on it. */
@@ -317,6 +330,7 @@ static void download(struct lam_kernels *kernels, void *to, const void *from, ui
     const struct task task = {.kind = TASK_MOVE, .to = to, .from = from, .bytes = bytes};
 
     assert(is_in_arena(kernels, from, bytes));
+    counts.download_bytes += bytes;
     emulated_queue(kernels, COMPUTE, &task);
 }
 
@@ -418,6 +432,7 @@ const struct lam_cuda_backend *emulated_backend(void)
         .kv_write = kv_write,
         .attention = attention,
         .swiglu = swiglu,
+        .argmax = argmax,
         .arrange = arrange,
     };
     static const struct lam_device_ops device = {

@@ -48,6 +48,8 @@ struct emulated_counts {
     uint64_t n_pins;
     uint64_t n_asked; /* matrices that were to be arranged, and were */
     uint64_t n_arranged;
+    uint64_t n_argmax;
+    uint64_t download_bytes;
 };
 
 /* For the contexts that are created from now on. */

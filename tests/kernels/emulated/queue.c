@@ -46,6 +46,9 @@ static void compute(struct lam_kernels *kernels, struct task *task)
     case TASK_ATTENTION:
         inner->attention(kernels->kernels, &task->args.attention);
         break;
+    case TASK_ARGMAX:
+        inner->argmax(kernels->kernels, &task->args.argmax);
+        break;
     default:
         inner->swiglu(kernels->kernels, &task->args.swiglu);
     }

@@ -21,6 +21,7 @@ enum task_kind {
     TASK_KV_WRITE,
     TASK_ATTENTION,
     TASK_SWIGLU,
+    TASK_ARGMAX,
     TASK_ARRANGE,
     TASK_MOVE, /* bytes to `to` */
     TASK_MARK,
@@ -38,6 +39,7 @@ struct task {
         struct lam_kv_write_args kv_write;
         struct lam_attention_args attention;
         struct lam_swiglu_args swiglu;
+        struct lam_argmax_args argmax;
         struct lam_arrange_args arrange;
     } args;
     void *copy; /* of a host array or of uploaded bytes; freed when the task has run */

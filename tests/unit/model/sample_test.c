@@ -90,6 +90,35 @@ static void greedy_finds_every_place(void **state)
 }
 
 /* A worker whose activations overflowed must still answer something that is a token. */
+/* What is left to whoever has the logits must be their argmax whatever else the parameters say. */
+static void argmax_is_greedy_without_penalties(void **state)
+{
+    static const int32_t history[] = {1, 1};
+    const float logits[] = {0, 3, 1, 3, 2.5f};
+    struct lam_sample_params params = lam_sample_defaults();
+    float *penalties[] = {
+        &params.repetition_penalty, &params.presence_penalty, &params.frequency_penalty};
+
+    (void)state;
+    assert_false(lam_sample_is_argmax(&params));
+    params.temperature = 0;
+    params.top_k = 3;
+    params.top_p = 0.5f;
+    params.min_p = 0.25f;
+    for (params.seed = 0; params.seed < 50; params.seed++) {
+        assert_true(lam_sample_is_argmax(&params));
+        assert_int_equal(
+            lam_sample(&params, logits, 5, history, 2, 0, params.seed + 2, scratch), 1);
+    }
+    for (size_t i = 0; i < 3; i++) {
+        float off = *penalties[i];
+        *penalties[i] = 1.5f;
+        assert_false(lam_sample_is_argmax(&params));
+        assert_int_equal(lam_sample(&params, logits, 5, history, 2, 0, 2, scratch), 3);
+        *penalties[i] = off;
+    }
+}
+
 static void logits_without_a_number_give_token_0(void **state)
 {
     const float nothing[] = {NAN, -INFINITY, NAN};
@@ -367,6 +396,7 @@ int main(void)
         cmocka_unit_test(fields_have_ranges),
         cmocka_unit_test(greedy_takes_the_lowest_of_equals),
         cmocka_unit_test(greedy_finds_every_place),
+        cmocka_unit_test(argmax_is_greedy_without_penalties),
         cmocka_unit_test(logits_without_a_number_give_token_0),
         cmocka_unit_test(impossible_tokens_are_never_drawn),
         cmocka_unit_test(the_draw_is_a_function_of_seed_and_position),
