@@ -2,6 +2,9 @@
  * engine: see engine.h. Here: sequences, checks of a step, sampling. Memory is in start.c, the
  * arithmetic in forward.c.
  *
+ * Beside a device the logits of a step come to the host and are sampled there; where all that is
+ * wanted is the largest one of each row, the device finds it and only ids come.
+ *
  * A step is checked completely, then pages are taken, then it runs: a refused step leaves no trace.
  * Slots advance only after the pass has succeeded.
  */
@@ -249,7 +252,7 @@ static void draw(void *arg, uint32_t index, uint32_t sampler)
     struct lam_engine_slot *slot = &slots_of(engine)[seq];
     uint32_t n_prompt = slot->n_prompt < slot->n_positions ? slot->n_prompt : slot->n_positions;
 
-    if (slot->drawn)
+    if (slot->logits)
         slot->token = lam_sample(&slot->params, slot->logits, engine->model->spec.n_vocab,
             history_of(engine, seq), slot->n_positions, n_prompt, slot->n_positions,
             lam_engine_host(
@@ -268,13 +271,51 @@ static void draw_all(struct lam_engine *engine, const struct lam_engine_rows *ro
     lam_trace_end(LAM_TRACE_SAMPLE, "sample", begin_ns, LAM_TRACE_NONE, LAM_TRACE_NONE, 0);
 }
 
-/* Runs the pass and brings the logits to the host. */
+/* Whether all that a step wants of its logits is which of a row's is the largest, and a device has
+ * them. (On a CPU they lie where lam_sample reads them.) The slots' parameters are filled. */
+static bool is_argmax(const struct lam_engine *engine, const struct lam_pass *pass)
+{
+    bool all = engine->argmaxes != NULL;
+
+    for (uint32_t i = 0; i < pass->n_seqs; i++) {
+        const struct lam_engine_rows *rows = &pass->rows[i];
+        if (lam_engine_wanted(rows) > 0)
+            all = all && rows->logit_rows == 0 &&
+                  lam_sample_is_argmax(&slots_of(engine)[rows->seq].params);
+    }
+    return all;
+}
+
+/* Queues the way of the device's logits to the host, or of what is wanted of them. The ids lie in
+ * head_in, which has at least as much room: the head has read it, and nothing writes it before the
+ * next pass, whose head is behind this on the queue. */
+static void fetch(const struct lam_engine *engine, bool argmax, uint32_t n_wanted)
+{
+    const struct lam_device_ops *device = engine->config.device;
+    const struct lam_plan_buffers *buffers = lam_engine_buffers(engine);
+    uint32_t n_vocab = engine->model->spec.n_vocab;
+    struct lam_argmax_args args = {
+        .x = lam_engine_at(engine, buffers->logits),
+        .out = lam_engine_at(engine, buffers->head_in),
+        .n_rows = n_wanted,
+        .n_cols = n_vocab,
+    };
+
+    if (argmax) {
+        engine->config.ops->argmax(engine->kernels, &args);
+        device->download(
+            engine->kernels, engine->argmaxes, args.out, n_wanted * sizeof *engine->argmaxes);
+    } else {
+        device->download(engine->kernels, engine->logits, args.x,
+            (uint64_t)n_wanted * n_vocab * sizeof *engine->logits);
+    }
+}
+
+/* Runs the pass and brings the logits, or their argmaxes, to the host. */
 static enum lam_status run_pass(
     struct lam_engine *engine, struct lam_pass *pass, struct lam_err *err)
 {
-    const struct lam_device_ops *device = engine->config.device;
     struct lam_weights *weights = engine->weights;
-    uint64_t row_bytes = (uint64_t)engine->model->spec.n_vocab * sizeof(float);
     struct lam_pass_profile profile = {.begin_ns = lam_now_ns()};
     uint32_t n_wanted = 0;
     enum lam_status status;
@@ -282,10 +323,10 @@ static enum lam_status run_pass(
     engine->told = false;
     weights->ops->begin(weights);
     pass->n_rows = fill_pass(engine, pass->rows, pass->n_seqs);
+    pass->argmax = is_argmax(engine, pass);
     status = lam_forward(engine, pass, &n_wanted, err);
-    if (status == LAM_OK && device && n_wanted > 0)
-        device->download(engine->kernels, engine->logits,
-            lam_engine_at(engine, lam_engine_buffers(engine)->logits), n_wanted * row_bytes);
+    if (status == LAM_OK && engine->config.device && n_wanted > 0)
+        fetch(engine, pass->argmax, n_wanted);
     if (status == LAM_OK)
         status = weights->ops->finish(weights, &profile, err);
     profile.wall_ns = lam_now_ns() - profile.begin_ns;
@@ -297,11 +338,36 @@ static enum lam_status run_pass(
     return status;
 }
 
+/* The slots as the pass has left them; their tokens, where it has chosen them. */
+static void advance(
+    struct lam_engine *engine, const struct lam_pass *pass, struct lam_engine_result *results)
+{
+    uint32_t n_vocab = engine->model->spec.n_vocab;
+    const float *logits = engine->logits;
+    const int32_t *argmax = engine->argmaxes;
+
+    for (uint32_t i = 0; i < pass->n_seqs; i++) {
+        const struct lam_engine_rows *rows = &pass->rows[i];
+        struct lam_engine_slot *slot = &slots_of(engine)[rows->seq];
+
+        slot->n_positions = rows->position + rows->n_tokens;
+        slot->drawn = rows->sample;
+        slot->token = -1;
+        slot->logits = NULL;
+        results[i].logits = rows->logit_rows > 0 ? logits : NULL;
+        if (pass->argmax && rows->sample) {
+            slot->token = *argmax++;
+            assert(slot->token >= 0 && (uint32_t)slot->token < n_vocab);
+        } else if (!pass->argmax) {
+            logits += (uint64_t)lam_engine_wanted(rows) * n_vocab;
+            slot->logits = rows->sample ? logits - n_vocab : NULL; /* of the last row */
+        }
+    }
+}
+
 enum lam_status lam_engine_step(struct lam_engine *engine, const struct lam_engine_rows *rows,
     uint32_t n, struct lam_engine_result *results, struct lam_err *err)
 {
-    const float *logits = engine->logits;
-    uint32_t n_vocab = engine->model->spec.n_vocab;
     struct lam_pass pass = {.rows = rows, .n_seqs = n};
     enum lam_status status;
 
@@ -315,17 +381,9 @@ enum lam_status lam_engine_step(struct lam_engine *engine, const struct lam_engi
     engine->broken = status != LAM_OK;
     if (status != LAM_OK)
         return status;
-    for (uint32_t i = 0; i < n; i++) {
-        struct lam_engine_slot *slot = &slots_of(engine)[rows[i].seq];
-
-        slot->n_positions = rows[i].position + rows[i].n_tokens;
-        slot->drawn = rows[i].sample;
-        slot->token = -1;
-        results[i].logits = rows[i].logit_rows > 0 ? logits : NULL;
-        logits += (uint64_t)lam_engine_wanted(&rows[i]) * n_vocab;
-        slot->logits = rows[i].sample ? logits - n_vocab : NULL; /* of the last row */
-    }
-    draw_all(engine, rows, n);
+    advance(engine, &pass, results);
+    if (!pass.argmax)
+        draw_all(engine, rows, n);
     for (uint32_t i = 0; i < n; i++)
         results[i].token = slots_of(engine)[rows[i].seq].token;
     return LAM_OK;

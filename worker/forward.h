@@ -32,6 +32,7 @@ struct lam_engine {
     void *arena_block;         /* CPU: from the heap */
     void *host_block;          /* device: from the heap */
     float *logits;             /* [max_logit_rows, V] for the host */
+    int32_t *argmaxes;         /* device: [max_logit_rows] in their place, of passes without */
     struct lam_pool *samplers; /* threads that draw; NULL: the engine's own */
     struct lam_weights *weights;
     uint32_t *arranged; /* [n_pieces] bits of enum lam_tensor_role; NULL: none (arrange.h) */
@@ -49,6 +50,7 @@ struct lam_pass {
     uint32_t n_rows;
     uint32_t n_seqs;
     const struct lam_engine_rows *rows; /* [n_seqs] */
+    bool argmax; /* the device chooses the tokens; no logits come to the host */
 };
 
 /* Where kernels find something: a device's address where there is a device. */

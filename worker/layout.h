@@ -22,7 +22,7 @@ struct lam_engine_slot {
     uint32_t n_prompt;
     bool drawn;          /* the last rows asked for a token: */
     int32_t token;       /* this one */
-    const float *logits; /* that the next one is drawn from; read within a step */
+    const float *logits; /* that it is drawn from, NULL: a device has; read within a step */
     struct lam_sample_params params;
 };
 

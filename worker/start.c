@@ -269,6 +269,7 @@ static enum lam_status take_device(struct lam_engine *engine, struct lam_err *er
     engine->arena = base;
     engine->host = engine->host_block;
     engine->logits = logits;
+    engine->argmaxes = logits;
     device->workspace(engine->kernels, engine->arena + workspace->offset);
     return LAM_OK;
 }
