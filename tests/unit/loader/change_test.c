@@ -183,8 +183,8 @@ static uint32_t count_lines(const char *path)
 static void a_change_is_not_said_again_and_again(void **state)
 {
     char text[32], log[80];
+    int standard_error = catch_log(log); /* before anybody may log */
     struct lam_loader *loader = live_start(live_share(25, text), LAM_READER_AUTO);
-    int standard_error = catch_log(log);
     struct pool_worker worker;
     struct lam_err err = {0};
     uint32_t n_before = 0, n_lines = UINT32_MAX;
