@@ -61,7 +61,11 @@ def run_json(runtime_dir, *arguments):
 def default_signals():
     """The tests may run in a background job, whose children inherit that SIGINT is ignored."""
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
+default_signals()
 
 
 @contextlib.contextmanager
@@ -69,7 +73,6 @@ def start(runtime_dir, *arguments, **options):
     """A process that goes on; killed at the end whatever happens."""
     options.setdefault("env", environment(runtime_dir))
     options.setdefault("stdin", subprocess.DEVNULL)
-    options.setdefault("preexec_fn", default_signals)
     options.setdefault("stderr", subprocess.PIPE)
     process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, **options)
     try:

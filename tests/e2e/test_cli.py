@@ -498,7 +498,7 @@ def test_interrupt_while_nobody_reads_stdout(home):
         os.set_blocking(write_end, True)
     process = subprocess.Popen(cli.command("run", cli.MODEL, *ENDLESS), stdout=write_end,
                                stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-                               env=cli.environment(home), preexec_fn=cli.default_signals)
+                               env=cli.environment(home))
     try:
         cli.wait_for_services(home)
         time.sleep(1)
