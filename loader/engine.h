@@ -2,7 +2,7 @@
  * engine: between reader.c and the two ways of reading. Private to loader/reader*.c.
  *
  * The reader's lock guards the jobs and what other threads leave for the drives. Engines hold it
- * for arithmetic only, and call lam_engine_report and on_issued without it.
+ * for arithmetic only; the callbacks of reader.h are called without it.
  */
 #ifndef LAMINAR_LOADER_ENGINE_H
 #define LAMINAR_LOADER_ENGINE_H
@@ -43,7 +43,6 @@ extern const struct lam_engine lam_engine_pread;
 
 struct lam_reader {
     struct lam_reader_config config;
-    struct lam_jobs_config jobs_config;
     const struct lam_engine *engine;
     uint32_t n_copies;
     uint32_t n_sources; /* n_copies of each part */

@@ -242,13 +242,21 @@ static uint32_t n_copies_left(const struct lam_jobs *jobs)
     return (uint32_t)__builtin_popcount(live_copies(jobs));
 }
 
+/* Copies on the drive that the piece may be asked of: those that have not failed for it, or any
+ * when the others were lost since. */
+static uint32_t copies_for(
+    const struct lam_jobs *jobs, uint32_t drive, const struct lam_piece *piece)
+{
+    uint32_t fresh = live_copies(jobs) & ~piece->failed;
+
+    return copies_at(jobs, drive, piece->file_offset) & (fresh != 0 ? fresh : ~0u);
+}
+
 /* Takes a piece that has to be asked for again, if there is one for this drive. */
 static bool take_again(struct lam_jobs *jobs, uint32_t drive, struct lam_piece *ret_piece)
 {
     for (uint32_t i = 0; i < jobs->n_again; i++) {
-        const struct lam_piece *piece = &jobs->again[i];
-
-        if ((copies_at(jobs, drive, piece->file_offset) & ~piece->failed) == 0)
+        if (copies_for(jobs, drive, &jobs->again[i]) == 0)
             continue;
         *ret_piece = jobs->again[i];
         jobs->again[i] = jobs->again[--jobs->n_again];
@@ -280,8 +288,7 @@ struct lam_io *lam_jobs_next(struct lam_jobs *jobs, uint32_t drive, uint64_t now
     }
     io->used = true;
     part = part_of(jobs, io->piece.file_offset);
-    io->copy =
-        (uint32_t)__builtin_ctz(copies_at(jobs, drive, io->piece.file_offset) & ~io->piece.failed);
+    io->copy = (uint32_t)__builtin_ctz(copies_for(jobs, drive, &io->piece));
     io->source = part * jobs->config.n_copies + io->copy;
     io->file_offset = io->piece.file_offset - jobs->config.spans[part].begin +
                       jobs->config.spans[part].file_offset;
@@ -302,13 +309,23 @@ uint64_t lam_jobs_bytes_there(const struct lam_jobs *jobs, const struct lam_piec
     return left < piece->bytes ? left : piece->bytes;
 }
 
+void lam_jobs_lose(struct lam_jobs *jobs, uint32_t copy)
+{
+    assert(copy < jobs->config.n_copies);
+    jobs->lost |= 1u << copy;
+    if (live_copies(jobs) != 0)
+        return;
+    jobs->lost &= ~1u;
+    jobs->failures[0] = 0;
+}
+
 /* The copy did not bring the piece: the next try is for another. */
 static void blame(struct lam_jobs *jobs, struct lam_io *io)
 {
     io->piece.failed |= 1u << io->copy;
     if (++jobs->failures[io->copy] >= LAM_JOBS_LOST_AFTER &&
         (live_copies(jobs) & ~(1u << io->copy)) != 0)
-        jobs->lost |= 1u << io->copy;
+        lam_jobs_lose(jobs, io->copy);
     if ((live_copies(jobs) & ~io->piece.failed) == 0)
         io->piece.failed = 0;
 }

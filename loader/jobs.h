@@ -148,7 +148,7 @@ void lam_jobs_add(struct lam_jobs *jobs, const struct lam_load *load);
 /* The late part of that load may be read. Nothing happens when the load has ended. */
 void lam_jobs_open(struct lam_jobs *jobs, uint32_t place, uint64_t generation);
 
-/* Nothing more is asked for of that load. It ends with LAM_CANCELLED: with its last answer, or by
+/* Nothing more is cut off that load. It ends with LAM_CANCELLED: with its last answer, or by
  * lam_jobs_reap. Nothing happens when it has ended or failed. */
 void lam_jobs_cancel(struct lam_jobs *jobs, uint32_t place, uint64_t generation);
 
@@ -161,6 +161,10 @@ struct lam_io *lam_jobs_next(struct lam_jobs *jobs, uint32_t drive, uint64_t now
 /* result: bytes read, or a negative errno. True: this was the job's last, see *ret_end. */
 bool lam_jobs_answer(
     struct lam_jobs *jobs, struct lam_io *io, int64_t result, struct lam_load_end *ret_end);
+
+/* The copy is not to be read any more. When no other is left, copy 0, which is the model's own
+ * files, is read again, whatever it did before: its failures end the loads that meet them. */
+void lam_jobs_lose(struct lam_jobs *jobs, uint32_t copy);
 
 /* Nobody takes the drive's answers until lam_jobs_back: that time is not the drive's. now_ns > 0 */
 void lam_jobs_away(struct lam_jobs *jobs, uint32_t drive, uint64_t now_ns);

@@ -80,7 +80,8 @@ void lam_engine_back(struct lam_drive *drive)
     pthread_mutex_unlock(&drive->reader->lock);
 }
 
-/* Is one of the mirrors another file by now? Then it is not read any more. */
+/* Is one of the mirrors another file by now? Then it is not read any more, and what was left to it
+ * is for other drives. */
 static bool lost_a_mirror(struct lam_reader *reader)
 {
     bool lost = false;
@@ -89,8 +90,11 @@ static bool lost_a_mirror(struct lam_reader *reader)
         if (lam_mirror_check(&reader->config.mirrors[m], NULL) == LAM_OK)
             continue;
         pthread_mutex_lock(&reader->lock);
-        lost = lost || (reader->jobs.lost >> (m + 1) & 1) == 0;
-        reader->jobs.lost |= 1u << (m + 1);
+        if ((reader->jobs.lost >> (m + 1) & 1) == 0) {
+            lost = true;
+            lam_jobs_lose(&reader->jobs, m + 1);
+            wake_all(reader);
+        }
         pthread_mutex_unlock(&reader->lock);
     }
     return lost;

@@ -43,6 +43,21 @@ static void init(uint64_t request_bytes, uint32_t depth)
     lam_jobs_init(&jobs, &config);
 }
 
+/* The model on drive 0 and a mirror of it on drive 1, one request each. */
+static void init_mirrored(void)
+{
+    static const uint32_t copies[] = {1, 2};
+    struct lam_jobs_config config;
+
+    init(ALIGN, 1);
+    config = jobs.config;
+    config.n_copies = config.n_drives = 2;
+    for (uint32_t d = 0; d < 2; d++)
+        config.drives[d] =
+            (struct lam_jobs_drive){.request_bytes = ALIGN, .depth = 1, .copies = &copies[d]};
+    lam_jobs_init(&jobs, &config);
+}
+
 static void add(uint32_t place, uint64_t file_offset, uint64_t bytes, uint64_t pool_offset)
 {
     struct lam_load load = {.place = place,
@@ -246,6 +261,53 @@ static void loads_come_and_go_without_end(void **state)
     }
 }
 
+/* A piece that the model's own drive could not read waited for the mirror. When the mirror was lost
+ * before it was asked, the piece was for nobody, and its load never ended. */
+static void what_waits_for_a_copy_that_is_lost_goes_back(void **state)
+{
+    struct lam_load_end end;
+    struct lam_io *io;
+
+    (void)state;
+    init_mirrored();
+    add(0, 0, ALIGN, 0);
+    io = lam_jobs_next(&jobs, 0, 1);
+    assert_false(answer(io, -EIO, &end));
+    assert_null(lam_jobs_next(&jobs, 0, 1)); /* it is the mirror's turn */
+    lam_jobs_lose(&jobs, 1);
+    assert_null(lam_jobs_next(&jobs, 1, 1));
+    io = lam_jobs_next(&jobs, 0, 1);
+    assert_non_null(io);
+    assert_int_equal(io->copy, 0);
+    assert_true(answer(io, read_io(io, ALIGN), &end));
+    assert_int_equal(end.status, LAM_OK);
+}
+
+/* The model's drive had failed, then its mirror was replaced: nothing was asked of anybody. */
+static void without_mirrors_the_model_is_read_again(void **state)
+{
+    struct lam_load_end end;
+    struct lam_io *io;
+
+    (void)state;
+    init_mirrored();
+    for (uint32_t i = 0; i < LAM_JOBS_LOST_AFTER; i++) {
+        add(0, 0, ALIGN, 0);
+        assert_false(answer(lam_jobs_next(&jobs, 0, 1), -EIO, &end));
+        io = lam_jobs_next(&jobs, 1, 1);
+        assert_true(answer(io, read_io(io, ALIGN), &end));
+        assert_int_equal(end.status, LAM_OK);
+    }
+    add(0, 0, ALIGN, 0);
+    assert_null(lam_jobs_next(&jobs, 0, 1));
+    lam_jobs_lose(&jobs, 1);
+    assert_null(lam_jobs_next(&jobs, 1, 1));
+    io = lam_jobs_next(&jobs, 0, 1);
+    assert_non_null(io);
+    assert_true(answer(io, read_io(io, ALIGN), &end));
+    assert_int_equal(end.status, LAM_OK);
+}
+
 /* While nobody takes a drive's answers, no deadline comes nearer, and none is forgotten. */
 static void time_without_a_reader_is_not_the_drives(void **state)
 {
@@ -275,6 +337,8 @@ int main(void)
         cmocka_unit_test(a_failed_job_waits_for_its_last_answer),
         cmocka_unit_test(there_is_room_until_there_is_none),
         cmocka_unit_test(loads_come_and_go_without_end),
+        cmocka_unit_test(what_waits_for_a_copy_that_is_lost_goes_back),
+        cmocka_unit_test(without_mirrors_the_model_is_read_again),
         cmocka_unit_test(time_without_a_reader_is_not_the_drives),
     };
 
