@@ -287,7 +287,8 @@ static void add_stretch(const struct lam_drive *drive, struct lam_jobs *trial, u
     *at = load.window.bytes >= left ? 0 : *at + load.window.bytes;
 }
 
-/* Reads for MEASURE_NS in that way and returns the speed. *at: where in the file, moved on. */
+/* Reads for MEASURE_NS in that way and returns the speed, 0 when a read fails for good: the first
+ * load that meets it will say so. *at: where in the file, moved on. */
 static uint64_t measure(
     struct lam_drive *drive, struct lam_jobs *trial, const struct lam_probe_way *way, uint64_t *at)
 {
@@ -296,14 +297,14 @@ static uint64_t measure(
     uint64_t start_ns = lam_now_ns(), end_ns = start_ns, bytes = 0;
     struct lam_load_end end;
     struct lam_io *io;
-    bool cut_up = true;
+    bool cut_up = true, failed = false;
 
     config.n_drives = 1;
     config.drives[0] = (struct lam_jobs_drive){
         .request_bytes = way->request_bytes, .depth = way->depth, .copies = drive->copies};
     lam_jobs_init(trial, &config);
-    while (end_ns - start_ns < MEASURE_NS || !lam_jobs_are_idle(trial)) {
-        bool more = end_ns - start_ns < MEASURE_NS;
+    while ((!failed && end_ns - start_ns < MEASURE_NS) || !lam_jobs_are_idle(trial)) {
+        bool more = !failed && end_ns - start_ns < MEASURE_NS;
         uint32_t n;
 
         while (more) {
@@ -322,14 +323,16 @@ static uint64_t measure(
         n = collect(state, trial->ios[0]);
         end_ns = lam_now_ns();
         for (uint32_t i = 0; i < n; i++)
-            lam_ignore(lam_jobs_answer(trial, state->answers[i].io, state->answers[i].result, &end),
-                "nobody waits for these");
+            failed =
+                (lam_jobs_answer(trial, state->answers[i].io, state->answers[i].result, &end) &&
+                    end.status != LAM_OK) ||
+                failed;
         if (more)
             bytes = trial->bytes_read;
         if (more && end_ns - start_ns >= MEASURE_NS)
             bytes = bytes * MEASURE_NS / (end_ns - start_ns);
     }
-    return bytes * (LAM_NS_PER_S / MEASURE_NS);
+    return failed ? 0 : bytes * (LAM_NS_PER_S / MEASURE_NS);
 }
 
 /* The ways of `which`, and all of them again and again, since a drive's speed drifts. */

@@ -5,7 +5,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/fault.h"
 #include "loader/file.h"
@@ -285,6 +287,44 @@ static void a_slow_registration_is_the_last(void **state)
         model.bytes + unit->file_offset, unit->bytes);
 }
 
+/* Before the first start on a drive its speed is measured. When a read failed for good in that
+ * time, nothing more was asked for, and the start waited for an answer for ever. */
+static void a_file_that_fails_while_it_is_measured_is_told_by_its_loads(void **state)
+{
+    char io_cache[] = "/tmp/reader_test.XXXXXX";
+    struct model_file cut_model;
+    struct lam_file cut_file;
+    struct lam_reader_config config = {.file = &cut_file,
+        .pool_base = pool.base,
+        .regions = regions,
+        .n_regions = 2,
+        .choice = LAM_READER_IO_URING,
+        .io_cache = io_cache,
+        .on_done = on_done};
+    struct lam_reader *reader = NULL;
+    struct lam_load load;
+
+    (void)state;
+    n_ends = 0;
+    assert_non_null(mkdtemp(io_cache));
+    model_file_make(&cut_model, 32);
+    assert_int_equal(lam_file_open(cut_model.path, NULL, &cut_file, NULL), LAM_OK);
+    assert_int_equal(truncate(cut_model.path, (off_t)cut_file.align), 0);
+    assert_int_equal(lam_reader_create(&config, &reader, NULL), LAM_OK);
+    load = (struct lam_load){
+        .generation = 1, .window = lam_policy_window(&cut_file.manifest.units[0], cut_file.align)};
+    lam_reader_load(reader, &load);
+    pthread_mutex_lock(&lock);
+    while (n_ends < 1)
+        pthread_cond_wait(&changed, &lock);
+    pthread_mutex_unlock(&lock);
+    assert_int_equal(ends[0].status, LAM_DATA_LOSS);
+    lam_reader_destroy(reader);
+    lam_file_close(&cut_file);
+    model_file_remove(&cut_model);
+    assert_int_equal(rmdir(io_cache), 0); /* and nothing about it is remembered */
+}
+
 static void without_memory_there_is_no_reader_and_no_leak(void **state)
 {
     uint64_t n = 0;
@@ -346,6 +386,7 @@ int main(void)
         cmocka_unit_test(a_reader_can_end_with_loads_under_way),
         cmocka_unit_test(reads_do_not_wait_for_slow_registration),
         cmocka_unit_test(a_slow_registration_is_the_last),
+        cmocka_unit_test(a_file_that_fails_while_it_is_measured_is_told_by_its_loads),
         cmocka_unit_test(without_memory_there_is_no_reader_and_no_leak),
         cmocka_unit_test(a_refused_ring_is_named),
     };
