@@ -84,29 +84,33 @@ bool lam_memory_field(const char *text, const char *name, uint64_t *ret_value)
     return false;
 }
 
+void lam_memory_apply_limit(struct lam_memory *memory, uint64_t limit_bytes, uint64_t used_bytes)
+{
+    uint64_t room = used_bytes < limit_bytes ? limit_bytes - used_bytes : 0;
+
+    if (limit_bytes < memory->total_bytes)
+        memory->total_bytes = limit_bytes;
+    if (room < memory->available_bytes)
+        memory->available_bytes = room;
+}
+
 /* One group's limit and headroom, where it has a limit. */
 static void apply_group(const struct group_kind *kind, const char *group, struct lam_memory *memory)
 {
     char path[2 * PATH_BYTES_MAX];
     char text[TEXT_MAX];
-    uint64_t limit, usage, cache = 0, room;
+    uint64_t limit, usage, cache = 0;
 
     snprintf(path, sizeof(path), "%s%s/%s", kind->mount, group, kind->limit);
     if (!read_text(path, text, sizeof(text)) || !read_number(text, &limit))
         return;
-    if (limit >= memory->total_bytes)
-        return;
-    memory->total_bytes = limit;
     snprintf(path, sizeof(path), "%s%s/%s", kind->mount, group, kind->usage);
     if (!read_text(path, text, sizeof(text)) || !read_number(text, &usage))
         usage = 0;
     snprintf(path, sizeof(path), "%s%s/memory.stat", kind->mount, group);
     if (read_text(path, text, sizeof(text)))
         lam_ignore(lam_memory_field(text, kind->cache, &cache), "0 without it");
-    usage -= cache < usage ? cache : usage;
-    room = usage < limit ? limit - usage : 0;
-    if (room < memory->available_bytes)
-        memory->available_bytes = room;
+    lam_memory_apply_limit(memory, limit, usage - (cache < usage ? cache : usage));
 }
 
 /* The group that `line` of /proc/self/cgroup names, and all above it. */

@@ -25,6 +25,10 @@ LAM_MUST_USE enum lam_status lam_memory_read(struct lam_memory *ret_memory, stru
 LAM_MUST_USE enum lam_status lam_memory_budget(const struct lam_memory *memory, const char *ram,
     uint64_t full_bytes, uint64_t *ret_bytes, struct lam_err *err);
 
+/* A control group around us allows limit_bytes to all in it together, and they hold used_bytes. One
+ * that allows more than we have may leave less: others are in it too. */
+void lam_memory_apply_limit(struct lam_memory *memory, uint64_t limit_bytes, uint64_t used_bytes);
+
 /* The number after "name" in text such as /proc/meminfo or memory.stat; false: not there. */
 LAM_MUST_USE bool lam_memory_field(const char *text, const char *name, uint64_t *ret_value);
 

@@ -32,6 +32,27 @@ static void fields_are_found_by_their_whole_name(void **state)
     assert_int_equal(value, 7);
 }
 
+/* A group whose limit was above that of a group inside it was not asked what it had left: a pool
+ * was made that its neighbours' memory left no room for. */
+static void each_group_leaves_what_it_leaves(void **state)
+{
+    struct lam_memory memory = {.total_bytes = 64 * LAM_GIB, .available_bytes = 60 * LAM_GIB};
+
+    (void)state;
+    lam_memory_apply_limit(&memory, 8 * LAM_GIB, LAM_GIB); /* ours */
+    assert_int_equal(memory.total_bytes, 8 * LAM_GIB);
+    assert_int_equal(memory.available_bytes, 7 * LAM_GIB);
+    lam_memory_apply_limit(&memory, 10 * LAM_GIB, 9 * LAM_GIB); /* the one around it */
+    assert_int_equal(memory.total_bytes, 8 * LAM_GIB);
+    assert_int_equal(memory.available_bytes, LAM_GIB);
+    lam_memory_apply_limit(
+        &memory, UINT64_MAX - 4095, 9 * LAM_GIB); /* no limit, as version 1 has it */
+    assert_int_equal(memory.total_bytes, 8 * LAM_GIB);
+    assert_int_equal(memory.available_bytes, LAM_GIB);
+    lam_memory_apply_limit(&memory, 9 * LAM_GIB, 9 * LAM_GIB + 1); /* over it for a moment */
+    assert_int_equal(memory.available_bytes, 0);
+}
+
 static void this_machine_has_memory(void **state)
 {
     struct lam_memory memory;
@@ -80,6 +101,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fields_are_found_by_their_whole_name),
+        cmocka_unit_test(each_group_leaves_what_it_leaves),
         cmocka_unit_test(this_machine_has_memory),
         cmocka_unit_test(the_budget_is_what_was_asked_for_and_needed),
     };
