@@ -8,10 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/buf.h"
+#include "common/folder.h"
 #include "common/size.h"
 
 /* Between a slow network disk and what no machine of these years does. */
@@ -234,32 +233,23 @@ static json_t *json_of(const struct lam_facts *facts)
     return root;
 }
 
-/* Makes ~/.cache and ~/.cache/laminar; whether that worked is seen when the file is written. */
-static void make_folders(const char *path)
-{
-    char folder[PATH_MAX];
-    const char *end = strrchr(path, '/');
-    const char *middle = end;
-
-    while (*--middle != '/')
-        continue;
-    snprintf(folder, sizeof folder, "%.*s", (int)(middle - path), path);
-    lam_ignore(mkdir(folder, 0755), "it may be there");
-    snprintf(folder, sizeof folder, "%.*s", (int)(end - path), path);
-    lam_ignore(mkdir(folder, 0755), "it may be there");
-}
-
 enum lam_status lam_facts_write(
     const char *home, const struct lam_facts *facts, struct lam_err *err)
 {
-    char path[PATH_MAX];
-    char fresh[PATH_MAX];
+    char folder[PATH_MAX], path[PATH_MAX], fresh[PATH_MAX];
+    char fresh_name[32];
+    enum lam_status status;
     json_t *root;
     int failed;
 
-    if (!find_path(home, "facts.json", path) || !find_path(home, "facts.json.new", fresh))
+    /* Each process its own: two that measure at once must not write into one file. */
+    snprintf(fresh_name, sizeof fresh_name, "facts.json.%d", (int)getpid());
+    if (!find_path(home, "", folder) || !find_path(home, "facts.json", path) ||
+        !find_path(home, fresh_name, fresh))
         return lam_fail(err, LAM_FAILED_PRECONDITION, "there is no home folder: set HOME");
-    make_folders(path);
+    status = lam_folder_make(folder, err);
+    if (status)
+        return status;
     root = json_of(facts);
     failed = json_dump_file(root, fresh, JSON_INDENT(2)) != 0 || rename(fresh, path) != 0;
     json_decref(root);

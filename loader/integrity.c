@@ -17,6 +17,7 @@
 #include <xxhash.h>
 
 #include "common/fault.h"
+#include "common/folder.h"
 #include "common/mem.h"
 
 #define NAME_BYTES_MAX 64
@@ -35,27 +36,6 @@ struct lam_integrity {
 };
 
 /* ---- the record's file ---- */
-
-/* mkdir -p. */
-static enum lam_status make_dir(char *path, struct lam_err *err)
-{
-    struct stat info;
-
-    for (char *at = path + 1; *at != '\0'; at++) {
-        if (*at != '/')
-            continue;
-        *at = '\0';
-        lam_ignore(mkdir(path, 0700), "the last one tells");
-        *at = '/';
-    }
-    if (mkdir(path, 0700) == 0)
-        return LAM_OK;
-    if (errno == EEXIST && stat(path, &info) == 0)
-        errno = S_ISDIR(info.st_mode) ? 0 : ENOTDIR;
-    if (errno == 0)
-        return LAM_OK;
-    return lam_fail_errno(err, errno, "cannot make the directory %s", path);
-}
 
 /* The whole file into bytes[n_bytes_max]; larger ones, links and devices are refused. */
 static enum lam_status read_record_file(const char *path, unsigned char *bytes,
@@ -223,7 +203,7 @@ static enum lam_status name_files(
     bool fits = lam_buf_text(&path, dir);
     struct lam_err why = {0};
 
-    if (fits && make_dir(path.data, &why) != LAM_OK) {
+    if (fits && lam_folder_make(path.data, &why) != LAM_OK) {
         snprintf(integrity->note, sizeof(integrity->note),
             "checksums are kept in memory only, so the next run will not know them: %.200s; give "
             "another --integrity-cache",

@@ -18,6 +18,7 @@
 
 #include "common/fault.h"
 #include "common/flag.h"
+#include "common/folder.h"
 #include "common/size.h"
 
 #define MAGIC "laminar-io 2 "
@@ -139,30 +140,11 @@ enum lam_status lam_probe_load(
 
 /* ---- writing ---- */
 
-/* mkdir -p */
-static enum lam_status make_dir(const char *dir, struct lam_err *err)
-{
-    char path[PATH_MAX];
-    size_t length = strlen(dir);
-
-    if (length == 0 || length >= sizeof(path))
-        return lam_fail(err, LAM_INVALID_ARGUMENT, "--io-cache %.200s is no directory", dir);
-    memcpy(path, dir, length + 1);
-    for (char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        lam_ignore(mkdir(path, 0700) != 0, "the last one tells");
-        *slash = '/';
-    }
-    if (mkdir(path, 0700) == 0 || errno == EEXIST)
-        return LAM_OK;
-    return lam_fail_errno(err, errno, "cannot make the directory %s", dir);
-}
-
 enum lam_status lam_probe_save(const char *dir, const char *key, const struct lam_probe_way *way,
     uint64_t bytes_per_s, struct lam_err *err)
 {
     char path[PATH_MAX], fresh[PATH_MAX], text[RECORD_BYTES_MAX], suffix[32];
-    enum lam_status status = make_dir(dir, err);
+    enum lam_status status = lam_folder_make(dir, err);
     int length = snprintf(text, sizeof(text), MAGIC "%" PRIu64 " %" PRIu32 " %" PRIu64 "\n",
         way->request_bytes, way->depth, bytes_per_s);
     bool written;
