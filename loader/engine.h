@@ -57,6 +57,7 @@ struct lam_reader {
 
     pthread_mutex_t lock; /* guards all below */
     struct lam_jobs jobs;
+    uint32_t changed; /* bitmap of copies that are other files by now */
     uint32_t *added;  /* [n_added] regions that are populated, in the order in which they came; */
     uint32_t n_added; /* an entry stays as it is, so an engine reads it without the lock */
     uint32_t idle_calls; /* of on_idle, since something happened */

@@ -92,6 +92,7 @@ static bool lost_a_mirror(struct lam_reader *reader)
         pthread_mutex_lock(&reader->lock);
         if ((reader->jobs.lost >> (m + 1) & 1) == 0) {
             lost = true;
+            reader->changed |= 1u << (m + 1);
             lam_jobs_lose(&reader->jobs, m + 1);
             wake_all(reader);
         }
@@ -509,6 +510,7 @@ void lam_reader_info(struct lam_reader *reader, struct lam_reader_info *ret_info
     }
     info.request_bytes = reader->jobs.config.drives[0].request_bytes;
     info.lost = reader->jobs.lost;
+    info.changed = reader->changed;
     info.bytes = reader->jobs.bytes_read;
     info.reads = reader->jobs.reads;
     pthread_mutex_unlock(&reader->lock);

@@ -62,8 +62,9 @@ struct lam_reader_info {
     uint64_t request_bytes; /* of the first drive */
     uint32_t depth;         /* of all drives together */
     uint32_t lost; /* bitmap of copies that are not read any more: 0 the file, 1 the first mirror */
-    char note[320]; /* why it is not better, in words; "" */
-    uint64_t bytes; /* read since the start */
+    uint32_t changed; /* those of them that are not the same file any more */
+    char note[320];   /* why it is not better, in words; "" */
+    uint64_t bytes;   /* read since the start */
     uint64_t reads;
 };
 

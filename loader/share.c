@@ -184,8 +184,10 @@ static void say_what_is_lost(struct lam_share *share)
     share->lost |= info.lost;
     for (uint32_t c = 0; c <= share->n_mirrors; c++) {
         if ((news >> c & 1) != 0)
-            lam_warn("%s fails again and again: it is not read any more, the other copies are",
-                c == 0 ? share->file.path : share->mirrors[c - 1].path);
+            lam_warn("%s %s: it is not read any more, the other copies are",
+                c == 0 ? share->file.path : share->mirrors[c - 1].path,
+                (info.changed >> c & 1) != 0 ? "was changed while it was in use"
+                                             : "fails again and again");
     }
 }
 

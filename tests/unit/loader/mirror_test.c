@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +14,17 @@
 
 #include "common/log.h"
 #include "loader/mirror.h"
+#include "loader/pool.h"
+#include "loader/reader.h"
 #include "tests/unit/loader/live_loader.h"
 
 /* On another drive than the model's, where the machine has one. */
 static char dir[64];
 static char copy_path[160];
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static uint32_t n_ends;
 
 static void write_copy(uint64_t n_bytes)
 {
@@ -85,6 +92,61 @@ static void only_a_copy_is_a_mirror(void **state)
     lam_file_close(&file);
 }
 
+static void on_done(void *arg, const struct lam_load_end *end)
+{
+    struct lam_load_end *ret_end = arg;
+
+    pthread_mutex_lock(&lock);
+    *ret_end = *end;
+    n_ends++;
+    pthread_cond_signal(&changed);
+    pthread_mutex_unlock(&lock);
+}
+
+/* A mirror that was changed is told apart from one that fails, and what was read from it is read
+ * again. */
+static void a_mirror_that_changes_is_read_no_more(void **state)
+{
+    struct lam_region region = {.bytes = 16 << 20};
+    struct lam_reader_config config = {
+        .regions = &region, .n_regions = 1, .n_mirrors = 1, .on_done = on_done};
+    struct lam_reader *reader = NULL;
+    struct lam_reader_info info;
+    struct lam_load_end end;
+    struct lam_mirror mirror;
+    struct lam_pool pool;
+    struct lam_file file;
+    struct lam_load load = {.generation = 1};
+
+    (void)state;
+    write_copy(live_model.n_bytes);
+    assert_int_equal(lam_file_open(live_model.path, NULL, &file, NULL), LAM_OK);
+    assert_int_equal(lam_mirror_open(&file, dir, &mirror, NULL), LAM_OK);
+    assert_int_equal(lam_pool_init(region.bytes, region.bytes, &pool, NULL), LAM_OK);
+    config.file = &file;
+    config.mirrors = &mirror;
+    config.pool_base = pool.base;
+    config.arg = &end;
+    assert_int_equal(lam_reader_create(&config, &reader, NULL), LAM_OK);
+    assert_int_equal(truncate(copy_path, 4096), 0);
+    load.window = lam_policy_window(&file.manifest.units[0], file.align);
+    lam_reader_load(reader, &load);
+    pthread_mutex_lock(&lock);
+    while (n_ends < 1)
+        pthread_cond_wait(&changed, &lock);
+    pthread_mutex_unlock(&lock);
+    assert_int_equal(end.status, LAM_OK);
+    assert_memory_equal(pool.base + file.manifest.units[0].file_offset % file.align,
+        live_model.bytes + file.manifest.units[0].file_offset, file.manifest.units[0].bytes);
+    lam_reader_info(reader, &info);
+    assert_int_equal(info.lost, 2);
+    assert_int_equal(info.changed, 2);
+    lam_reader_destroy(reader);
+    lam_pool_done(&pool);
+    lam_mirror_close(&mirror);
+    lam_file_close(&file);
+}
+
 /* Every byte is right from two copies, and still when one of them is cut in the middle. */
 static void reads_come_from_all_copies(void **state)
 {
@@ -115,6 +177,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(only_a_copy_is_a_mirror),
+        cmocka_unit_test(a_mirror_that_changes_is_read_no_more),
         cmocka_unit_test(reads_come_from_all_copies),
     };
 
