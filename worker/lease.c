@@ -64,7 +64,7 @@ struct lam_leases {
     bool ended;
     bool stopped;
     struct lam_err end;   /* why, when ended */
-    struct lam_err fault; /* of the first UNIT_FAULTY */
+    struct lam_err fault; /* of the last unit that became UNIT_FAULTY */
 };
 
 static enum lam_status send_request(
