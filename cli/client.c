@@ -129,6 +129,8 @@ static void take_memory(const Laminar__V1__Memory *from, struct lam_client_memor
         .layers = from->layers,
         .resident_layers = from->resident_layers,
         .planned_pass_s = from->planned_pass_seconds,
+        .pool_ready_bytes = from->pool_ready_bytes,
+        .pool_ready_s = from->pool_ready_seconds,
     };
     snprintf(to->kv_type, sizeof to->kv_type, "%s", from->kv_type);
 }

@@ -36,6 +36,8 @@ struct lam_client_memory {
     int32_t slots, layers, resident_layers;
     char kv_type[9];
     double planned_pass_s;
+    uint64_t pool_ready_bytes; /* 0: not known */
+    double pool_ready_s;
 };
 
 struct lam_client_profile {

@@ -51,6 +51,9 @@ void lam_usage_print_memory(FILE *out, const struct lam_client_worker *worker)
                 memory->slots);
         fprintf(out, "\n");
     }
+    if (worker->has_memory && memory->pool_ready_bytes > 0)
+        fprintf(out, "  pool     %s of RAM given to the loader by the machine in %.2f s\n",
+            size(memory->pool_ready_bytes, text), memory->pool_ready_s);
     fprintf(out, "  KV       ");
     if (worker->has_memory)
         fprintf(out, "%s, %s, ", memory->kv_type, size(memory->kv_bytes, text));
@@ -145,6 +148,8 @@ json_t *lam_usage_memory_json(const struct lam_client_worker *worker)
     json_object_set_new(object, "layers_resident", json_integer(memory->resident_layers));
     add_bytes(object, "streamed_bytes_per_pass", memory->streamed_bytes);
     json_object_set_new(object, "planned_pass_seconds", json_real(memory->planned_pass_s));
+    add_bytes(object, "pool_ready_bytes", memory->pool_ready_bytes);
+    json_object_set_new(object, "pool_ready_seconds", json_real(memory->pool_ready_s));
     return object;
 }
 

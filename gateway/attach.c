@@ -126,7 +126,10 @@ static enum lam_status take_result(struct lam_service *service, struct lam_worke
     before = lam_sched_load(worker->sched);
     status = lam_report_take_profile(&worker->report, result->profile, err);
     if (status == LAM_OK)
-        status = lam_report_take_measured(&worker->report, result->measured_bytes, err);
+        status = lam_report_take_now(&worker->report,
+            &(struct lam_report_now){
+                result->measured_bytes, result->pool_ready_bytes, result->pool_ready_seconds},
+            err);
     if (status != LAM_OK)
         return status;
     samples = lam_arena_alloc(

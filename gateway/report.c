@@ -27,6 +27,7 @@ static const struct field profile_bytes[] = {
 };
 static const struct field memory_seconds[] = {
     {"planned_pass_seconds", offsetof(Laminar__V1__Memory, planned_pass_seconds)},
+    {"pool_ready_seconds", offsetof(Laminar__V1__Memory, pool_ready_seconds)},
 };
 static const struct field memory_bytes[] = {
     {"cap_bytes", offsetof(Laminar__V1__Memory, cap_bytes)},
@@ -39,6 +40,7 @@ static const struct field memory_bytes[] = {
     {"activations_bytes", offsetof(Laminar__V1__Memory, activations_bytes)},
     {"workspace_bytes", offsetof(Laminar__V1__Memory, workspace_bytes)},
     {"streamed_bytes", offsetof(Laminar__V1__Memory, streamed_bytes)},
+    {"pool_ready_bytes", offsetof(Laminar__V1__Memory, pool_ready_bytes)},
 };
 static const struct field memory_counts[] = {
     {"slots", offsetof(Laminar__V1__Memory, slots)},
@@ -89,6 +91,15 @@ static enum lam_status check_counts(const Laminar__V1__Memory *memory, struct la
     return LAM_OK;
 }
 
+static enum lam_status check_memory(const Laminar__V1__Memory *memory, struct lam_err *err)
+{
+    enum lam_status status = check_seconds(memory, memory_seconds, N_OF(memory_seconds), err);
+
+    if (status == LAM_OK)
+        status = check_bytes(memory, memory_bytes, N_OF(memory_bytes), err);
+    return status == LAM_OK ? check_counts(memory, err) : status;
+}
+
 enum lam_status lam_report_take_memory(
     struct lam_report *report, const Laminar__V1__Memory *memory, struct lam_err *err)
 {
@@ -97,11 +108,7 @@ enum lam_status lam_report_take_memory(
 
     if (!memory)
         return LAM_OK;
-    status = check_seconds(memory, memory_seconds, N_OF(memory_seconds), err);
-    if (status == LAM_OK)
-        status = check_bytes(memory, memory_bytes, N_OF(memory_bytes), err);
-    if (status == LAM_OK)
-        status = check_counts(memory, err);
+    status = check_memory(memory, err);
     if (status != LAM_OK)
         return status;
     kv_type_bytes = strlen(memory->kv_type);
@@ -150,15 +157,24 @@ enum lam_status lam_report_take_profile(
     return LAM_OK;
 }
 
-enum lam_status lam_report_take_measured(
-    struct lam_report *report, uint64_t measured_bytes, struct lam_err *err)
+enum lam_status lam_report_take_now(
+    struct lam_report *report, const struct lam_report_now *now, struct lam_err *err)
 {
-    if (measured_bytes > BYTES_MAX)
-        return lam_fail(err, LAM_INVALID_ARGUMENT, "measured_bytes is %llu; the range is 0..%llu",
-            (unsigned long long)measured_bytes, (unsigned long long)BYTES_MAX);
-    if (report->has_memory && measured_bytes > 0)
-        report->memory.measured_bytes = measured_bytes;
-    return LAM_OK;
+    Laminar__V1__Memory memory = report->memory;
+    enum lam_status status;
+
+    if (!report->has_memory)
+        return LAM_OK;
+    if (now->measured_bytes > 0)
+        memory.measured_bytes = now->measured_bytes;
+    if (now->pool_ready_bytes > 0) {
+        memory.pool_ready_bytes = now->pool_ready_bytes;
+        memory.pool_ready_seconds = now->pool_ready_seconds;
+    }
+    status = check_memory(&memory, err);
+    if (status == LAM_OK)
+        report->memory = memory;
+    return status;
 }
 
 void lam_report_describe(struct lam_report *report, Laminar__V1__WorkerInfo *info)

@@ -32,9 +32,16 @@ LAM_MUST_USE enum lam_status lam_report_take_memory(
 LAM_MUST_USE enum lam_status lam_report_take_profile(
     struct lam_report *report, const Laminar__V1__Profile *profile, struct lam_err *err);
 
-/* What it holds by now, of a worker that has told its memory; 0 says nothing. As above. */
-LAM_MUST_USE enum lam_status lam_report_take_measured(
-    struct lam_report *report, uint64_t measured_bytes, struct lam_err *err);
+/* Figures of Memory that change while a worker runs; bytes of 0 say nothing. */
+struct lam_report_now {
+    uint64_t measured_bytes;
+    uint64_t pool_ready_bytes;
+    double pool_ready_seconds;
+};
+
+/* From a worker that has told its memory, else nothing is taken. As above. */
+LAM_MUST_USE enum lam_status lam_report_take_now(
+    struct lam_report *report, const struct lam_report_now *now, struct lam_err *err);
 
 /* Fills memory, profile and last_pass; they point into report. */
 void lam_report_describe(struct lam_report *report, Laminar__V1__WorkerInfo *info);

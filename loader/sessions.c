@@ -30,9 +30,7 @@ struct session {
 };
 
 struct lam_sessions {
-    const struct lam_file *file;
-    const struct lam_layout *layout;
-    uint64_t pool_offset; /* of the layout */
+    struct lam_sessions_config config;
     struct lam_reader *reader;
     struct lam_checker *checker;
     struct lam_handover *handover;
@@ -64,8 +62,8 @@ static void send_response(
 /* Within the layout. */
 static uint64_t unit_pool_offset(const struct lam_sessions *sessions, uint32_t unit, uint32_t place)
 {
-    return sessions->layout->places[place].pool_offset +
-           sessions->file->manifest.units[unit].file_offset % sessions->layout->align;
+    return sessions->config.layout->places[place].pool_offset +
+           sessions->config.file->manifest.units[unit].file_offset % sessions->config.layout->align;
 }
 
 static void grant(struct lam_sessions *sessions, const struct lam_slots_action *action)
@@ -76,8 +74,10 @@ static void grant(struct lam_sessions *sessions, const struct lam_slots_action *
     ready.unit = action->unit;
     ready.generation = action->generation;
     ready.pool_offset =
-        sessions->pool_offset + unit_pool_offset(sessions, action->unit, action->place);
+        sessions->config.pool_offset + unit_pool_offset(sessions, action->unit, action->place);
     ready.kept = action->kept;
+    ready.pool_ready_bytes = atomic_load(&sessions->config.pool->ready_bytes);
+    ready.pool_ready_ns = atomic_load(&sessions->config.pool->ready_ns);
     response.kind_case = LAMINAR__V1__STREAM_RESPONSE__KIND_UNIT_READY;
     response.unit_ready = &ready;
     if (!action->kept)
@@ -94,7 +94,7 @@ static void report_fault(struct lam_sessions *sessions, const struct lam_slots_a
     char text[sizeof(sessions->fault_text)];
 
     snprintf(text, sizeof(text), "%.300s cannot be read: the loader's log says why",
-        sessions->file->path);
+        sessions->config.file->path);
     fault.unit = action->unit;
     fault.status = (int32_t)action->status;
     fault.reason = action->unit == sessions->fault_unit ? sessions->fault_text : text;
@@ -105,15 +105,15 @@ static void report_fault(struct lam_sessions *sessions, const struct lam_slots_a
 
 static void load(struct lam_sessions *sessions, const struct lam_slots_action *action)
 {
-    const struct lam_unit *unit = &sessions->file->manifest.units[action->unit];
+    const struct lam_unit *unit = &sessions->config.file->manifest.units[action->unit];
     struct lam_load it = {.place = action->place,
         .generation = action->generation,
-        .window = lam_policy_window(unit, sessions->layout->align),
-        .pool_offset = sessions->layout->places[action->place].pool_offset,
+        .window = lam_policy_window(unit, sessions->config.layout->align),
+        .pool_offset = sessions->config.layout->places[action->place].pool_offset,
         .late_begin = action->late_begin,
         .late_end = action->late_end};
 
-    assert(it.window.bytes <= sessions->layout->places[action->place].bytes);
+    assert(it.window.bytes <= sessions->config.layout->places[action->place].bytes);
     it.have_bytes = it.window.bytes - action->read_bytes;
     lam_watch_load(&sessions->watch, action->place, lam_now_ns());
     lam_checker_load(sessions->checker, action->unit, &it);
@@ -245,7 +245,7 @@ static void note_release(struct lam_sessions *sessions, uint32_t s, uint32_t uni
     if (since_ns == 0) /* a kept unit */
         return;
     lam_trace_end(LAM_TRACE_LEASE, "lease", since_ns, unit, LAM_TRACE_NONE,
-        sessions->file->manifest.units[unit].bytes);
+        sessions->config.file->manifest.units[unit].bytes);
     step_ns = lam_watch_step(
         &sessions->watch, s, since_ns, lam_slots_stride(sessions->slots, s, unit), lam_now_ns());
     lam_slots_pace(sessions->slots, s, lam_reader_bytes_in(sessions->reader, step_ns));
@@ -425,7 +425,7 @@ static void say_failure(struct lam_sessions *sessions, uint32_t unit, const stru
 static void say_recovery(struct lam_sessions *sessions, uint32_t unit)
 {
     if (sessions->failing[unit])
-        lam_info("unit %" PRIu32 " of %s can be read again", unit, sessions->file->path);
+        lam_info("unit %" PRIu32 " of %s can be read again", unit, sessions->config.file->path);
     sessions->failing[unit] = false;
 }
 
@@ -456,7 +456,7 @@ void lam_sessions_back(struct lam_sessions *sessions, uint32_t r)
 {
     pthread_mutex_lock(&sessions->lock);
     lam_regions_add(&sessions->regions, r);
-    for (uint32_t p = 0; p < sessions->layout->n_places; p++) {
+    for (uint32_t p = 0; p < sessions->config.layout->n_places; p++) {
         if (lam_regions_have(&sessions->regions, p))
             lam_slots_back(sessions->slots, p);
     }
@@ -481,11 +481,11 @@ bool lam_sessions_next_region(
 bool lam_sessions_find_kept(
     struct lam_sessions *sessions, uint64_t file_offset, uint64_t bytes, uint64_t *ret_pool_offset)
 {
-    const struct lam_manifest *manifest = &sessions->file->manifest;
+    const struct lam_manifest *manifest = &sessions->config.file->manifest;
     bool found = false;
 
     pthread_mutex_lock(&sessions->lock);
-    for (uint32_t u = 0; u < sessions->layout->n_units && !found; u++) {
+    for (uint32_t u = 0; u < sessions->config.layout->n_units && !found; u++) {
         const struct lam_unit *unit = &manifest->units[u];
         uint32_t place;
 
@@ -546,9 +546,7 @@ enum lam_status lam_sessions_create(
     }
     for (uint32_t u = 0; u < layout->n_units; u++)
         unit_bytes[u] = lam_policy_window(&from->file->manifest.units[u], layout->align).bytes;
-    sessions->file = from->file;
-    sessions->layout = layout;
-    sessions->pool_offset = from->pool_offset;
+    sessions->config = *from;
     sessions->message = LAM_BUF(MESSAGE_BYTES_MAX);
     sessions->failing = lam_calloc(layout->n_units, sizeof(*sessions->failing));
     status = sessions->failing != NULL

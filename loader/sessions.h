@@ -25,6 +25,7 @@
 #include "loader/checker.h"
 #include "loader/handover.h"
 #include "loader/policy.h"
+#include "loader/pool.h"
 #include "loader/reader.h"
 #include "loader/slots.h"
 #include "loader/watch.h"
@@ -35,8 +36,9 @@ struct lam_sessions;
 struct lam_sessions_config {
     const struct lam_file *file; /* both outlive the sessions */
     const struct lam_layout *layout;
-    uint32_t n_workers;   /* sessions at a time, as lam_slots_config.n_seats */
-    uint64_t pool_offset; /* where the layout begins in the pool that workers map */
+    uint32_t n_workers;          /* sessions at a time, as lam_slots_config.n_seats */
+    const struct lam_pool *pool; /* outlives them too; of it only what it has so far is read */
+    uint64_t pool_offset;        /* where the layout begins in the pool that workers map */
 };
 
 LAM_MUST_USE enum lam_status lam_sessions_create(const struct lam_sessions_config *config,

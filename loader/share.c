@@ -146,6 +146,7 @@ enum lam_status lam_share_start(
     struct lam_sessions_config sessions = {.file = &share->file,
         .layout = &share->layout,
         .n_workers = share->layout.n_lanes > 1 ? share->layout.n_lanes - 1 : 1,
+        .pool = pool,
         .pool_offset = share->pool_offset};
     enum lam_status status = lam_sessions_create(&sessions, &share->sessions, err);
 

@@ -61,6 +61,7 @@ struct lam_leases {
     pthread_cond_t changed;
     /* Under the lock: */
     struct unit_lease *units; /* [n_units()] */
+    struct lam_pool_ready pool_ready;
     bool ended;
     bool stopped;
     struct lam_err end;   /* why, when ended */
@@ -154,6 +155,7 @@ static enum lam_status on_ready(
         .generation = ready->generation,
         .pool_offset = ready->pool_offset,
     };
+    leases->pool_ready = (struct lam_pool_ready){ready->pool_ready_bytes, ready->pool_ready_ns};
     return LAM_OK;
 }
 
@@ -440,6 +442,16 @@ void lam_leases_stop(struct lam_leases *leases)
     leases->stopped = true;
     pthread_cond_signal(&leases->changed);
     pthread_mutex_unlock(&leases->lock);
+}
+
+struct lam_pool_ready lam_leases_pool_ready(struct lam_leases *leases)
+{
+    struct lam_pool_ready ready;
+
+    pthread_mutex_lock(&leases->lock);
+    ready = leases->pool_ready;
+    pthread_mutex_unlock(&leases->lock);
+    return ready;
 }
 
 uint64_t lam_leases_stall_ns(const struct lam_leases *leases)

@@ -17,6 +17,7 @@
 #include "model/manifest.h"
 #include "rpc/client.h"
 #include "worker/pool_map.h"
+#include "worker/units.h"
 
 struct lam_leases;
 
@@ -58,6 +59,9 @@ LAM_MUST_USE enum lam_status lam_leases_check(struct lam_leases *leases, struct 
 
 /* Acquire fails with LAM_CANCELLED from now on. [any thread] */
 void lam_leases_stop(struct lam_leases *leases);
+
+/* As lam_units_pool_ready, of this session. [any thread] */
+struct lam_pool_ready lam_leases_pool_ready(struct lam_leases *leases);
 
 /* Nanoseconds that acquire has waited. */
 uint64_t lam_leases_stall_ns(const struct lam_leases *leases);

@@ -213,6 +213,7 @@ static Laminar__V1__Memory describe_memory(const struct lam_service *service)
     const struct lam_plan *plan = lam_engine_plan(engine);
     const struct lam_plan_arena *arena = &plan->arenas[0];
     const struct lam_plan_region *regions = arena->regions;
+    struct lam_pool_ready pool = lam_units_pool_ready(service->config.units);
     Laminar__V1__Memory memory = LAMINAR__V1__MEMORY__INIT;
 
     memory.cap_bytes = lam_engine_cap_bytes(engine);
@@ -233,6 +234,8 @@ static Laminar__V1__Memory describe_memory(const struct lam_service *service)
     memory.resident_layers = (int32_t)arena->n_layers_resident;
     memory.streamed_bytes = arena->streamed_bytes;
     memory.planned_pass_seconds = plan->pass_seconds;
+    memory.pool_ready_bytes = pool.bytes;
+    memory.pool_ready_seconds = (double)pool.ns / LAM_NS_PER_S;
     return memory;
 }
 
@@ -300,6 +303,7 @@ static enum lam_status send_result(
 {
     bool goes_on = lam_inbox_ready(service->inbox); /* then on_begun comes soon */
     const struct lam_pass_profile *pass = lam_engine_profile(service->config.engine);
+    struct lam_pool_ready pool = lam_units_pool_ready(service->config.units);
     Laminar__V1__StepResult result = LAMINAR__V1__STEP_RESULT__INIT;
     Laminar__V1__WorkerMessage message = LAMINAR__V1__WORKER_MESSAGE__INIT;
     Laminar__V1__Profile profile = LAMINAR__V1__PROFILE__INIT;
@@ -336,6 +340,8 @@ static enum lam_status send_result(
     if (step->n_rows > 0)
         result.profile = &profile;
     result.measured_bytes = service->held.bytes;
+    result.pool_ready_bytes = pool.bytes;
+    result.pool_ready_seconds = (double)pool.ns / LAM_NS_PER_S;
     message.kind_case = LAMINAR__V1__WORKER_MESSAGE__KIND_STEP_RESULT;
     message.step_result = &result;
     status = lam_outbox_put(service->outbox, &message.base, err);

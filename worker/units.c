@@ -28,10 +28,11 @@ struct lam_units {
     struct lam_pool_map pool;
     struct lam_model model;
     struct lam_row_cache rows;
-    struct lam_batch batch; /* of the last session */
-    uint64_t gather_ns;     /* that row gathers have taken */
-    uint64_t closed_ns;     /* that acquire has blocked in sessions that are closed */
-    uint32_t layer_batch;   /* as configured, like the next three */
+    struct lam_batch batch;           /* of the last session */
+    uint64_t gather_ns;               /* that row gathers have taken */
+    uint64_t closed_ns;               /* that acquire has blocked in sessions that are closed */
+    struct lam_pool_ready pool_ready; /* as the last of them heard it */
+    uint32_t layer_batch;             /* as configured, like the next three */
     uint32_t credits;
     uint64_t timeout_ns;
     void (*on_lost)(void *arg);
@@ -221,6 +222,7 @@ void lam_units_close(struct lam_units *units)
 
     if (!leases)
         return;
+    units->pool_ready = lam_units_pool_ready(units);
     pthread_mutex_lock(&units->lock);
     units->leases = NULL;
     pthread_mutex_unlock(&units->lock);
@@ -405,6 +407,15 @@ enum lam_status lam_units_read_extent(
             "a vector of %" PRIu64 " bytes is over the limit of %" PRIu64, extent->bytes,
             LAM_LOADER_EXTENT_BYTES_MAX);
     return lam_units_read_parts(units, extent, copy_part, out, err);
+}
+
+struct lam_pool_ready lam_units_pool_ready(const struct lam_units *units)
+{
+    struct lam_pool_ready ready = {0};
+
+    if (units->leases)
+        ready = lam_leases_pool_ready(units->leases);
+    return ready.bytes > 0 ? ready : units->pool_ready;
 }
 
 uint64_t lam_units_stall_ns(const struct lam_units *units)

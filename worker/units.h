@@ -133,6 +133,14 @@ typedef void (*lam_units_part_fn)(void *arg, uint64_t offset, const void *bytes,
 LAM_MUST_USE enum lam_status lam_units_read_parts(struct lam_units *units,
     const struct lam_extent *extent, lam_units_part_fn take, void *arg, struct lam_err *err);
 
+/* Of the pool's memory, as the loader said with the last unit that it granted, in this session or
+ * in one before. */
+struct lam_pool_ready {
+    uint64_t bytes; /* what the machine has given so far; 0: nothing was granted yet */
+    uint64_t ns;    /* how long that took */
+};
+struct lam_pool_ready lam_units_pool_ready(const struct lam_units *units);
+
 /* Total time that acquire and gather have blocked. */
 uint64_t lam_units_stall_ns(const struct lam_units *units);
 

@@ -51,6 +51,9 @@ def test_what_is_planned_is_what_is_held(home, cap):
     for name in measured:
         assert measured[name] == planned[name], name
     assert plan["measured"]["pass_seconds"] > 0
+    # All of the pool had its memory when the last unit was granted.
+    assert memory["pool_ready_seconds"] == pytest.approx(data["loader"]["pool_ready_seconds"])
+    assert memory["pool_ready_bytes"] >= data["loader"]["pool_used_bytes"]
     assert plan["measured"]["host"] == {"pool_bytes": plan["host"]["pool_bytes"],
                                         "disk_bytes_per_pass": 0}
     shown = float(re.search(r"pass +([\d.]+) s", text).group(1))
@@ -72,7 +75,8 @@ def test_serve_and_ps_show_the_device(home):
     (worker,) = data["workers"]
     assert worker["device"] == "cuda:0" and worker["memory"]["cap_bytes"] == 170 * MIB
     assert worker["profile"]["link_bytes"] > 0 and worker["last_pass"]["floor_seconds"] > 0
-    for pattern in (r"cap 170\.0 MiB", r"\d+ of 30 resident, .* a pass through \d+ slots",
+    for pattern in (r"cap 170\.0 MiB", r"pool     92\.\d MiB of RAM .* in \d+\.\d\d s",
+                    r"\d+ of 30 resident, .* a pass through \d+ slots",
                     r"KV       f16, [\d.]+ MiB, on cuda:0", r"over the link", r"floor    [\d.]+ s"):
         assert re.search(pattern, text), text
     assert re.search(r"^cuda:0 +170\.0 +(\d+\.\d) .*\nmeasured +\1 ", table, re.M), table

@@ -144,24 +144,33 @@ static void nonsense_about_memory_is_refused(void **state)
     }
 }
 
-static void what_is_held_is_read_again(void **state)
+static void what_changes_is_taken_again(void **state)
 {
+    const struct lam_report_now held = {.measured_bytes = 12345};
+    const struct lam_report_now pool = {.pool_ready_bytes = 77, .pool_ready_seconds = 0.5};
+    const struct lam_report_now bad[] = {{.measured_bytes = ((uint64_t)1 << 50) + 1},
+        {.pool_ready_bytes = UINT64_MAX}, {.pool_ready_bytes = 78, .pool_ready_seconds = NAN}};
+    static const char *const fields[] = {
+        "measured_bytes", "pool_ready_bytes", "pool_ready_seconds"};
     Laminar__V1__Memory memory = good_memory();
     struct lam_report report = {0};
-    struct lam_err err = {0};
 
     (void)state;
-    assert_int_equal(lam_report_take_measured(&report, 7, NULL), LAM_OK);
+    assert_int_equal(lam_report_take_now(&report, &held, NULL), LAM_OK);
     assert_false(report.has_memory); /* that alone is no report */
     assert_int_equal(lam_report_take_memory(&report, &memory, NULL), LAM_OK);
-    assert_int_equal(lam_report_take_measured(&report, 0, NULL), LAM_OK);
-    assert_int_equal(report.memory.measured_bytes, memory.measured_bytes);
-    assert_int_equal(lam_report_take_measured(&report, 12345, NULL), LAM_OK);
+    assert_int_equal(lam_report_take_now(&report, &held, NULL), LAM_OK);
+    assert_int_equal(lam_report_take_now(&report, &pool, NULL), LAM_OK);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct lam_err err = {0};
+
+        assert_int_equal(lam_report_take_now(&report, &bad[i], &err), LAM_INVALID_ARGUMENT);
+        assert_non_null(strstr(err.text, fields[i]));
+    }
+    assert_int_equal(report.memory.planned_bytes, memory.planned_bytes);
     assert_int_equal(report.memory.measured_bytes, 12345);
-    assert_int_equal(
-        lam_report_take_measured(&report, ((uint64_t)1 << 50) + 1, &err), LAM_INVALID_ARGUMENT);
-    assert_non_null(strstr(err.text, "measured_bytes"));
-    assert_int_equal(report.memory.measured_bytes, 12345);
+    assert_int_equal(report.memory.pool_ready_bytes, 77);
+    assert_true(report.memory.pool_ready_seconds == 0.5);
 }
 
 int main(void)
@@ -172,7 +181,7 @@ int main(void)
         cmocka_unit_test(bytes_stop_at_the_largest_number),
         cmocka_unit_test(nonsense_in_a_profile_is_refused),
         cmocka_unit_test(nonsense_about_memory_is_refused),
-        cmocka_unit_test(what_is_held_is_read_again),
+        cmocka_unit_test(what_changes_is_taken_again),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

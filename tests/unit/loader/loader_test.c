@@ -190,6 +190,9 @@ static void a_worker_that_begins_at_the_end_waits_for_its_region_alone(void **st
     lam_fault_await();
     stats = pool_worker_stats(&worker);
     assert_true(stats->pool_ready_bytes < stats->pool_bytes / 2);
+    /* The grant said how far memory was then, in no time before the first region's. */
+    assert_true(event.pool_ready_bytes > 0 && event.pool_ready_bytes <= stats->pool_ready_bytes);
+    assert_true(event.pool_ready_ns > 0 && event.pool_ready_ns <= stats->pool_ready_ns);
     lam_fault_hold(NULL, 0);
     pool_worker_disconnect(&worker);
     pool_worker_connect(&worker, live_model.dir);

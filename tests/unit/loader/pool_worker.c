@@ -179,6 +179,8 @@ enum lam_status pool_worker_next(
     ret_event->unit = response->unit_ready->unit;
     ret_event->generation = response->unit_ready->generation;
     ret_event->pool_offset = response->unit_ready->pool_offset;
+    ret_event->pool_ready_bytes = response->unit_ready->pool_ready_bytes;
+    ret_event->pool_ready_ns = response->unit_ready->pool_ready_ns;
     ret_event->kept = response->unit_ready->kept;
     return LAM_OK;
 }

@@ -39,6 +39,7 @@ struct pool_event {
     uint32_t unit;
     uint64_t generation;
     uint64_t pool_offset;
+    uint64_t pool_ready_bytes, pool_ready_ns;
     int32_t status;
     char reason[512];
 };

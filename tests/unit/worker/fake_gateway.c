@@ -76,7 +76,10 @@ static void take_result(struct fake_gateway *gateway, const Laminar__V1__StepRes
     struct fake_result *to = &gateway->results[gateway->n_results++];
 
     assert(result->n_tokens <= FAKE_TOKENS_MAX && gateway->n_results <= FAKE_RESULTS_MAX);
-    *to = (struct fake_result){.id = result->id, .n_tokens = result->n_tokens};
+    *to = (struct fake_result){.id = result->id,
+        .pool_ready_bytes = result->pool_ready_bytes,
+        .pool_ready_seconds = result->pool_ready_seconds,
+        .n_tokens = result->n_tokens};
     for (size_t i = 0; i < result->n_tokens; i++)
         to->tokens[i] = (struct fake_token){
             result->tokens[i]->seq, result->tokens[i]->epoch, result->tokens[i]->token};

@@ -34,6 +34,8 @@ struct fake_token {
 
 struct fake_result {
     uint64_t id;
+    uint64_t pool_ready_bytes;
+    double pool_ready_seconds;
     size_t n_tokens;
     struct fake_token tokens[FAKE_TOKENS_MAX];
 };

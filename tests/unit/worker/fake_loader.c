@@ -176,6 +176,8 @@ static void send_ready(struct fake_loader *loader, struct lam_rpc_call *call, ui
     ready.generation = loader->generation;
     ready.pool_offset = loader->pool_offsets[unit];
     ready.kept = is_kept(loader, unit);
+    ready.pool_ready_bytes = FAKE_READY_BYTES + loader->generation;
+    ready.pool_ready_ns = loader->generation;
     if (loader->mode == FAKE_TABLE_LOOSE && unit == loader->tiny->model.manifest.n_units)
         ready.kept = false;
     if (due && loader->mode == FAKE_UNIT_BEYOND)

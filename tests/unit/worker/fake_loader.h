@@ -13,6 +13,9 @@
 #include "rpc/server.h"
 #include "tests/unit/worker/tiny_model.h"
 
+/* What it says of its pool with the n-th unit that it grants: n more, in n ns. */
+#define FAKE_READY_BYTES 4096u
+
 enum fake_mode {
     FAKE_OBEDIENT,
     FAKE_TABLE,       /* keeps the embedding table too */

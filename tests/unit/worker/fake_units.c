@@ -260,6 +260,13 @@ enum lam_status lam_units_check(struct lam_units *units, struct lam_err *err)
     return atomic_load(&units->stopped) ? lam_fail(err, LAM_UNAVAILABLE, "stopped") : LAM_OK;
 }
 
+struct lam_pool_ready lam_units_pool_ready(const struct lam_units *units)
+{
+    uint64_t n = fake_units_acquired(units);
+
+    return (struct lam_pool_ready){n * 4096, n * 1000};
+}
+
 uint64_t lam_units_stall_ns(const struct lam_units *units)
 {
     return units->stall_ns;

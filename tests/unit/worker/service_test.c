@@ -158,6 +158,9 @@ static void test_steps_are_answered(void **state)
     assert_true(fake_gateway_wait_result(&f->gateway, &result));
     assert_int_equal(result.id, 12);
     assert_int_equal(result.tokens[0].token, expected_token(f, 7));
+    /* Each unit of both passes was a page and a microsecond more (fake_units.c). */
+    assert_int_equal(result.pool_ready_bytes, 2 * f->tiny.model.manifest.n_units * 4096);
+    assert_true(result.pool_ready_seconds == (double)result.pool_ready_bytes / 4096 * 1000 / 1e9);
 }
 
 /* Two steps without an answer: the second goes on with the token that the first one draws. */

@@ -174,6 +174,7 @@ static void test_sessions_go_round_some_units(void **state)
     struct fake_loader loader;
     struct lam_units_config config;
     struct lam_units *units = NULL;
+    struct lam_pool_ready ready;
     const void *base[2];
 
     (void)state;
@@ -195,8 +196,12 @@ static void test_sessions_go_round_some_units(void **state)
         assert_memory_equal(base[i], tiny.image + unit->file_offset, unit->bytes);
         lam_units_release(units, some[i]);
     }
+    ready = lam_units_pool_ready(units);
+    assert_int_equal(ready.bytes, FAKE_READY_BYTES + 2);
+    assert_int_equal(ready.ns, 2);
     lam_units_close(units);
     assert_int_equal(atomic_load(&loader.n_sent), 2);
+    assert_int_equal(lam_units_pool_ready(units).ns, 2);
     assert_int_equal(
         lam_units_open(units, &(struct lam_units_session){.cycle = others, .n_units = 1}, NULL),
         LAM_OK);
