@@ -22,7 +22,9 @@
  * memory for each of them. Sessions that compute for long on a unit leave the drive idle behind a
  * shut gate: then units spread over one lane more than there are sessions, so that each is read
  * while the one before is computed on. model/scan.h has the rule, lam_slots_pace the facts.
- * Sessions that stream nothing in common have a lane each.
+ * Sessions that stream nothing in common have a lane each. A resting lane keeps only what a session
+ * will take again: the rest (units of a session that is gone, or read while there was none) is read
+ * over like free memory.
  *
  * Grants. A session goes round a cycle of units: all, or some in ascending order; no other unit is
  * read or granted for it. A kept unit of it is granted once, as soon as it is there, and costs no

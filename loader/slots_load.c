@@ -48,6 +48,7 @@ static bool is_busy(
 struct way {
     uint32_t place;
     uint32_t gate;       /* or NOWHERE */
+    bool drops;          /* something of no use to any session that is here */
     bool displaces;      /* something useful */
     uint64_t displaced;  /* its next use */
     uint64_t late_begin; /* what place and gate share, from the place's begin */
@@ -59,6 +60,10 @@ static void displace(const struct lam_slots *slots, struct way *way, uint32_t p)
 {
     uint64_t use = lam_slots_next_use(slots, slots->places[p].unit);
 
+    if (use == LAM_SLOTS_NEVER) {
+        way->drops = true;
+        return;
+    }
     if (!way->displaces || use < way->displaced)
         way->displaced = use;
     way->displaces = true;
@@ -137,12 +142,15 @@ static uint64_t opens_after(const struct lam_slots *slots, uint32_t gate)
     return lam_slots_next_use(slots, place->unit) + (place->holders != 0 ? 0 : 2 * slots->n_units);
 }
 
-/* Of two ways of one rank: displaces the first what is needed later, or is it free sooner? */
+/* Of two ways of one rank: displaces the first less, or what is needed later, or is it free sooner?
+ */
 static bool is_better(const struct lam_slots *slots, const struct way *way, const struct way *other)
 {
     if (way->gate != NOWHERE && other->gate != NOWHERE)
         return opens_after(slots, way->gate) < opens_after(slots, other->gate);
-    return way->displaces && way->displaced > other->displaced;
+    if (!way->displaces)
+        return other->drops && !way->drops;
+    return way->displaced > other->displaced;
 }
 
 /* Smaller is better; NOWHERE: not now. */

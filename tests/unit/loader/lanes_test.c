@@ -34,7 +34,10 @@ static struct lam_unit units[UNITS_MAX];
 static uint64_t unit_bytes[UNITS_MAX];
 static uint32_t drives[UNITS_MAX];
 static uint32_t n_drives;
-static uint32_t late_seed; /* some releases are late, by chance; 0: none */
+static uint32_t late_seed;       /* some releases are late, by chance; 0: none */
+static uint64_t nobody_steps;    /* how long the loader reads before the first session */
+static const bool *cycle_before; /* of a session that goes round once before the one that is
+                                    * looked at; NULL: none */
 
 static void fill_units(uint32_t n, uint64_t bytes)
 {
@@ -42,6 +45,8 @@ static void fill_units(uint32_t n, uint64_t bytes)
 
     n_drives = 1;
     late_seed = 0;
+    nobody_steps = 0;
+    cycle_before = NULL;
     memset(drives, 0, sizeof(drives));
     for (uint32_t u = 0; u < n; u++) {
         units[u] = (struct lam_unit){.file_offset = offset, .bytes = bytes};
@@ -266,6 +271,39 @@ static void open_session(struct world *w, uint32_t n_units, const bool *cycle)
     assert_int_equal(lam_slots_credit(w->slots, w->session, 3, NULL), LAM_OK);
 }
 
+static void step(struct world *w, uint64_t hold_steps)
+{
+    settle(w);
+    read_all(w);
+    settle(w);
+    compute(w, hold_steps);
+}
+
+static void go_round(struct world *w, uint64_t hold_steps)
+{
+    for (uint32_t before = w->at; w->at >= before;) {
+        before = w->at;
+        step(w, hold_steps);
+    }
+}
+
+static void play_before(struct world *w, uint32_t n_units, uint64_t hold_steps)
+{
+    for (uint64_t i = 0; i < nobody_steps; i++) {
+        settle(w);
+        read_all(w);
+        w->now++;
+    }
+    if (cycle_before == NULL)
+        return;
+    open_session(w, n_units, cycle_before);
+    go_round(w, hold_steps);
+    lam_slots_close(w->slots, w->session);
+    memset(w->here, 0, sizeof(w->here));
+    w->n_releases = 0;
+    w->busy_until = 0;
+}
+
 /* Laps are counted from the third on. cycle: the units that the session goes round, NULL: all. */
 static struct result run_cycle(
     uint32_t n_units, uint64_t budget, const bool *cycle, uint64_t hold_steps)
@@ -292,22 +330,15 @@ static struct result run_cycle(
     assert_int_equal(lam_watch_init(&w.watch, w.layout.n_slots, w.layout.n_places, NULL), LAM_OK);
     for (uint32_t p = 0; p < w.layout.n_places; p++)
         lam_slots_back(w.slots, p);
+    play_before(&w, n_units, hold_steps);
     open_session(&w, n_units, cycle);
     for (uint32_t lap = 0; lap < warm + laps; lap++) {
-        uint32_t before = w.at;
-
         if (lap == warm) {
             start_step = w.now;
             start_bytes = w.bytes_read;
             memset(w.drive_bytes, 0, sizeof(w.drive_bytes));
         }
-        while (w.at >= before) {
-            before = w.at;
-            settle(&w);
-            read_all(&w);
-            settle(&w);
-            compute(&w, hold_steps);
-        }
+        go_round(&w, hold_steps);
     }
     lam_slots_check(w.slots);
     result.hit_ratio = 1 - (double)(w.bytes_read - start_bytes) / (double)full / laps;
@@ -436,6 +467,39 @@ static void what_is_read_is_what_was_planned(void **state)
     }
 }
 
+/*
+ * The same where the session finds what others left in the lanes. A GPU worker first takes the
+ * units that stay in its device, and goes round the others from then on: what lay in the lanes that
+ * rest was of no use to it any more and stayed there, so each pass read up to two units more than
+ * was planned. An H100 with 10.7 GB for 16.1 GB took 1.99 s for a pass and not 1.75.
+ */
+static void what_others_left_is_read_over(void **state)
+{
+    bool before[UNITS_MAX], cycle[UNITS_MAX];
+
+    (void)state;
+    for (uint32_t n_units = 18; n_units < 60; n_units += 13) {
+        for (uint32_t every = 3; every < 12; every += 2) {
+            for (uint32_t units_before = 0; units_before < n_units; units_before += 3 * STRIDE) {
+                struct result r;
+
+                fill_units(n_units, 2000000000u / n_units);
+                for (uint32_t u = 0; u < n_units; u++) {
+                    before[u] = u % every == every / 2;
+                    cycle[u] = !before[u];
+                }
+                cycle_before = before;
+                nobody_steps = units_before * unit_bytes[0] / STEP_BYTES;
+                r = run_cycle(
+                    n_units, lam_policy_bytes_full(units, n_units, ALIGN) * 2 / 3, cycle, 5);
+                if (r.read_steps > 1.005 * r.planned_steps + 8)
+                    fail_msg("%u units, each %u. before, %u read by then: read %.0f, planned %.0f",
+                        n_units, every, units_before, r.read_steps, r.planned_steps);
+            }
+        }
+    }
+}
+
 /* ---- several drives ---- */
 
 /* n_units in runs of that many, on each drive in turn. */
@@ -515,6 +579,7 @@ int main(void)
         cmocka_unit_test(a_fast_worker_keeps_the_drive_busy),
         cmocka_unit_test(reading_and_computing_overlap),
         cmocka_unit_test(what_is_read_is_what_was_planned),
+        cmocka_unit_test(what_others_left_is_read_over),
         cmocka_unit_test(both_drives_read_all_the_time),
         cmocka_unit_test(several_drives_are_not_slower_than_one),
         cmocka_unit_test(nothing_is_read_ahead_in_vain),
