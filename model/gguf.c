@@ -1,5 +1,6 @@
 /*
- * gguf: the parser. See gguf.h; typed access to the metadata is in gguf_value.c.
+ * gguf: the parser. See gguf.h. Here are the cursor and the metadata; the table of tensors is in
+ * gguf_tensors.c, typed access to the metadata in gguf_value.c.
  *
  * Design: one cursor over the bytes; every read first asks want(), the only place that decides
  * between "the file ends here" and "read more". Each count is held against its cap and the bytes
@@ -53,16 +54,8 @@ const struct value_type_info lam_gguf_value_types[VALUE_TYPES] = {
     [VALUE_F64] = {"f64", 8},
 };
 
-struct cursor {
-    const unsigned char *data;
-    uint64_t at;
-    uint64_t have; /* bytes at `data` */
-    uint64_t file_bytes;
-    struct lam_err *err;
-};
-
 /* Are there n more bytes? what: for the error text. */
-static enum lam_status want(const struct cursor *cursor, uint64_t n, const char *what)
+static enum lam_status want(const struct gguf_cursor *cursor, uint64_t n, const char *what)
 {
     if (lam_size_range_ok(cursor->at, n, cursor->have))
         return LAM_OK;
@@ -80,8 +73,7 @@ static enum lam_status want(const struct cursor *cursor, uint64_t n, const char 
         what, cursor->at, cursor->have);
 }
 
-/* Copies n bytes out; fields have no alignment in the file. */
-static enum lam_status take(struct cursor *cursor, void *ret, uint64_t n, const char *what)
+enum lam_status lam_gguf_take(struct gguf_cursor *cursor, void *ret, uint64_t n, const char *what)
 {
     enum lam_status status = want(cursor, n, what);
 
@@ -93,10 +85,10 @@ static enum lam_status take(struct cursor *cursor, void *ret, uint64_t n, const 
 }
 
 static enum lam_status take_string(
-    struct cursor *cursor, uint64_t bytes_max, const char *what, struct lam_str *ret)
+    struct gguf_cursor *cursor, uint64_t bytes_max, const char *what, struct lam_str *ret)
 {
     uint64_t size = 0;
-    enum lam_status status = take(cursor, &size, sizeof size, what);
+    enum lam_status status = lam_gguf_take(cursor, &size, sizeof size, what);
 
     if (status)
         return status;
@@ -113,8 +105,8 @@ static enum lam_status take_string(
     return LAM_OK;
 }
 
-/* Names go into error texts and onto terminals: not empty, UTF-8, no control characters. */
-static enum lam_status take_name(struct cursor *cursor, const char *what, struct lam_str *ret)
+enum lam_status lam_gguf_take_name(
+    struct gguf_cursor *cursor, const char *what, struct lam_str *ret)
 {
     struct lam_str name = {0};
     enum lam_status status = take_string(cursor, NAME_BYTES_MAX, what, &name);
@@ -133,11 +125,11 @@ static enum lam_status take_name(struct cursor *cursor, const char *what, struct
     return LAM_OK;
 }
 
-static enum lam_status take_scalar(struct cursor *cursor, struct gguf_kv *kv)
+static enum lam_status take_scalar(struct gguf_cursor *cursor, struct gguf_kv *kv)
 {
     unsigned char raw[8] = {0};
     uint32_t bytes = lam_gguf_value_types[kv->type].bytes;
-    enum lam_status status = take(cursor, raw, bytes, "a value");
+    enum lam_status status = lam_gguf_take(cursor, raw, bytes, "a value");
     uint64_t bits;
     float f32;
 
@@ -173,7 +165,7 @@ static enum lam_status take_scalar(struct cursor *cursor, struct gguf_kv *kv)
 }
 
 /* The items of an array whose type and count are known and within the caps. */
-static enum lam_status take_items(struct cursor *cursor, struct gguf_kv *kv)
+static enum lam_status take_items(struct gguf_cursor *cursor, struct gguf_kv *kv)
 {
     bool strings = kv->item_type == VALUE_STRING;
     bool copied =
@@ -203,13 +195,13 @@ static enum lam_status take_items(struct cursor *cursor, struct gguf_kv *kv)
     return status;
 }
 
-static enum lam_status take_array(struct cursor *cursor, struct gguf_kv *kv)
+static enum lam_status take_array(struct gguf_cursor *cursor, struct gguf_kv *kv)
 {
     uint32_t item_type = 0;
-    enum lam_status status = take(cursor, &item_type, sizeof item_type, "an array's type");
+    enum lam_status status = lam_gguf_take(cursor, &item_type, sizeof item_type, "an array's type");
 
     if (!status)
-        status = take(cursor, &kv->n_items, sizeof kv->n_items, "an array's length");
+        status = lam_gguf_take(cursor, &kv->n_items, sizeof kv->n_items, "an array's length");
     if (status)
         return status;
     if (item_type >= VALUE_TYPES || item_type == VALUE_ARRAY)
@@ -226,13 +218,13 @@ static enum lam_status take_array(struct cursor *cursor, struct gguf_kv *kv)
     return take_items(cursor, kv);
 }
 
-static enum lam_status take_key(struct cursor *cursor, struct gguf_kv *kv)
+static enum lam_status take_key(struct gguf_cursor *cursor, struct gguf_kv *kv)
 {
     uint32_t type = 0;
-    enum lam_status status = take_name(cursor, "a key", &kv->key);
+    enum lam_status status = lam_gguf_take_name(cursor, "a key", &kv->key);
 
     if (!status)
-        status = take(cursor, &type, sizeof type, "a value's type");
+        status = lam_gguf_take(cursor, &type, sizeof type, "a value's type");
     if (status)
         return status;
     if (type >= VALUE_TYPES)
@@ -245,87 +237,6 @@ static enum lam_status take_key(struct cursor *cursor, struct gguf_kv *kv)
     if (kv->type == VALUE_STRING)
         return take_string(cursor, STRING_BYTES_MAX, "a string", &kv->text);
     return take_scalar(cursor, kv);
-}
-
-static enum lam_status take_dims(struct cursor *cursor, struct lam_gguf_tensor *tensor)
-{
-    enum lam_status status =
-        take(cursor, &tensor->n_dims, sizeof tensor->n_dims, "a tensor's dimension count");
-
-    if (status)
-        return status;
-    if (tensor->n_dims < 1 || tensor->n_dims > 4)
-        return lam_fail(cursor->err, LAM_INVALID_ARGUMENT,
-            "tensor '%.*s' has %" PRIu32 " dimensions; 1 to 4 are allowed", (int)tensor->name.size,
-            tensor->name.data, tensor->n_dims);
-    for (uint32_t i = 0; i < 4; i++) {
-        tensor->dims[i] = 1;
-        if (i < tensor->n_dims)
-            status = take(cursor, &tensor->dims[i], sizeof tensor->dims[i], "a dimension");
-        if (status)
-            return status;
-        if (tensor->dims[i] == 0)
-            return lam_fail(cursor->err, LAM_INVALID_ARGUMENT,
-                "tensor '%.*s': dimension %" PRIu32 " is 0", (int)tensor->name.size,
-                tensor->name.data, i);
-    }
-    return LAM_OK;
-}
-
-/* The tensor's size from its dims. Each product is held against the file before the next one. */
-static enum lam_status size_tensor(const struct cursor *cursor, struct lam_gguf_tensor *tensor)
-{
-    uint64_t bytes = 0;
-    bool fits;
-
-    if (tensor->dims[0] % lam_dtype_info(tensor->dtype)->block_elems != 0)
-        return lam_fail(cursor->err, LAM_INVALID_ARGUMENT,
-            "tensor '%.*s': rows of %" PRIu64 " weights are no multiple of the %s block (%" PRIu32
-            ")",
-            (int)tensor->name.size, tensor->name.data, tensor->dims[0],
-            lam_dtype_info(tensor->dtype)->name, lam_dtype_info(tensor->dtype)->block_elems);
-    fits = lam_dtype_row_bytes(tensor->dtype, tensor->dims[0], &bytes);
-    for (uint32_t i = 1; i < 4 && fits; i++)
-        fits = lam_size_mul(bytes, tensor->dims[i], &bytes) && bytes <= cursor->file_bytes;
-    if (!fits)
-        return lam_fail(cursor->err, LAM_INVALID_ARGUMENT,
-            "tensor '%.*s' is larger than the file (%" PRIu64
-            " bytes); the file is cut off or damaged",
-            (int)tensor->name.size, tensor->name.data, cursor->file_bytes);
-    tensor->bytes = bytes;
-    return LAM_OK;
-}
-
-/* Leaves tensor->offset relative to the data section, whose begin is not known yet. */
-static enum lam_status refuse_type(
-    struct cursor *cursor, const struct lam_gguf_tensor *tensor, uint32_t type)
-{
-    const char *name = lam_dtype_name(type);
-
-    return lam_fail(cursor->err, LAM_UNIMPLEMENTED,
-        "tensor '%.*s' has the type id %" PRIu32
-        " (%s), which this build does not run; use a file in Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, "
-        "Q5_K, Q6_K, F16, BF16 or F32",
-        (int)tensor->name.size, tensor->name.data, type, name ? name : "no known type");
-}
-
-static enum lam_status take_tensor(struct cursor *cursor, struct lam_gguf_tensor *tensor)
-{
-    uint32_t type = 0;
-    enum lam_status status = take_name(cursor, "a tensor name", &tensor->name);
-
-    if (!status)
-        status = take_dims(cursor, tensor);
-    if (!status)
-        status = take(cursor, &type, sizeof type, "a tensor's type");
-    if (!status)
-        status = take(cursor, &tensor->offset, sizeof tensor->offset, "a tensor's offset");
-    if (status)
-        return status;
-    if (!lam_dtype_known(type))
-        return refuse_type(cursor, tensor, type);
-    tensor->dtype = (enum lam_dtype)type;
-    return size_tensor(cursor, tensor);
 }
 
 static int compare_str(struct lam_str a, struct lam_str b)
@@ -352,8 +263,7 @@ int64_t lam_gguf_find_name(const struct gguf_name *names, uint64_t n, struct lam
     return found ? (int64_t)found->index : -1;
 }
 
-/* Sorts and refuses doubles: two readers could pick different ones. */
-static enum lam_status sort_names(
+enum lam_status lam_gguf_sort_names(
     struct gguf_name *names, uint64_t n, const char *what, struct lam_err *err)
 {
     if (n > 0)
@@ -365,7 +275,7 @@ static enum lam_status sort_names(
     return LAM_OK;
 }
 
-static enum lam_status parse_keys(struct cursor *cursor, struct lam_gguf *gguf, uint64_t n)
+static enum lam_status parse_keys(struct gguf_cursor *cursor, struct lam_gguf *gguf, uint64_t n)
 {
     enum lam_status status = LAM_OK;
 
@@ -380,7 +290,7 @@ static enum lam_status parse_keys(struct cursor *cursor, struct lam_gguf *gguf, 
     }
     if (status)
         return status;
-    return sort_names(gguf->key_names, n, "key", cursor->err);
+    return lam_gguf_sort_names(gguf->key_names, n, "key", cursor->err);
 }
 
 static enum lam_status read_alignment(struct lam_gguf *gguf, struct lam_err *err)
@@ -408,106 +318,35 @@ static enum lam_status read_alignment(struct lam_gguf *gguf, struct lam_err *err
     return LAM_OK;
 }
 
-static enum lam_status parse_tensors(struct cursor *cursor, struct lam_gguf *gguf, uint64_t n)
-{
-    enum lam_status status = LAM_OK;
-
-    gguf->tensors = lam_calloc(n, sizeof gguf->tensors[0]);
-    gguf->tensor_names = lam_calloc(n, sizeof gguf->tensor_names[0]);
-    if (!gguf->tensors || !gguf->tensor_names)
-        return lam_fail(
-            cursor->err, LAM_RESOURCE_EXHAUSTED, "no memory for %" PRIu64 " tensors", n);
-    gguf->n_tensors = n;
-    for (uint64_t i = 0; i < n && !status; i++) {
-        status = take_tensor(cursor, &gguf->tensors[i]);
-        gguf->tensor_names[i] = (struct gguf_name){gguf->tensors[i].name, (uint32_t)i};
-    }
-    if (status)
-        return status;
-    gguf->table_end = cursor->at;
-    return sort_names(gguf->tensor_names, n, "tensor", cursor->err);
-}
-
-/* Makes the offsets absolute and holds each tensor against the file. */
-static enum lam_status place_tensors(const struct cursor *cursor, struct lam_gguf *gguf)
-{
-    uint64_t data_begin = 0;
-
-    if (!lam_size_align_up(gguf->table_end, gguf->alignment, &data_begin))
-        return lam_fail(cursor->err, LAM_INVALID_ARGUMENT, "GGUF header: no end");
-    for (uint64_t i = 0; i < gguf->n_tensors; i++) {
-        struct lam_gguf_tensor *tensor = &gguf->tensors[i];
-        if (tensor->offset % gguf->alignment != 0)
-            return lam_fail(cursor->err, LAM_INVALID_ARGUMENT,
-                "tensor '%.*s': offset %" PRIu64 " is no multiple of the alignment %" PRIu64,
-                (int)tensor->name.size, tensor->name.data, tensor->offset, gguf->alignment);
-        if (!lam_size_add(data_begin, tensor->offset, &tensor->offset) ||
-            !lam_size_range_ok(tensor->offset, tensor->bytes, cursor->file_bytes))
-            return lam_fail(cursor->err, LAM_INVALID_ARGUMENT,
-                "tensor '%.*s' reaches beyond the end of the file (%" PRIu64
-                " bytes); the file is cut off or damaged",
-                (int)tensor->name.size, tensor->name.data, cursor->file_bytes);
-    }
-    return LAM_OK;
-}
-
-static int compare_offsets(const void *a, const void *b)
-{
-    const struct lam_gguf_tensor *left = *(const struct lam_gguf_tensor *const *)a;
-    const struct lam_gguf_tensor *right = *(const struct lam_gguf_tensor *const *)b;
-
-    return (left->offset > right->offset) - (left->offset < right->offset);
-}
-
-static enum lam_status refuse_overlaps(const struct lam_gguf *gguf, struct lam_err *err)
-{
-    const struct lam_gguf_tensor **order = lam_calloc(gguf->n_tensors, sizeof *order);
-    enum lam_status status = LAM_OK;
-
-    if (!order)
-        return lam_fail(
-            err, LAM_RESOURCE_EXHAUSTED, "no memory to order %" PRIu64 " tensors", gguf->n_tensors);
-    for (uint64_t i = 0; i < gguf->n_tensors; i++)
-        order[i] = &gguf->tensors[i];
-    qsort(order, gguf->n_tensors, sizeof *order, compare_offsets);
-    for (uint64_t i = 1; i < gguf->n_tensors && !status; i++)
-        if (order[i]->offset - order[i - 1]->offset < order[i - 1]->bytes)
-            status = lam_fail(err, LAM_INVALID_ARGUMENT, "tensors '%.*s' and '%.*s' overlap",
-                (int)order[i - 1]->name.size, order[i - 1]->name.data, (int)order[i]->name.size,
-                order[i]->name.data);
-    lam_free(order);
-    return status;
-}
-
 /* Magic, version, counts. */
 static enum lam_status take_counts(
-    struct cursor *cursor, uint64_t *ret_n_tensors, uint64_t *ret_n_keys)
+    struct gguf_cursor *cursor, uint64_t *ret_n_tensors, uint64_t *ret_n_keys)
 {
     char magic[4];
     uint32_t version = 0;
-    enum lam_status status = take(cursor, magic, sizeof magic, "the magic number");
+    enum lam_status status = lam_gguf_take(cursor, magic, sizeof magic, "the magic number");
 
     if (status)
         return status;
     if (memcmp(magic, "GGUF", sizeof magic) != 0)
         return lam_fail(
             cursor->err, LAM_INVALID_ARGUMENT, "not a GGUF file: it does not begin with 'GGUF'");
-    status = take(cursor, &version, sizeof version, "the version");
+    status = lam_gguf_take(cursor, &version, sizeof version, "the version");
     if (status)
         return status;
     if (version != 2 && version != 3)
         return lam_fail(cursor->err, LAM_UNIMPLEMENTED,
             "GGUF version %" PRIu32 "%s is not supported; convert the file to version 3", version,
             version == 0x02000000 || version == 0x03000000 ? " (big-endian)" : "");
-    status = take(cursor, ret_n_tensors, sizeof *ret_n_tensors, "the tensor count");
+    status = lam_gguf_take(cursor, ret_n_tensors, sizeof *ret_n_tensors, "the tensor count");
     if (status)
         return status;
-    return take(cursor, ret_n_keys, sizeof *ret_n_keys, "the key count");
+    return lam_gguf_take(cursor, ret_n_keys, sizeof *ret_n_keys, "the key count");
 }
 
 /* A count of records may not claim more than fits into the rest of the file. */
-static enum lam_status check_count(
-    const struct cursor *cursor, uint64_t n, uint64_t max, uint64_t record_bytes, const char *what)
+static enum lam_status check_count(const struct gguf_cursor *cursor, uint64_t n, uint64_t max,
+    uint64_t record_bytes, const char *what)
 {
     if (n > max)
         return lam_fail(cursor->err, LAM_INVALID_ARGUMENT,
@@ -520,7 +359,7 @@ static enum lam_status check_count(
     return LAM_OK;
 }
 
-static enum lam_status parse(struct cursor *cursor, struct lam_gguf *gguf)
+static enum lam_status parse(struct gguf_cursor *cursor, struct lam_gguf *gguf)
 {
     uint64_t n_tensors = 0;
     uint64_t n_keys = 0;
@@ -539,18 +378,14 @@ static enum lam_status parse(struct cursor *cursor, struct lam_gguf *gguf)
     if (!status)
         status = check_count(cursor, n_tensors, TENSORS_MAX, TENSOR_RECORD_BYTES_MIN, "tensors");
     if (!status)
-        status = parse_tensors(cursor, gguf, n_tensors);
-    if (!status)
-        status = place_tensors(cursor, gguf);
-    if (!status)
-        status = refuse_overlaps(gguf, cursor->err);
+        status = lam_gguf_take_tensors(cursor, gguf, n_tensors);
     return status;
 }
 
 enum lam_status lam_gguf_parse(const void *header, uint64_t header_bytes, uint64_t file_bytes,
     struct lam_gguf **ret_gguf, struct lam_err *err)
 {
-    struct cursor cursor = {.data = header, .have = header_bytes, .err = err};
+    struct gguf_cursor cursor = {.data = header, .have = header_bytes, .err = err};
     struct lam_gguf *gguf;
     enum lam_status status;
 

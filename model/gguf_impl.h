@@ -1,5 +1,5 @@
-/* gguf_impl (private to model/): the parsed header, shared by gguf.c (which fills it) and
- * gguf_value.c (which reads it). */
+/* gguf_impl (private to model/): the parsed header, shared by gguf.c and gguf_tensors.c (which fill
+ * it) and gguf_value.c (which reads it), and the cursor of those that fill it. */
 #ifndef LAMINAR_MODEL_GGUF_IMPL_H
 #define LAMINAR_MODEL_GGUF_IMPL_H
 
@@ -62,6 +62,33 @@ struct lam_gguf {
     struct lam_gguf_tensor *tensors; /* file order */
     struct gguf_name *tensor_names;
 };
+
+/* Where the parser is. err: may be NULL, as for lam_fail. */
+struct gguf_cursor {
+    const unsigned char *data;
+    uint64_t at;
+    uint64_t have; /* bytes at `data` */
+    uint64_t file_bytes;
+    struct lam_err *err;
+};
+
+/* Copies n bytes out; fields have no alignment in the file. what: for the error text. Errors, here
+ * and below: as lam_gguf_parse. */
+LAM_MUST_USE enum lam_status lam_gguf_take(
+    struct gguf_cursor *cursor, void *ret, uint64_t n, const char *what);
+
+/* A name. They go into error texts and onto terminals: not empty, UTF-8, no control characters. */
+LAM_MUST_USE enum lam_status lam_gguf_take_name(
+    struct gguf_cursor *cursor, const char *what, struct lam_str *ret);
+
+/* Sorts and refuses doubles: two readers could pick different ones. what: they are names of. */
+LAM_MUST_USE enum lam_status lam_gguf_sort_names(
+    struct gguf_name *names, uint64_t n, const char *what, struct lam_err *err);
+
+/* The table of n tensors, which the cursor has come to: gguf->tensors, sized and placed in the
+ * file, and their names. n is within the cap, and gguf->alignment is known. */
+LAM_MUST_USE enum lam_status lam_gguf_take_tensors(
+    struct gguf_cursor *cursor, struct lam_gguf *gguf, uint64_t n);
 
 /* Index of `name` in a table sorted as above, or -1. */
 int64_t lam_gguf_find_name(const struct gguf_name *names, uint64_t n, struct lam_str name);
