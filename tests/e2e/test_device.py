@@ -1,6 +1,7 @@
 """The worker on a device: the real processes and, as GPU, the emulated one of
 tests/kernels/emulated, which computes with the CPU's kernels, so that texts must be those of the
 CPU."""
+import json
 import os
 import re
 
@@ -67,3 +68,21 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(cpu_text, tmp_path):
     text, log = text_of([*FLAGS, "--device", "auto", "--cuda-library", str(tmp_path)])
     assert text == cpu_text
     assert "computing on cpu (auto)" in log
+
+
+def test_a_broken_device_ends_its_worker_and_a_replacement_serves_on(cpu_text):
+    """It breaks in the middle of a text, which another worker goes on with."""
+    broken = [os.path.join(LIBRARY, "breaks") if flag == LIBRARY else flag for flag in ON_DEVICE]
+    with harness.Stack(worker_flags=[*broken, CAPS[1]]) as stack:
+        client = stack.start()
+        call = client.open(text=PROMPT, max_tokens=12, temperature=0)
+        text = next(call).text
+        assert stack.processes.pop("worker").wait(harness.START_SECONDS) == 1
+        with open(stack.log_path("worker"), errors="replace") as file:
+            last = json.loads(file.read().splitlines()[-1])
+        assert last["level"] == "error" and "device is broken" in last["message"]
+        stack.flags["worker"] = [*ON_DEVICE, CAPS[1]]
+        stack.start_worker("replacement")
+        text += "".join(message.text for message in call)
+        assert text == cpu_text
+        assert all(code == 0 for code in stack.stop().values())

@@ -117,6 +117,14 @@ def test_memory_that_the_first_pass_takes_is_told(home):
     assert done.returncode == 0 and b"over the cap of 170.0 MiB" in done.stderr, done.stderr
 
 
+def test_a_broken_device_is_why_a_run_ends(home):
+    done = cli.run(home, "run", cli.MODEL, *PROMPT, *SMALL, LIBRARY[0], LIBRARY[1] + "/breaks",
+                   "--vram", "170MiB")
+    assert done.returncode == 1 and done.stdout, done.stderr.decode()  # some text came before
+    last = done.stderr.decode().splitlines()[-1]
+    assert last.startswith("laminar: the worker ended: ") and "device is broken" in last
+
+
 def test_what_does_not_fit_names_levers_that_do(home):
     text = run(home, "--vram", "48MiB", code=3).stderr.decode()
     assert "laminar: cuda:0: cap 48.0 MiB, minimum" in text

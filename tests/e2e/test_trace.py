@@ -144,6 +144,12 @@ def test_copies_to_a_device_are_in_the_trace(home, tmp_path):
     assert {copy["args"]["unit"] for copy in copies} == units
     waits = [span for span in trace.of("worker", "kernels") if span["name"] == "wait for copy"]
     assert len(waits) == len(streamed)
+    # What kernels waited for had just arrived when they went on: both rows are on one axis.
+    ends = sorted(copy["ts"] + copy["dur"] for copy in streamed)
+    for wait in waits:
+        end = wait["ts"] + wait["dur"]
+        nearest = min(ends, key=lambda at, end=end: abs(at - end))
+        assert wait["dur"] == 0 or abs(nearest - end) < 0.01, wait
 
 
 def test_trace_of_serve(home, tmp_path):
