@@ -143,8 +143,12 @@ static int use_cpu(const struct lam_device_flag *choice, const struct lam_run_pl
     struct lam_err err = *no_gpu;
 
     if (config->options->vram) {
-        lam_fail(&err, LAM_INVALID_ARGUMENT, "--vram is for a GPU: %s",
-            choice->is_cpu ? "leave it out with --device cpu" : no_gpu->text);
+        if (choice->is_cpu)
+            lam_fail(
+                &err, LAM_INVALID_ARGUMENT, "--vram is for a GPU: leave it out with --device cpu");
+        else
+            lam_fail(&err, LAM_INVALID_ARGUMENT,
+                "--vram is for a GPU (leave it out to compute on the CPU): %s", no_gpu->text);
         return lam_command_usage(&err);
     }
     if (!choice->is_cpu && !choice->is_auto)

@@ -132,6 +132,15 @@ def test_what_does_not_fit_names_levers_that_do(home):
     run(home, "--vram", f"{enough}MiB")
 
 
+def test_a_cap_without_a_gpu_is_refused_with_a_way_out(home, tmp_path):
+    """The way out is to leave --vram out, which the text of a missing library alone did not say."""
+    start = ("run", cli.MODEL, *PROMPT, *SMALL, "--cuda-library", tmp_path)
+    for device in ((), ("--device", "cpu")):
+        done = cli.run(home, *start, "--vram", "3GiB", *device)
+        assert done.returncode == 2 and b"leave it out" in done.stderr, done.stderr
+        assert cli.run(home, *start, *device).returncode == 0
+
+
 def test_one_device_of_several_is_the_users_choice(home):
     """Nothing is planned for several and then run on one."""
     several = "and a model is computed on one in this version"
