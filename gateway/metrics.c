@@ -49,7 +49,8 @@ static const struct lam_metric table[LAM_GATEWAY_METRICS] = {
         .unit = LAM_UNIT_SECONDS,
         .bounds = SECONDS_BOUNDS},
     [LAM_GATEWAY_STEP_SECONDS] = {.name = NAME("step_seconds"),
-        .help = "Time from a step's sending to its answer: a pass and the way there and back.",
+        .help = "Time from a step's sending, or from the answer before it if it was sent ahead, to "
+                "its answer: a pass and the way there and back.",
         .kind = LAM_HISTOGRAM,
         .unit = LAM_UNIT_SECONDS,
         .bounds = SECONDS_BOUNDS},

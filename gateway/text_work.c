@@ -3,7 +3,9 @@
 
 #include "gateway/service_impl.h"
 
-/* One word of 8 KiB takes 1.3 ms, one of 1 MiB a thousand times that (docs/perf/notebook.md). */
+/* One word of 8 KiB takes 1.3 ms, one of 1 MiB a thousand times that (docs/perf/notebook.md). So
+ * much is the most that goes on for a client who has left: what still waits is dropped with the
+ * call, and to ask in all loops of the tokenizer whether somebody is there would save no more. */
 #define SHORT_BYTES ((size_t)8 << 10)
 
 static struct lam_text_work *outer(struct lam_aside_work *work)
