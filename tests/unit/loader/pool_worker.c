@@ -65,6 +65,7 @@ bool pool_worker_try_connect(struct pool_worker *worker, const char *dir)
     worker->received = LAM_BUF(MESSAGE_BYTES_MAX);
     worker->sending = LAM_BUF(MESSAGE_BYTES_MAX);
     assert(lam_arena_init(&worker->arena, MESSAGE_BYTES_MAX, NULL) == LAM_OK);
+    assert(lam_arena_init(&worker->stats_arena, MESSAGE_BYTES_MAX, NULL) == LAM_OK);
     snprintf(target, sizeof(target), "unix:%s/loader.sock", dir);
     assert(lam_rpc_channel_create(target, MESSAGE_BYTES_MAX, &worker->channel, NULL) == LAM_OK);
     return true;
@@ -87,6 +88,7 @@ void pool_worker_disconnect(struct pool_worker *worker)
     lam_buf_done(&worker->received);
     lam_buf_done(&worker->sending);
     lam_arena_done(&worker->arena);
+    lam_arena_done(&worker->stats_arena);
 }
 
 static void send_request(struct pool_worker *worker, const Laminar__V1__StreamRequest *request)
@@ -149,11 +151,13 @@ void pool_worker_release(struct pool_worker *worker, uint32_t unit, uint64_t gen
 
 static void *unpack(struct pool_worker *worker, const ProtobufCMessageDescriptor *type)
 {
+    bool is_stats = type == &laminar__v1__get_stats_response__descriptor;
+    struct lam_arena *arena = is_stats ? &worker->stats_arena : &worker->arena;
     ProtobufCMessage *message = NULL;
 
-    lam_arena_reset(&worker->arena);
+    lam_arena_reset(arena);
     assert(lam_message_unpack(type, worker->received.data ? worker->received.data : "",
-               worker->received.size, &worker->arena, &message, NULL) == LAM_OK);
+               worker->received.size, arena, &message, NULL) == LAM_OK);
     return message;
 }
 

@@ -28,6 +28,7 @@ struct pool_worker {
     uint64_t pool_bytes;
     unsigned char token[LAM_POOL_TOKEN_BYTES];
     struct lam_arena arena;
+    struct lam_arena stats_arena; /* of the last statistics alone */
     struct lam_buf received;
     struct lam_buf sending;
 };
@@ -60,9 +61,10 @@ void pool_worker_release(struct pool_worker *worker, uint32_t unit, uint64_t gen
 enum lam_status pool_worker_next(
     struct pool_worker *worker, struct pool_event *ret_event, struct lam_err *err);
 
-/* Unary calls. The answer lives until the next one. */
+/* Unary calls. The answer lives until the next one, or the next event. */
 Laminar__V1__RegisterModelResponse *pool_worker_register(
     struct pool_worker *worker, const char *path, struct lam_err *err);
+/* What they return lives until the next call of either, whatever comes in between. */
 Laminar__V1__GetStatsResponse *pool_worker_stats(struct pool_worker *worker); /* of all models */
 Laminar__V1__GetStatsResponse *pool_worker_stats_of(struct pool_worker *worker, uint64_t model);
 enum lam_status pool_worker_pin(
