@@ -1,167 +1,22 @@
-/* sessions: see the header. */
+/* sessions: see the header. Here are the events, each of which takes the lock; sessions_act.c
+ * carries out what follows from them. */
 #include "loader/sessions.h"
 
-#include <assert.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "common/buf.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/size.h"
 #include "common/trace.h"
-#include "loader/regions.h"
-#include "proto/laminar/v1/loader.pb-c.h"
-#include "rpc/message.h"
+#include "loader/sessions_impl.h"
 
 /* Bytes that wait in the reader: as many as it has under way, so that it never runs dry between two
  * units. */
 #define LOAD_BYTES_MAX (32 * LAM_MIB)
 
 #define MESSAGE_BYTES_MAX 4096
-
-struct session {
-    bool open;
-    struct lam_rpc_call *call; /* alive until its on_done has been through here; NULL: detached */
-    unsigned char token[LAM_POOL_TOKEN_BYTES];
-};
-
-struct lam_sessions {
-    struct lam_sessions_config config;
-    struct lam_reader *reader;
-    struct lam_checker *checker;
-    struct lam_handover *handover;
-
-    pthread_mutex_t lock; /* guards all below */
-    struct lam_slots *slots;
-    struct lam_regions regions;
-    struct lam_watch watch;
-    struct session sessions[LAM_SLOTS_SESSIONS_MAX];
-    struct lam_buf message;
-    bool lost;           /* the file changed: nothing is tried any more */
-    bool *failing;       /* [n_units] that was said, and it has not been read since */
-    uint32_t fault_unit; /* what the text is about */
-    char fault_text[sizeof(((struct lam_err *)NULL)->text)];
-};
-
-/* ---- actions; lock held ---- */
-
-static void send_response(
-    struct lam_sessions *sessions, uint32_t session, Laminar__V1__StreamResponse *response)
-{
-    struct lam_rpc_call *call = sessions->sessions[session].call;
-
-    if (!lam_message_pack(&response->base, &sessions->message) ||
-        !lam_rpc_call_send(call, sessions->message.data, sessions->message.size))
-        lam_rpc_call_finish(call, LAM_RESOURCE_EXHAUSTED, "the loader has no memory for a message");
-}
-
-/* Within the layout. */
-static uint64_t unit_pool_offset(const struct lam_sessions *sessions, uint32_t unit, uint32_t place)
-{
-    return sessions->config.layout->places[place].pool_offset +
-           sessions->config.file->manifest.units[unit].file_offset % sessions->config.layout->align;
-}
-
-static void grant(struct lam_sessions *sessions, const struct lam_slots_action *action)
-{
-    Laminar__V1__StreamResponse response = LAMINAR__V1__STREAM_RESPONSE__INIT;
-    Laminar__V1__UnitReady ready = LAMINAR__V1__UNIT_READY__INIT;
-
-    ready.unit = action->unit;
-    ready.generation = action->generation;
-    ready.pool_offset =
-        sessions->config.pool_offset + unit_pool_offset(sessions, action->unit, action->place);
-    ready.kept = action->kept;
-    ready.pool_ready_bytes = atomic_load(&sessions->config.pool->ready_bytes);
-    ready.pool_ready_ns = atomic_load(&sessions->config.pool->ready_ns);
-    response.kind_case = LAMINAR__V1__STREAM_RESPONSE__KIND_UNIT_READY;
-    response.unit_ready = &ready;
-    if (!action->kept)
-        lam_watch_grant(&sessions->watch, action->session, action->unit, lam_now_ns());
-    else /* never released: a mark in place of a span */
-        lam_trace_end(LAM_TRACE_LEASE, "kept", lam_trace_begin(), action->unit, action->place, 0);
-    send_response(sessions, action->session, &response);
-}
-
-static void report_fault(struct lam_sessions *sessions, const struct lam_slots_action *action)
-{
-    Laminar__V1__StreamResponse response = LAMINAR__V1__STREAM_RESPONSE__INIT;
-    Laminar__V1__UnitFault fault = LAMINAR__V1__UNIT_FAULT__INIT;
-    char text[sizeof(sessions->fault_text)];
-
-    snprintf(text, sizeof(text), "%.300s cannot be read: the loader's log says why",
-        sessions->config.file->path);
-    fault.unit = action->unit;
-    fault.status = (int32_t)action->status;
-    fault.reason = action->unit == sessions->fault_unit ? sessions->fault_text : text;
-    response.kind_case = LAMINAR__V1__STREAM_RESPONSE__KIND_UNIT_FAULT;
-    response.unit_fault = &fault;
-    send_response(sessions, action->session, &response);
-}
-
-static void load(struct lam_sessions *sessions, const struct lam_slots_action *action)
-{
-    const struct lam_unit *unit = &sessions->config.file->manifest.units[action->unit];
-    struct lam_load it = {.place = action->place,
-        .generation = action->generation,
-        .window = lam_policy_window(unit, sessions->config.layout->align),
-        .pool_offset = sessions->config.layout->places[action->place].pool_offset,
-        .late_begin = action->late_begin,
-        .late_end = action->late_end};
-
-    assert(it.window.bytes <= sessions->config.layout->places[action->place].bytes);
-    it.have_bytes = it.window.bytes - action->read_bytes;
-    lam_watch_load(&sessions->watch, action->place, lam_now_ns());
-    lam_checker_load(sessions->checker, action->unit, &it);
-}
-
-/* After every event: what each session waits for from now on. */
-static void note_waits(struct lam_sessions *sessions)
-{
-    uint64_t now_ns = lam_now_ns();
-    uint32_t place;
-
-    for (uint32_t s = 0; s < LAM_SLOTS_SESSIONS_MAX; s++) {
-        enum lam_slots_wait wait;
-
-        if (sessions->sessions[s].call == NULL)
-            continue;
-        wait = lam_slots_wait_of(sessions->slots, s, &place);
-        if (place != UINT32_MAX && sessions->watch.checking[place])
-            wait = LAM_SLOTS_WAIT_CRC;
-        lam_watch_wait(&sessions->watch, s, wait, now_ns);
-    }
-}
-
-static void settle(struct lam_sessions *sessions)
-{
-    struct lam_slots_action action;
-
-    while (lam_slots_next(sessions->slots, &action)) {
-        switch (action.kind) {
-        case LAM_SLOTS_LOAD:
-            load(sessions, &action);
-            break;
-        case LAM_SLOTS_OPEN:
-            lam_checker_open(sessions->checker, action.place, action.generation);
-            break;
-        case LAM_SLOTS_CANCEL:
-            lam_checker_cancel(sessions->checker, action.place, action.generation);
-            break;
-        case LAM_SLOTS_GRANT:
-            grant(sessions, &action);
-            break;
-        case LAM_SLOTS_FAULT:
-            report_fault(sessions, &action);
-            break;
-        }
-    }
-    note_waits(sessions);
-}
 
 /* ---- streams ---- */
 
@@ -208,7 +63,7 @@ enum lam_status lam_sessions_open(struct lam_sessions *sessions, struct lam_rpc_
         sessions->sessions[s].open = true;
         sessions->sessions[s].call = call;
         memcpy(sessions->sessions[s].token, request->token, LAM_POOL_TOKEN_BYTES);
-        settle(sessions);
+        lam_sessions_settle(sessions);
     }
     pthread_mutex_unlock(&sessions->lock);
     return status;
@@ -232,7 +87,7 @@ enum lam_status lam_sessions_credit(
         status = fail_no_session(err);
     else
         status = lam_slots_credit(sessions->slots, s, n_units, err);
-    settle(sessions);
+    lam_sessions_settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
     return status;
 }
@@ -265,7 +120,7 @@ enum lam_status lam_sessions_release(struct lam_sessions *sessions, struct lam_r
         status = lam_slots_release(sessions->slots, s, unit, generation, err);
     if (status == LAM_OK)
         note_release(sessions, s, unit);
-    settle(sessions);
+    lam_sessions_settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
     return status;
 }
@@ -276,7 +131,7 @@ static void end_session(struct lam_sessions *sessions, uint32_t s)
     sessions->sessions[s].call = NULL;
     lam_slots_close(sessions->slots, s);
     lam_watch_close(&sessions->watch, s, lam_now_ns());
-    settle(sessions);
+    lam_sessions_settle(sessions);
 }
 
 static void detach_session(struct lam_sessions *sessions, uint32_t s)
@@ -284,7 +139,7 @@ static void detach_session(struct lam_sessions *sessions, uint32_t s)
     sessions->sessions[s].call = NULL;
     lam_slots_detach(sessions->slots, s);
     lam_watch_wait(&sessions->watch, s, LAM_SLOTS_WAIT_NONE, lam_now_ns());
-    settle(sessions);
+    lam_sessions_settle(sessions);
 }
 
 void lam_sessions_close(struct lam_sessions *sessions, struct lam_rpc_call *call)
@@ -313,7 +168,7 @@ void lam_sessions_tick(struct lam_sessions *sessions)
 {
     pthread_mutex_lock(&sessions->lock);
     if (!sessions->lost && lam_slots_retry(sessions->slots) > 0)
-        settle(sessions);
+        lam_sessions_settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
 }
 
@@ -323,7 +178,7 @@ enum lam_status lam_sessions_pin(struct lam_sessions *sessions, uint32_t unit, s
 
     pthread_mutex_lock(&sessions->lock);
     status = lam_slots_pin(sessions->slots, unit, err);
-    settle(sessions);
+    lam_sessions_settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
     return status;
 }
@@ -388,7 +243,7 @@ void lam_sessions_on_issued(void *arg, const struct lam_load *issued)
 
     pthread_mutex_lock(&sessions->lock);
     lam_slots_issued(sessions->slots, issued->place, issued->generation);
-    settle(sessions);
+    lam_sessions_settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
 }
 
@@ -398,7 +253,7 @@ void lam_sessions_on_read(void *arg, const struct lam_load_end *end)
 
     pthread_mutex_lock(&sessions->lock);
     lam_watch_check(&sessions->watch, end->place);
-    note_waits(sessions);
+    lam_sessions_note_waits(sessions);
     pthread_mutex_unlock(&sessions->lock);
 }
 
@@ -408,7 +263,7 @@ void lam_sessions_on_idle(void *arg)
 
     pthread_mutex_lock(&sessions->lock);
     lam_slots_idle(sessions->slots);
-    settle(sessions);
+    lam_sessions_settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
 }
 
@@ -448,7 +303,7 @@ void lam_sessions_on_load_end(void *arg, const struct lam_load_end *end)
         say_failure(sessions, unit, &end->err);
     else if (end->status == LAM_OK)
         say_recovery(sessions, unit);
-    settle(sessions);
+    lam_sessions_settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
 }
 
@@ -460,7 +315,7 @@ void lam_sessions_back(struct lam_sessions *sessions, uint32_t r)
         if (lam_regions_have(&sessions->regions, p))
             lam_slots_back(sessions->slots, p);
     }
-    settle(sessions);
+    lam_sessions_settle(sessions);
     pthread_mutex_unlock(&sessions->lock);
 }
 
@@ -493,7 +348,8 @@ bool lam_sessions_find_kept(
             !lam_size_range_ok(file_offset - unit->file_offset, bytes, unit->bytes) ||
             !lam_slots_kept_ready(sessions->slots, u, &place))
             continue;
-        *ret_pool_offset = unit_pool_offset(sessions, u, place) + file_offset - unit->file_offset;
+        *ret_pool_offset =
+            lam_sessions_offset(sessions, u, place) + file_offset - unit->file_offset;
         found = true;
     }
     pthread_mutex_unlock(&sessions->lock);
