@@ -69,13 +69,15 @@ static enum lam_status measure_passes(const struct lam_drive_times *times, struc
     struct lam_bench_figures *figures, struct lam_err *err)
 {
     double *gaps = lam_calloc(times->n_tokens, sizeof *gaps);
-    uint32_t n = 0;
+    uint32_t n = 0, first = 0;
 
     if (!gaps)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the figures");
-    for (uint32_t i = 1; i < times->n_tokens; i++)
-        if (times->token_ns[i - 1] >= window.begin_ns && times->token_ns[i] <= window.end_ns)
-            gaps[n++] = seconds(times->token_ns[i - 1], times->token_ns[i]);
+    while (first < times->n_tokens && times->token_ns[first] < window.begin_ns)
+        first++;
+    for (uint32_t i = first + 1; i < times->n_tokens && times->token_ns[i] <= window.end_ns; i++)
+        gaps[n++] = seconds(times->token_ns[i - 1], times->token_ns[i]);
+    figures->first = first;
     qsort(gaps, n, sizeof *gaps, compare_reals);
     figures->n_passes = n;
     if (n > 0) {
@@ -138,6 +140,17 @@ static void find_floors(
     raise_floor(figures, figures->memory_floor_s, rates->memory_assumed);
 }
 
+/* After the last token the loader reads on, for a pass that never comes. */
+static uint64_t disk_bytes(
+    const struct lam_bench_observed *observed, const struct lam_bench_figures *figures)
+{
+    uint32_t end = figures->first + figures->n_passes;
+
+    if (observed->disk_at == NULL)
+        return observed->disk_bytes;
+    return observed->disk_at[end] - observed->disk_at[figures->first];
+}
+
 enum lam_status lam_bench_figures(const struct lam_bench_observed *observed,
     struct lam_bench_figures *ret_figures, struct lam_err *err)
 {
@@ -153,7 +166,7 @@ enum lam_status lam_bench_figures(const struct lam_bench_observed *observed,
         return status;
     if (figures.n_passes > 0) {
         figures.tokens_per_s = (double)count_tokens(observed, window) / figures.window_s;
-        figures.disk_bytes = (double)observed->disk_bytes / figures.n_passes;
+        figures.disk_bytes = (double)disk_bytes(observed, &figures) / figures.n_passes;
         average_profile(observed, &figures);
         find_floors(observed, &figures);
     }

@@ -29,9 +29,10 @@ struct lam_bench_observed {
     uint64_t began_ns;                   /* before anything was started */
     uint64_t asked_ns;                   /* the texts were asked for */
     uint64_t disk_bytes;                 /* that the loader read in the window */
-    uint64_t planned_disk_bytes;         /* that a pass cannot do without */
-    uint64_t planned_memory_bytes;       /* read where they are computed on, if no profile says */
-    bool has_profile;                    /* of the worker: what follows */
+    const uint64_t *disk_at; /* [times[0].n_tokens] had read by then; NULL: not asked each time */
+    uint64_t planned_disk_bytes;   /* that a pass cannot do without */
+    uint64_t planned_memory_bytes; /* read where they are computed on, if no profile says */
+    bool has_profile;              /* of the worker: what follows */
     struct lam_client_profile before, after; /* sums around the window */
     uint64_t passes_before, passes_after;
     struct lam_bench_rates rates;
@@ -42,6 +43,8 @@ struct lam_bench_figures {
     double prompt_s;      /* from asking until every text had a token */
     double window_s;
     uint32_t n_passes; /* in the window; 0: too few tokens to have one, and nothing below */
+    uint32_t first;    /* token of the first text with which the window begins: pass i of it lies
+                        * between tokens first + i and first + i + 1 */
     double pass_median_s;
     double pass_p10_s;
     double pass_p90_s;

@@ -39,6 +39,7 @@ struct bench {
     uint64_t ready_ns;
     struct lam_loader_stats loader_before; /* of the window */
     struct lam_loader_stats loader;
+    uint64_t *disk_at; /* [n_generate] bytes read with each token of the first text; or NULL */
     struct lam_client_model model_before;
     struct lam_client_model model_after;
     struct lam_bench_rates rates;
@@ -87,6 +88,7 @@ static enum lam_status measure(const struct bench *bench, const struct lam_drive
         .began_ns = bench->began_ns,
         .asked_ns = lam_drive_asked_ns(drive),
         .disk_bytes = bench->loader.disk_bytes - bench->loader_before.disk_bytes,
+        .disk_at = bench->disk_at,
         .planned_disk_bytes = bench->planning->plan.pool.disk_bytes,
         .planned_memory_bytes = is_gpu(bench) ? 0 : bench->planning->manifest.unit_bytes_total,
         .has_profile = before->has_profile && after->has_profile,
@@ -137,12 +139,26 @@ static json_t *memory_json(const struct bench *bench)
     return object;
 }
 
-static json_t *pass_json(const struct lam_bench_figures *f)
+/* What the loader read between two tokens, pass after pass. */
+static json_t *each_json(const struct bench *bench, const struct lam_bench_figures *f)
 {
-    json_t *pass = json_pack("{s:I,s:f,s:f,s:f,s:f}", "count", (json_int_t)f->n_passes,
-        "median_seconds", f->pass_median_s, "p10_seconds", f->pass_p10_s, "p90_seconds",
-        f->pass_p90_s, "disk_bytes", f->disk_bytes);
+    const uint64_t *at = bench->disk_at + f->first;
+    json_t *each = json_array();
 
+    for (uint32_t i = 0; i < f->n_passes; i++)
+        json_array_append_new(each, json_integer((json_int_t)(at[i + 1] - at[i])));
+    return each;
+}
+
+static json_t *pass_json(const struct bench *bench, const struct lam_bench_figures *f)
+{
+    json_t *pass = json_pack("{s:I,s:I,s:f,s:f,s:f,s:f}", "count", (json_int_t)f->n_passes,
+        "not_counted", (json_int_t)worker_of(&bench->model_before)->passes, "median_seconds",
+        f->pass_median_s, "p10_seconds", f->pass_p10_s, "p90_seconds", f->pass_p90_s, "disk_bytes",
+        f->disk_bytes);
+
+    if (bench->disk_at)
+        json_object_set_new(pass, "disk_bytes_each", each_json(bench, f));
     if (f->has_profile)
         json_object_set_new(pass, "profile",
             json_pack("{s:f,s:f,s:f,s:f,s:f,s:I,s:I}", "wall_seconds", f->profile.wall_s,
@@ -175,13 +191,14 @@ static enum lam_status print_json(
     json_object_set_new(root, "prompt_seconds", json_real(f->prompt_s));
     json_object_set_new(root, "prompt_tokens_per_second", json_real(prompt_rate(bench, f)));
     json_object_set_new(root, "tokens_per_second", json_real(f->tokens_per_s));
-    json_object_set_new(root, "pass", pass_json(f));
+    json_object_set_new(root, "pass", pass_json(bench, f));
     json_object_set_new(root, "memory", memory_json(bench));
     json_object_set_new(root, "plan",
-        json_pack("{s:f,s:I,s:I,s:I}", "pass_seconds", plan->pass_seconds, "device_bytes",
-            (json_int_t)plan->arenas[0].total_bytes, "streamed_bytes",
+        json_pack("{s:f,s:I,s:I,s:I,s:I,s:i,s:i}", "pass_seconds", plan->pass_seconds,
+            "device_bytes", (json_int_t)plan->arenas[0].total_bytes, "streamed_bytes",
             (json_int_t)plan->arenas[0].streamed_bytes, "disk_bytes",
-            (json_int_t)plan->pool.disk_bytes));
+            (json_int_t)plan->pool.disk_bytes, "unkept_bytes", (json_int_t)plan->pool.unkept_bytes,
+            "kept_units", plan->pool.n_kept, "units", plan->n_units));
     json_object_set_new(root, "ceilings",
         json_pack("{s:f,s:f,s:f,s:s}", "disk_rate", bench->rates.disk, "link_rate",
             bench->rates.link, "memory_rate", bench->rates.memory, "sources",
@@ -217,12 +234,15 @@ static void print_memory(const struct bench *bench)
 static void print_passes(const struct bench *bench, const struct lam_bench_figures *f)
 {
     char disk[24];
+    char planned[24];
     char pool[24];
 
     printf("pass       %.4f s median, %.4f to %.4f s for 8 of 10, of %" PRIu32
            " passes; planned %.4f s\n",
         f->pass_median_s, f->pass_p10_s, f->pass_p90_s, f->n_passes,
         bench->planning->plan.pass_seconds);
+    printf("           not counted: the first %" PRIu64 ", with prompts, which fill the pool\n",
+        worker_of(&bench->model_before)->passes);
     printf("floor      %.4f s (disk %.4f, link %.4f, memory %.4f): a pass takes %.2f of it\n",
         f->floor_s, f->disk_floor_s, f->link_floor_s, f->memory_floor_s, of_floor(f));
     if (f->floor_assumed)
@@ -233,8 +253,9 @@ static void print_passes(const struct bench *bench, const struct lam_bench_figur
         printf("waiting    %.4f s for the disk, %.4f s for the link; computing %.4f s\n",
             f->profile.disk_wait_s, f->profile.link_wait_s, f->profile.compute_s);
     printf("generated  %.2f tokens/s\n", f->tokens_per_s);
-    printf("disk       %s in a pass, %.2f GB/s; pool %s (%s%s)\n",
+    printf("disk       %s in a pass, planned %s; %.2f GB/s; pool %s (%s%s)\n",
         lam_size_format((uint64_t)f->disk_bytes, disk, sizeof disk),
+        lam_size_format(bench->planning->plan.pool.disk_bytes, planned, sizeof planned),
         f->disk_bytes * f->n_passes / f->window_s / 1e9,
         lam_size_format(bench->loader.pool_bytes, pool, sizeof pool), bench->loader.engine,
         bench->loader.direct ? ", direct" : "");
@@ -260,6 +281,29 @@ static void cancel_drive(void *drive)
     lam_drive_cancel(drive);
 }
 
+/* What the loader has read by each token of the first text. The time of an answer is nothing beside
+ * a pass that reads the disk; others are not asked for. */
+static enum lam_status watch_disk(
+    struct bench *bench, struct lam_session *session, struct lam_drive *drive, struct lam_err *err)
+{
+    uint32_t seen = 0, n;
+
+    if (bench->planning->plan.pool.disk_bytes == 0)
+        return LAM_OK;
+    bench->disk_at = lam_calloc((size_t)bench->n_generate, sizeof *bench->disk_at);
+    if (!bench->disk_at)
+        return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the figures");
+    while ((n = lam_drive_wait_more(drive, seen)) > seen) {
+        enum lam_status status = lam_progress_stats(session->progress, &bench->loader, err);
+
+        if (status)
+            return status;
+        while (seen < n)
+            bench->disk_at[seen++] = bench->loader.disk_bytes;
+    }
+    return LAM_OK;
+}
+
 /* From the first token of the last text on: the window. */
 static enum lam_status observe(
     struct bench *bench, struct lam_session *session, struct lam_drive *drive, struct lam_err *err)
@@ -270,6 +314,8 @@ static enum lam_status observe(
     status = lam_progress_stats(session->progress, &bench->loader_before, err);
     if (!status)
         status = lam_client_get_model(session->client, ASK_TIMEOUT_NS, &bench->model_before, err);
+    if (!status)
+        status = watch_disk(bench, session, drive, err);
     if (!status)
         status = lam_drive_wait(drive, err);
     if (!status)
@@ -379,5 +425,6 @@ int lam_bench_generate(const struct lam_command_env *env, int argc, char **argv)
         exit_code = execute(&bench, env, &plan);
     }
     lam_run_plan_done(&plan);
+    lam_free(bench.disk_at);
     return exit_code;
 }

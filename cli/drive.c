@@ -25,23 +25,30 @@ struct request {
 struct lam_drive {
     struct lam_drive_config config;
     struct request *requests; /* [n_requests] */
-    pthread_mutex_t lock;     /* of n_begun */
-    pthread_cond_t begun;
+    pthread_mutex_t lock;     /* of what follows */
+    pthread_cond_t changed;
     uint64_t asked_ns;
-    uint32_t n_begun; /* requests that have a first token or have ended */
+    uint32_t n_begun;  /* requests that have a first token or have ended */
+    uint32_t n_tokens; /* of the first request */
+    bool has_ended;    /* the first request */
 };
 
-static void count_begun(struct request *request)
+/* It has tokens, or has ended. */
+static void count(struct request *request, bool has_ended)
 {
     struct lam_drive *drive = request->drive;
 
-    if (request->counted)
+    if (request->counted && request != drive->requests)
         return;
-    request->counted = true;
     pthread_mutex_lock(&drive->lock);
-    drive->n_begun++;
-    pthread_cond_broadcast(&drive->begun);
+    drive->n_begun += !request->counted;
+    if (request == drive->requests) {
+        drive->n_tokens = request->n_tokens;
+        drive->has_ended = has_ended;
+    }
+    pthread_cond_broadcast(&drive->changed);
     pthread_mutex_unlock(&drive->lock);
+    request->counted = true;
 }
 
 static void take_tokens(void *arg, size_t n_tokens)
@@ -51,7 +58,7 @@ static void take_tokens(void *arg, size_t n_tokens)
 
     for (size_t i = 0; i < n_tokens && request->n_tokens < request->drive->config.n_generate; i++)
         request->token_ns[request->n_tokens++] = now_ns;
-    count_begun(request);
+    count(request, false);
 }
 
 static bool ignore_text(void *arg, const char *text, size_t n_bytes)
@@ -82,7 +89,7 @@ static void *run_request(void *arg)
         lam_fail(&request->err, LAM_DATA_LOSS, "a request got %u of %u tokens", request->n_tokens,
             config->n_generate);
     lam_client_answer_done(&answer);
-    count_begun(request);
+    count(request, true);
     return NULL;
 }
 
@@ -120,7 +127,7 @@ enum lam_status lam_drive_start(
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for a benchmark");
     drive->config = *config;
     pthread_mutex_init(&drive->lock, NULL);
-    pthread_cond_init(&drive->begun, NULL);
+    pthread_cond_init(&drive->changed, NULL);
     drive->requests = lam_calloc(config->n_requests, sizeof *drive->requests);
     if (!drive->requests)
         status = lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for a benchmark");
@@ -153,8 +160,20 @@ void lam_drive_wait_first(struct lam_drive *drive)
 {
     pthread_mutex_lock(&drive->lock);
     while (drive->n_begun < drive->config.n_requests)
-        pthread_cond_wait(&drive->begun, &drive->lock);
+        pthread_cond_wait(&drive->changed, &drive->lock);
     pthread_mutex_unlock(&drive->lock);
+}
+
+uint32_t lam_drive_wait_more(struct lam_drive *drive, uint32_t n_tokens)
+{
+    uint32_t n;
+
+    pthread_mutex_lock(&drive->lock);
+    while (drive->n_tokens <= n_tokens && !drive->has_ended)
+        pthread_cond_wait(&drive->changed, &drive->lock);
+    n = drive->n_tokens;
+    pthread_mutex_unlock(&drive->lock);
+    return n;
 }
 
 static void join_all(struct lam_drive *drive)
@@ -202,7 +221,7 @@ void lam_drive_destroy(struct lam_drive *drive)
         lam_free(drive->requests[i].token_ns);
     }
     lam_free(drive->requests);
-    pthread_cond_destroy(&drive->begun);
+    pthread_cond_destroy(&drive->changed);
     pthread_mutex_destroy(&drive->lock);
     lam_free(drive);
 }

@@ -43,6 +43,9 @@ void lam_drive_cancel(struct lam_drive *drive);
 /* Returns when every request has its first token or has ended. */
 void lam_drive_wait_first(struct lam_drive *drive);
 
+/* Returns how many tokens the first request has, when it has more than n_tokens or has ended. */
+uint32_t lam_drive_wait_more(struct lam_drive *drive, uint32_t n_tokens);
+
 /* Returns when all have ended. Errors: the first request's that has one. */
 LAM_MUST_USE enum lam_status lam_drive_wait(struct lam_drive *drive, struct lam_err *err);
 

@@ -18,7 +18,8 @@
 #include "rpc/message.h"
 
 #define MESSAGE_BYTES_MAX (64 * LAM_KIB)
-#define ASK_TIMEOUT_NS LAM_NS_PER_S
+#define SHOW_TIMEOUT_NS LAM_NS_PER_S
+#define ASK_TIMEOUT_NS (60 * LAM_NS_PER_S) /* for what hangs */
 #define PERIOD_NS (100 * LAM_NS_PER_MS)
 #define LINE_PERIOD_NS (5 * LAM_NS_PER_S) /* of plain lines */
 #define BAR_CELLS 30
@@ -39,8 +40,8 @@ struct lam_progress {
     atomic_bool stop;
 };
 
-enum lam_status lam_progress_stats(
-    struct lam_progress *progress, struct lam_loader_stats *ret_stats, struct lam_err *err)
+static enum lam_status ask(struct lam_progress *progress, uint64_t timeout_ns,
+    struct lam_loader_stats *ret_stats, struct lam_err *err)
 {
     Laminar__V1__GetStatsRequest request = LAMINAR__V1__GET_STATS_REQUEST__INIT;
     const Laminar__V1__GetStatsResponse *stats;
@@ -52,7 +53,7 @@ enum lam_status lam_progress_stats(
     if (!lam_message_pack(&request.base, &progress->request))
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory to ask the loader");
     status = lam_rpc_unary(progress->channel, "/laminar.v1.Loader/GetStats", progress->request.data,
-        progress->request.size, ASK_TIMEOUT_NS, &progress->response, err);
+        progress->request.size, timeout_ns, &progress->response, err);
     if (!status)
         status = lam_message_unpack(&laminar__v1__get_stats_response__descriptor,
             progress->response.data, progress->response.size, &progress->arena, &message, err);
@@ -143,7 +144,7 @@ static void *show(void *arg)
     while (!complete && !atomic_load(&progress->stop)) {
         struct lam_loader_stats stats;
         struct lam_err err = {0};
-        if (lam_progress_stats(progress, &stats, &err) == LAM_OK && stats.pool_bytes > 0) {
+        if (ask(progress, SHOW_TIMEOUT_NS, &stats, &err) == LAM_OK && stats.pool_bytes > 0) {
             uint64_t whole = progress->model_bytes;
             uint64_t done = stats.pool_used_bytes;
             whole = whole < stats.pool_bytes ? whole : stats.pool_bytes;
@@ -157,6 +158,12 @@ static void *show(void *arg)
         lam_sleep_ns(complete ? 0 : PERIOD_NS);
     }
     return NULL;
+}
+
+enum lam_status lam_progress_stats(
+    struct lam_progress *progress, struct lam_loader_stats *ret_stats, struct lam_err *err)
+{
+    return ask(progress, ASK_TIMEOUT_NS, ret_stats, err);
 }
 
 enum lam_status lam_progress_start(const char *loader, uint64_t model_bytes,

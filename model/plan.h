@@ -205,9 +205,10 @@ struct lam_plan_pool {
     uint32_t n_ahead;      /* slots for what several drives read ahead of their turn */
     uint64_t table_bytes;  /* beside all units: the embedding; 0: its rows are read when needed */
     uint32_t n_kept;
-    bool *kept;          /* [n_units] */
-    uint64_t *offsets;   /* [n_units] of kept units in the pool; 0 for others */
-    uint64_t disk_bytes; /* read in a pass: aligned windows */
+    bool *kept;            /* [n_units] */
+    uint64_t *offsets;     /* [n_units] of kept units in the pool; 0 for others */
+    uint64_t unkept_bytes; /* that a pass needs and the pool does not keep: aligned windows */
+    uint64_t disk_bytes;   /* of these, read in a pass; the rest lies in lanes that rest */
 };
 
 enum lam_bound { LAM_BOUND_COMPUTE, LAM_BOUND_LINK, LAM_BOUND_DISK, LAM_BOUND_HOST_MEMORY };

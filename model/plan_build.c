@@ -287,13 +287,12 @@ static void fill_cycle(const struct lam_cutting *cutting, const struct lam_plan 
 static void fill_disk(const struct lam_problem *problem, const struct lam_kept_table *table,
     const bool *cycle, struct lam_plan *plan)
 {
-    if (problem->step_bytes < UINT64_MAX) {
-        plan->pool.disk_bytes =
-            lam_pool_disk_bytes(table, &plan->pool, plan->pool.kept, cycle, problem->step_bytes);
-        return;
-    }
-    for (uint32_t u = 0; u < plan->n_units; u++)
-        plan->pool.disk_bytes += cycle[u] && !plan->pool.kept[u] ? table->windows[u] : 0;
+    struct lam_plan_pool *pool = &plan->pool;
+
+    pool->unkept_bytes = lam_pool_unkept_bytes(table, pool->kept, cycle);
+    pool->disk_bytes = pool->unkept_bytes;
+    if (problem->step_bytes < UINT64_MAX)
+        pool->disk_bytes = lam_pool_disk_bytes(table, pool, pool->kept, cycle, problem->step_bytes);
 }
 
 static bool has_embedding(const struct lam_plan *plan)

@@ -96,6 +96,7 @@ bool lam_plan_build_cpu(const struct lam_plan_request *request,
     plan->fits = true;
     lam_plan_fill_pool(table, chosen.budget, plan);
     lam_pool_add_table(request, table, request->host.ram_bytes - arena->total_bytes, &plan->pool);
+    plan->pool.unkept_bytes = lam_pool_unkept_bytes(table, plan->pool.kept, NULL);
     plan->pool.disk_bytes = chosen.disk_bytes;
     for (uint32_t p = 0; p < plan->n_pieces; p++)
         plan->pieces[p].tier = plan->pool.kept[plan->pieces[p].unit] ? LAM_TIER_RAM : LAM_TIER_DISK;

@@ -92,7 +92,11 @@ void lam_pool_add_table(const struct lam_plan_request *request, const struct lam
 /* How many bytes the disk reads while a device works on one unit, if all units take work_ns. */
 uint64_t lam_pool_step_bytes(const struct lam_plan_request *request, uint64_t work_ns);
 
-/* What a pass over cycle (NULL: all units) reads; kept, cycle: [n_units]. See model/scan.h. */
+/* Of the units of cycle (NULL: all) that are not kept; kept, cycle: [n_units]. */
+uint64_t lam_pool_unkept_bytes(
+    const struct lam_kept_table *table, const bool *kept, const bool *cycle);
+
+/* Of these, what a pass reads: see model/scan.h. */
 uint64_t lam_pool_disk_bytes(const struct lam_kept_table *table, const struct lam_plan_pool *pool,
     const bool *kept, const bool *cycle, uint64_t step_bytes);
 

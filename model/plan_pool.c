@@ -72,6 +72,16 @@ static struct lam_kept kept_of(const struct lam_plan_pool *pool)
         .pool_bytes = pool->pool_bytes};
 }
 
+uint64_t lam_pool_unkept_bytes(
+    const struct lam_kept_table *table, const bool *kept, const bool *cycle)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t u = 0; u < table->n_units; u++)
+        bytes += (cycle == NULL || cycle[u]) && !kept[u] ? table->windows[u] : 0;
+    return bytes;
+}
+
 uint64_t lam_pool_disk_bytes(const struct lam_kept_table *table, const struct lam_plan_pool *pool,
     const bool *kept, const bool *cycle, uint64_t step_bytes)
 {

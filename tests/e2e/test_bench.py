@@ -38,7 +38,11 @@ def test_a_small_pool_reads_the_disk_in_every_pass(home):
     model = cli.run_json(home, "inspect", cli.MODEL)["units"]["bytes_total"]
     missing = model - data["pool"]["bytes"]
     assert data["pool"]["bytes"] < limit
-    assert 0.8 * missing < data["pass"]["disk_bytes"] < 1.2 * model
+    one, plan = data["pass"], data["plan"]
+    assert 0.8 * missing < one["disk_bytes"] < 1.2 * model
+    assert one["count"] == len(one["disk_bytes_each"]) == 11 and one["not_counted"] >= 1
+    assert one["disk_bytes"] == pytest.approx(sum(one["disk_bytes_each"]) / one["count"])
+    assert plan["disk_bytes"] <= plan["unkept_bytes"] and 0 < plan["kept_units"] < plan["units"]
     assert data["pass"]["floor"]["disk_seconds"] == pytest.approx(
         data["plan"]["disk_bytes"] / data["ceilings"]["disk_rate"])
 

@@ -56,6 +56,23 @@ static void test_only_the_window_counts(void **state)
     assert_true(near(f.disk_bytes, 1000));
 }
 
+/* Where it is known, what was read between the window's first token and its last: beside the cold
+ * passes before, a loader reads on after the last token. */
+static void test_what_is_read_outside_of_the_window_does_not_count(void **state)
+{
+    static const uint64_t disk_at[] = {100000, 150000, 160000, 160500, 161000, 161500, 162400};
+    struct lam_bench_observed observed = observe();
+    struct lam_bench_figures f;
+    struct lam_err err = {0};
+
+    (void)state;
+    observed.disk_at = disk_at;
+    assert_int_equal(lam_bench_figures(&observed, &f, &err), LAM_OK);
+    assert_int_equal(f.first, 2);
+    assert_int_equal(f.n_passes, 4);
+    assert_true(near(f.disk_bytes, 600));
+}
+
 /* The second text has its tokens 5 ms after the first one's in each pass, and ends with it: the
  * time of the last pass counted once and its second token not, 4 % of a batch of 64. */
 static void test_a_pass_counts_for_all_texts(void **state)
@@ -166,6 +183,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_only_the_window_counts),
+        cmocka_unit_test(test_what_is_read_outside_of_the_window_does_not_count),
         cmocka_unit_test(test_a_pass_counts_for_all_texts),
         cmocka_unit_test(test_floors_without_a_profile_are_the_plan_s),
         cmocka_unit_test(test_a_floor_is_as_good_as_its_rate),

@@ -58,6 +58,9 @@ static void compare(const struct lam_plan_request *request, const struct lam_pla
     else if (request->devices[0].kind == LAM_DEVICE_CPU)
         assert_in_range(disk_bytes - layout.part_bytes - pool->disk_bytes, 0,
             (layout.n_lanes - 1) * pool->slot_bytes); /* lanes_test has which of these */
+    if (request->devices[0].kind == LAM_DEVICE_CPU)
+        assert_int_equal(pool->unkept_bytes, disk_bytes);
+    assert_in_range(pool->unkept_bytes, pool->disk_bytes, disk_bytes);
     lam_layout_done(&layout);
 }
 
