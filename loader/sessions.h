@@ -41,6 +41,7 @@ struct lam_sessions_config {
     uint64_t pool_offset;        /* where the layout begins in the pool that workers map */
 };
 
+/* The config is copied. Errors: LAM_RESOURCE_EXHAUSTED. */
 LAM_MUST_USE enum lam_status lam_sessions_create(const struct lam_sessions_config *config,
     struct lam_sessions **ret_sessions, struct lam_err *err);
 
@@ -65,6 +66,9 @@ struct lam_session_request {
  * stream has a session that has not ended), LAM_INVALID_ARGUMENT, LAM_RESOURCE_EXHAUSTED. */
 LAM_MUST_USE enum lam_status lam_sessions_open(struct lam_sessions *sessions,
     struct lam_rpc_call *call, const struct lam_session_request *request, struct lam_err *err);
+
+/* Errors of both: LAM_FAILED_PRECONDITION when the call has no session; those of lam_slots_credit
+ * and lam_slots_release. */
 LAM_MUST_USE enum lam_status lam_sessions_credit(struct lam_sessions *sessions,
     struct lam_rpc_call *call, uint32_t n_units, struct lam_err *err);
 LAM_MUST_USE enum lam_status lam_sessions_release(struct lam_sessions *sessions,
@@ -82,7 +86,7 @@ LAM_MUST_USE enum lam_status lam_sessions_pin(
 LAM_MUST_USE enum lam_status lam_sessions_unpin(
     struct lam_sessions *sessions, uint32_t unit, struct lam_err *err);
 
-/* Now and then: tries again what could not be read. */
+/* About once a second: tries again what could not be read. [any thread] */
 void lam_sessions_tick(struct lam_sessions *sessions);
 
 /* ---- from other threads ---- */

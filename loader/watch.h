@@ -59,10 +59,10 @@ uint64_t lam_watch_release(struct lam_watch *watch, uint32_t session, uint32_t u
 /*
  * The session has released a unit that it held since then, n_steps of its cycle after the one that
  * it released before. Returns how long a session works on a unit, kept or not. It may have got the
- * unit before it came to it, or have waited for it: what is shorter counts, the hold or its part of
- * the time between the two releases. Whatever else runs on the machine only adds to that, in
- * bursts: so of the last ones the quarter counts, and a session is quick until it has shown that it
- * is not.
+ * unit before it came to it, or have waited for it: so the shorter one counts, of the hold and of
+ * its part of the time between the two releases. Other load on the machine can only lengthen both,
+ * in bursts: so the lower quartile of the last LAM_WATCH_STEPS is returned. As long as there are
+ * fewer, the missing ones count as 0: a session is taken to be quick until it has shown otherwise.
  */
 uint64_t lam_watch_step(struct lam_watch *watch, uint32_t session, uint64_t since_ns,
     uint32_t n_steps, uint64_t now_ns);

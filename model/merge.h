@@ -38,9 +38,11 @@ struct lam_merger {
     uint32_t n_heap;
 };
 
-/* Empties the row and makes room for n_max symbols. */
+/* Empties the row and makes room for n_max symbols. False: no memory; the merger stays usable. */
 LAM_MUST_USE bool lam_merger_begin(struct lam_merger *merger, uint32_t n_max);
+/* At the end of the row; there is room for it. */
 void lam_merger_add(struct lam_merger *merger, uint32_t start, uint32_t size, int32_t id);
+/* Merges until no pair has a rank. */
 void lam_merger_run(struct lam_merger *merger, lam_merge_fn merge, const void *context);
 void lam_merger_done(struct lam_merger *merger); /* a zeroed struct is allowed */
 

@@ -9,7 +9,7 @@
  * an order that depends on the logits alone: the same row gives the same sums everywhere; a sum in
  * the candidates' own order differs in its last bits.
  *
- * Candidates without a weight (model/softmax.h) are none. Pure; one thread.
+ * Candidates of weight 0 (model/softmax.h) do not count. Pure; one thread.
  */
 #ifndef LAMINAR_MODEL_PREFIX_H
 #define LAMINAR_MODEL_PREFIX_H

@@ -98,14 +98,15 @@ uint64_t lam_engine_device_bytes(const struct lam_engine *engine);
 /* Pages of the KV cache that sequences hold, of lam_engine_config()->kv_pages. */
 uint32_t lam_engine_kv_pages_used(const struct lam_engine *engine);
 
+/* The backend in words, for logs and `laminar ps`; lives as long as the engine. */
 const char *lam_engine_backend(const struct lam_engine *engine);
 
 /* Of the last step; zeroed before the first. */
 const struct lam_pass_profile *lam_engine_profile(const struct lam_engine *engine);
 
-/* `begun` is called in each pass when it is under way: a device has something to compute, or the
- * engine is about to wait, or to compute, itself. For what is not to delay the beginning of a pass.
- * NULL: nothing. */
+/* `begun` is called once in each pass, on the engine's thread, as soon as it is under way: the
+ * device has work, or the engine itself is about to wait or to compute. It is the place for work
+ * that must not delay the beginning of a pass. NULL: nothing is called. */
 void lam_engine_on_begun(struct lam_engine *engine, void (*begun)(void *arg), void *arg);
 
 /* Gives a slot's pages back. */

@@ -32,16 +32,16 @@ struct lam_engine {
     void *arena_block;         /* CPU: from the heap */
     void *host_block;          /* device: from the heap */
     float *logits;             /* [max_logit_rows, V] for the host */
-    int32_t *argmaxes;         /* device: [max_logit_rows] in their place, of passes without */
+    int32_t *argmaxes;         /* device: [max_logit_rows] tokens of a pass without logits */
     struct lam_pool *samplers; /* threads that draw; NULL: the engine's own */
     struct lam_weights *weights;
     uint32_t *arranged; /* [n_pieces] bits of enum lam_tensor_role; NULL: none (arrange.h) */
     struct lam_pass_profile profile;
     void (*begun)(void *arg); /* lam_engine_on_begun */
     void *begun_arg;
-    bool told;         /* of this pass */
+    bool told;         /* begun was called in this pass */
     uint64_t floor_ns; /* of every pass */
-    bool broken;       /* a pass has not come to its end */
+    bool broken;       /* a pass has failed: only destroy is allowed */
 };
 
 /* One walk through the layers: ids, positions and seqs of the layout are filled for it, and what

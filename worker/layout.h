@@ -20,9 +20,9 @@
 struct lam_engine_slot {
     uint32_t n_positions; /* in the KV cache and the history */
     uint32_t n_prompt;
-    bool drawn;          /* the last rows asked for a token: */
-    int32_t token;       /* this one */
-    const float *logits; /* that it is drawn from, NULL: a device has; read within a step */
+    bool drawn;          /* a token was drawn from the last rows */
+    int32_t token;       /* the one; -1: none */
+    const float *logits; /* within a step: what it is drawn from; NULL: the device drew it */
     struct lam_sample_params params;
 };
 

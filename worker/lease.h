@@ -39,10 +39,13 @@ struct lam_lease_config {
     void *lost_arg;
 };
 
-/* Opens the stream and gives the first credits. */
+/* Opens the stream and gives the first credits. What the config points to must outlive the leases,
+ * but for the cycle. Errors: those of the stream; LAM_RESOURCE_EXHAUSTED. */
 LAM_MUST_USE enum lam_status lam_leases_create(
     const struct lam_lease_config *config, struct lam_leases **ret_leases, struct lam_err *err);
-void lam_leases_destroy(struct lam_leases *leases); /* NULL is allowed */
+/* Gives everything back and waits up to half a second for the loader to hear it. NULL is
+ * allowed. */
+void lam_leases_destroy(struct lam_leases *leases);
 
 /* As lam_units_ready, lam_units_acquire, lam_units_release. Both go round the cycle, and a unit is
  * released before it is acquired again (asserted). */

@@ -33,8 +33,8 @@ void lam_outbox_open(struct lam_outbox *outbox, struct lam_rpc_stream *stream);
 LAM_MUST_USE enum lam_status lam_outbox_put(
     struct lam_outbox *outbox, const ProtobufCMessage *message, struct lam_err *err);
 
-/* Everything that was put leaves from now on. To wake the thread takes long on some machines: this
- * is for a moment when the device has something to do. */
+/* The thread may send everything that was put. Waking it takes long on some machines, so this is
+ * best called when the device has something to do. */
 void lam_outbox_go(struct lam_outbox *outbox);
 
 /* Waits until everything that was put is sent or refused, but no longer than this: then false. [any

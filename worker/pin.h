@@ -22,12 +22,15 @@ struct lam_pin {
     bool stop; /* under the lock */
 };
 
-/* A copy may not cross a multiple of piece_bytes in the pool. Errors: LAM_RESOURCE_EXHAUSTED. */
+/* Starts the thread. It stops at the first piece that cannot be pinned, with a line in the log:
+ * copies from there on stay slow. A copy may not cross a multiple of piece_bytes in the pool. The
+ * struct must stay where it is until lam_pin_stop. Errors: LAM_RESOURCE_EXHAUSTED. */
 LAM_MUST_USE enum lam_status lam_pin_start(struct lam_pin *pin, const struct lam_device_ops *device,
     struct lam_kernels *kernels, struct lam_units_pool pool, uint64_t piece_bytes,
     struct lam_err *err);
 
-/* Unpins. No copy from the pool may be under way. */
+/* Joins the thread and unpins; after a start that succeeded. No copy from the pool may be under
+ * way. */
 void lam_pin_stop(struct lam_pin *pin);
 
 #endif

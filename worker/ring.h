@@ -5,9 +5,9 @@
  * Pieces come in one endless order, are copied and used in it, and have different sizes. All share
  * one region that is at least twice as large as the largest. A piece gets the range whose bytes
  * were needed longest ago, and never one that the piece directly before has: while that one is
- * computed on, this one can be copied. So nothing is copied later than through two slots of the
- * largest size, and small pieces leave room for more of them: of a layer in attention, gate with
- * up, and down, all three are in the region at once.
+ * computed on, this one can be copied. So no copy begins later than it would with two
+ * slots of the largest size, and where pieces are small more of them fit: a layer's three
+ * (attention, gate with up, down) are in the region at once.
  */
 #ifndef LAMINAR_WORKER_RING_H
 #define LAMINAR_WORKER_RING_H

@@ -6,7 +6,8 @@
  * taken once, in a session of their own, then another one streams the rest. One background thread
  * per session receives from the loader's stream; acquire blocks on it. Kept units are leased once
  * and then cost nothing; the others come ahead of use, as many as `credits`, and go back at
- * release. All functions are for one thread (the engine's), except lam_units_stop.
+ * release. All functions are for one thread (the engine's), except those marked
+ * [any thread].
  */
 #ifndef LAMINAR_WORKER_UNITS_H
 #define LAMINAR_WORKER_UNITS_H
@@ -89,7 +90,7 @@ const char *lam_units_batch(const struct lam_units *units);
 /* LAM_OK, or why the loader is lost. [any thread] */
 LAM_MUST_USE enum lam_status lam_units_check(struct lam_units *units, struct lam_err *err);
 
-/* Acquire would not block. */
+/* Acquiring this unit would not block: it is here, or it fails at once. A session is open. */
 LAM_MUST_USE bool lam_units_ready(struct lam_units *units, uint32_t index);
 
 /*
@@ -117,11 +118,13 @@ LAM_MUST_USE bool lam_units_table_kept(const struct lam_units *units);
 
 /* ret_rows[i] = packed embedding row of token ids[i]; valid until the next gather. n <= max_rows.
  * Rows lie in units that the session holds for good; or come from a small cache of recent tokens,
- * else from the loader. */
+ * else from the loader. ids are in the vocabulary. Errors: those of the loader's ReadExtent;
+ * LAM_DATA_LOSS for an answer that does not fit the question; LAM_DEADLINE_EXCEEDED. */
 LAM_MUST_USE enum lam_status lam_units_embedding_rows(struct lam_units *units, const int32_t *ids,
     uint32_t n, const void **ret_rows, struct lam_err *err);
 
-/* A small extent outside of units (output norm, rope factors), copied to `out`. */
+/* A small extent outside of units (output norm, rope factors), copied to `out`: [extent->bytes], at
+ * most 1 MiB. Errors: as lam_units_embedding_rows; LAM_UNIMPLEMENTED for a larger one. */
 LAM_MUST_USE enum lam_status lam_units_read_extent(
     struct lam_units *units, const struct lam_extent *extent, void *out, struct lam_err *err);
 
@@ -129,7 +132,7 @@ LAM_MUST_USE enum lam_status lam_units_read_extent(
 typedef void (*lam_units_part_fn)(void *arg, uint64_t offset, const void *bytes, uint64_t n_bytes);
 
 /* An extent of any size, in parts of at most 1 MiB that are given to `take` in order, while the
- * next ones are read. */
+ * next ones are read. Errors: as lam_units_embedding_rows; then some parts have been given. */
 LAM_MUST_USE enum lam_status lam_units_read_parts(struct lam_units *units,
     const struct lam_extent *extent, lam_units_part_fn take, void *arg, struct lam_err *err);
 
