@@ -117,8 +117,9 @@ void lam_rpc_channel_destroy(struct lam_rpc_channel *channel)
     lam_free(channel);
 }
 
-enum lam_status lam_rpc_channel_wait_ready(
-    struct lam_rpc_channel *channel, uint64_t timeout_ns, struct lam_err *err)
+/* once: a first failure is the end. */
+static enum lam_status connect_channel(
+    struct lam_rpc_channel *channel, uint64_t timeout_ns, bool once, struct lam_err *err)
 {
     const gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC);
     const gpr_timespec deadline = lam_core_deadline(timeout_ns);
@@ -128,7 +129,8 @@ enum lam_status lam_rpc_channel_wait_ready(
 
     for (;;) {
         state = grpc_channel_check_connectivity_state(channel->core, 1);
-        if (state == GRPC_CHANNEL_READY || state == GRPC_CHANNEL_SHUTDOWN || !in_time)
+        if (state == GRPC_CHANNEL_READY || state == GRPC_CHANNEL_SHUTDOWN || !in_time ||
+            (once && state == GRPC_CHANNEL_TRANSIENT_FAILURE))
             break;
         grpc_channel_watch_connectivity_state(channel->core, state, deadline, queue, channel);
         in_time = grpc_completion_queue_next(queue, never, NULL).success != 0;
@@ -139,9 +141,24 @@ enum lam_status lam_rpc_channel_wait_ready(
     grpc_completion_queue_destroy(queue);
     if (state == GRPC_CHANNEL_READY)
         return LAM_OK;
+    if (in_time)
+        return lam_fail(err, LAM_UNAVAILABLE,
+            "no server answers at %s: is it running, and is the address right?", channel->target);
     return lam_fail(err, LAM_UNAVAILABLE,
         "no server answered at %s within %.1f s: is it running, and is the address right?",
         channel->target, (double)timeout_ns / (double)LAM_NS_PER_S);
+}
+
+enum lam_status lam_rpc_channel_wait_ready(
+    struct lam_rpc_channel *channel, uint64_t timeout_ns, struct lam_err *err)
+{
+    return connect_channel(channel, timeout_ns, false, err);
+}
+
+enum lam_status lam_rpc_channel_reach(
+    struct lam_rpc_channel *channel, uint64_t timeout_ns, struct lam_err *err)
+{
+    return connect_channel(channel, timeout_ns, true, err);
 }
 
 static grpc_call *create_call(struct lam_rpc_channel *channel, const char *path,

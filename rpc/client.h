@@ -26,8 +26,13 @@ LAM_MUST_USE enum lam_status lam_rpc_channel_create(const char *target, size_t m
     struct lam_rpc_channel **ret_channel, struct lam_err *err);
 void lam_rpc_channel_destroy(struct lam_rpc_channel *channel); /* NULL is allowed */
 
-/* Waits until the peer answers, at most timeout_ns. */
+/* Waits until the peer answers, at most timeout_ns: one that refuses is dialled again, by the clock
+ * of gRPC. Errors: LAM_UNAVAILABLE. */
 LAM_MUST_USE enum lam_status lam_rpc_channel_wait_ready(
+    struct lam_rpc_channel *channel, uint64_t timeout_ns, struct lam_err *err);
+
+/* One attempt, for callers with a clock of their own: the same, but a refusal is the end. */
+LAM_MUST_USE enum lam_status lam_rpc_channel_reach(
     struct lam_rpc_channel *channel, uint64_t timeout_ns, struct lam_err *err);
 
 /* One request, one answer, appended to *response. The peer's status and text come back in err. */

@@ -444,7 +444,7 @@ static enum lam_status attach(struct lam_service *service, struct lam_err *err)
         lam_rpc_channel_create(service->config.gateway, service->message_bytes_max, &channel, err);
 
     if (status == LAM_OK)
-        status = lam_rpc_channel_wait_ready(channel, SERVICE_REACH_NS, err);
+        status = lam_rpc_channel_reach(channel, SERVICE_REACH_NS, err);
     if (status == LAM_OK)
         status = lam_rpc_stream_open(
             channel, "/laminar.v1.Workers/Attach", LAM_RPC_NO_TIMEOUT, &stream, err);

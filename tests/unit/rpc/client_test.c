@@ -38,6 +38,9 @@ static void a_missing_peer_is_named(void **state)
     assert_int_equal(
         lam_rpc_channel_wait_ready(channel, 300 * LAM_NS_PER_MS, &err), LAM_UNAVAILABLE);
     assert_non_null(strstr(err.text, address));
+    /* A worker that was to stop dialled for a second on. */
+    assert_int_equal(lam_rpc_channel_reach(channel, LAM_RPC_NO_TIMEOUT, &err), LAM_UNAVAILABLE);
+    assert_non_null(strstr(err.text, address));
     lam_rpc_channel_destroy(channel);
     lam_buf_done(&answer);
 }
@@ -98,6 +101,7 @@ static void reconnects_to_a_restarted_server(void **state)
         lam_rpc_unary(channel, ECHO_UNARY, "2", 1, SOON, &answer, &err), LAM_UNAVAILABLE);
     echo_start(&echo, "again");
     assert_int_equal(lam_rpc_channel_wait_ready(channel, SOON, &err), LAM_OK);
+    assert_int_equal(lam_rpc_channel_reach(channel, SOON, &err), LAM_OK);
     assert_int_equal(lam_rpc_unary(channel, ECHO_UNARY, "3", 1, SOON, &answer, &err), LAM_OK);
     assert_string_equal(answer.data, "13");
     lam_rpc_channel_destroy(channel);
