@@ -191,6 +191,18 @@ struct lam_plan_report lam_session_report(
         .sources = planning->sources};
 }
 
+/* A server that ends waits up to a second for each connection to say that all was read, and nobody
+ * reads on ours any more: they go before the services. After a failure the end of the process
+ * releases them: without memory gRPC has no threads for its own shutdown, and waits for them
+ * forever. */
+static void hang_up(struct lam_session *session, const struct lam_err *err)
+{
+    if (err && err->status != LAM_CANCELLED)
+        return;
+    lam_progress_destroy(session->progress);
+    lam_client_destroy(session->client);
+}
+
 int lam_session_close(struct lam_session *session, struct lam_err *err)
 {
     bool stays = session->stays;
@@ -203,13 +215,8 @@ int lam_session_close(struct lam_session *session, struct lam_err *err)
         no_fit = err && lam_stack_blame(session->stack, err) == LAM_RESOURCE_EXHAUSTED;
         lam_stack_on_end(session->stack, NULL, NULL);
     }
+    hang_up(session, err);
     interrupted = lam_stack_stop(session->stack);
-    /* After a failure the end of the process releases these: without memory gRPC has no threads for
-     * its own shutdown, and waits for them forever. */
-    if (!err) {
-        lam_progress_destroy(session->progress);
-        lam_client_destroy(session->client);
-    }
     memset(session, 0, sizeof *session);
     if (interrupted && stays)
         return LAM_EXIT_OK;

@@ -549,6 +549,24 @@ def test_serve_ends(home, number):
     cli.assert_nothing_left(home, seconds=60)
 
 
+def test_connections_end_before_services(home):
+    """A server that ends gives its clients a second to say that all was read, and the command line
+    no longer looks at its own: each `run` took that second, `serve` two. The worker stands still,
+    so that the end does not pass before one has looked."""
+    def has_sockets(pid):
+        fds = f"/proc/{pid}/fd"
+        return any("socket:" in os.path.realpath(f"{fds}/{fd}") for fd in os.listdir(fds))
+    with serving(home, f"unix:{home}/public.sock") as process:
+        assert has_sockets(process.pid)
+        worker = cli.processes_of(home)["laminar-worker"]
+        os.kill(worker, signal.SIGSTOP)
+        process.terminate()
+        cli.wait_until(lambda: not has_sockets(process.pid), what="the end of connections")
+        assert cli.is_alive(worker)
+        os.kill(worker, signal.SIGCONT)
+        assert process.wait(cli.TIMEOUT_S) == 0
+
+
 def test_an_ignored_signal_stays_ignored(home):
     """As nohup and background jobs of shells ask: the signal is somebody else's."""
     with cli.start(home, "serve", cli.MODEL, "--listen", "127.0.0.1:0",
