@@ -127,6 +127,11 @@ static enum lam_status settle_header(
 
     lam_gguf_destroy(header->gguf);
     header->gguf = NULL;
+    if (n_bytes > LAM_GGUF_HEADER_BYTES_MAX)
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "%s: its first tensor begins at byte %" PRIu64 ", and a header has at most 64 MiB: the "
+            "file is damaged, fetch it again",
+            part->path, n_bytes);
     header->n_bytes = header->n_bytes < n_bytes ? header->n_bytes : n_bytes;
     part->header_bytes = n_bytes;
     status = read_bytes(part, header, n_bytes, err);

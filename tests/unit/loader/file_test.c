@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "common/buf.h"
 #include "common/fault.h"
 #include "loader/file.h"
 #include "tests/unit/loader/model_file.h"
@@ -102,6 +103,39 @@ static void the_header_ends_where_tensors_begin(void **state)
     lam_file_close(&file);
 }
 
+/* All bytes in front of the first tensor are the header. A sparse file of some KiB whose tensor
+ * stands at its end had as much read into memory as it claimed to have. */
+static void a_gap_is_no_header(void **state)
+{
+    static const char key[] = "general.name", name[] = "t";
+    const uint32_t version = 3, text = 8, n_dims = 1, f32 = 0;
+    const uint64_t n_tensors = 1, n_keys = 1, key_bytes = sizeof(key) - 1, name_bytes = 1,
+                   no_bytes = 0, n_weights = 32, gap = (uint64_t)65 << 20;
+    struct lam_buf bytes = LAM_BUF(4096);
+    const char *path;
+
+    (void)state;
+    assert_true(lam_buf_append(&bytes, "GGUF", 4));
+    assert_true(lam_buf_append(&bytes, &version, sizeof(version)));
+    assert_true(lam_buf_append(&bytes, &n_tensors, sizeof(n_tensors)));
+    assert_true(lam_buf_append(&bytes, &n_keys, sizeof(n_keys)));
+    assert_true(lam_buf_append(&bytes, &key_bytes, sizeof(key_bytes)));
+    assert_true(lam_buf_append(&bytes, key, sizeof(key) - 1));
+    assert_true(lam_buf_append(&bytes, &text, sizeof(text)));
+    assert_true(lam_buf_append(&bytes, &no_bytes, sizeof(no_bytes)));
+    assert_true(lam_buf_append(&bytes, &name_bytes, sizeof(name_bytes)));
+    assert_true(lam_buf_append(&bytes, name, sizeof(name) - 1));
+    assert_true(lam_buf_append(&bytes, &n_dims, sizeof(n_dims)));
+    assert_true(lam_buf_append(&bytes, &n_weights, sizeof(n_weights)));
+    assert_true(lam_buf_append(&bytes, &f32, sizeof(f32)));
+    assert_true(lam_buf_append(&bytes, &gap, sizeof(gap)));
+    path = neighbour(bytes.data, bytes.size);
+    assert_int_equal(truncate(path, (off_t)(gap + 4096)), 0);
+    expect_refused(path, LAM_INVALID_ARGUMENT, "at most 64 MiB");
+    unlink(path);
+    lam_buf_done(&bytes);
+}
+
 static void a_change_is_noticed_and_a_new_name_is_not(void **state)
 {
     char moved[80];
@@ -151,6 +185,7 @@ int main(void)
         cmocka_unit_test(what_is_no_model_is_refused_in_words),
         cmocka_unit_test(a_truncated_model_is_refused),
         cmocka_unit_test(the_header_ends_where_tensors_begin),
+        cmocka_unit_test(a_gap_is_no_header),
         cmocka_unit_test(a_change_is_noticed_and_a_new_name_is_not),
         cmocka_unit_test(no_memory_is_a_status),
     };
