@@ -385,6 +385,17 @@ static int execute(
     return exit_code;
 }
 
+static enum lam_status check_length(
+    const struct bench *bench, const struct lam_plan *plan, struct lam_err *err)
+{
+    if (bench->n_prompt + bench->n_generate <= plan->n_ctx)
+        return LAM_OK;
+    return lam_fail(err, LAM_INVALID_ARGUMENT,
+        "--prompt %lld and --gen %lld are more than the %" PRIu32
+        " tokens of the context: give a larger --ctx",
+        (long long)bench->n_prompt, (long long)bench->n_generate, plan->n_ctx);
+}
+
 int lam_bench_generate(const struct lam_command_env *env, int argc, char **argv)
 {
     struct bench bench = {.n_prompt = 16, .n_generate = 32, .stack = lam_stack_defaults()};
@@ -417,7 +428,9 @@ int lam_bench_generate(const struct lam_command_env *env, int argc, char **argv)
         return lam_command_usage(&err);
     bench.began_ns = lam_now_ns();
     exit_code = lam_stack_plan(&bench.stack, bench.model, env->home, 1, &plan);
-    if (exit_code == LAM_EXIT_OK) {
+    if (exit_code == LAM_EXIT_OK && check_length(&bench, &plan.planning.plan, &err)) {
+        exit_code = lam_command_usage(&err);
+    } else if (exit_code == LAM_EXIT_OK) {
         bench.planning = &plan.planning;
         bench.device = plan.device;
         bench.n_texts = plan.planning.plan.n_seqs;

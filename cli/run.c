@@ -200,6 +200,7 @@ static int execute(
         .runtime_dir = env->runtime_dir,
         .ops = run->trace != NULL,
         .record = run->trace != NULL,
+        .prompt = run->answer.prompt ? run->answer.prompt : run->prompt.data,
         .options = &run->stack,
         .plan = plan,
     };
@@ -212,6 +213,20 @@ static int execute(
     if (!status && run->trace)
         status = lam_session_write_trace(&session, run->trace, &err);
     return lam_session_close(&session, status ? &err : NULL);
+}
+
+/* The gateway would refuse it too, after the model has been read. */
+static enum lam_status check_length(
+    const struct run *run, const struct lam_run_plan *plan, struct lam_err *err)
+{
+    uint32_t n_ctx = plan->planning.plan.n_ctx;
+
+    if (!run->answer.max_tokens.set || run->answer.max_tokens.value <= n_ctx)
+        return LAM_OK;
+    return lam_fail(err, LAM_INVALID_ARGUMENT,
+        "--max-tokens is %lld, and the context has %u tokens: give a larger --ctx, or leave it out "
+        "for all that there is room for",
+        (long long)run->answer.max_tokens.value, (unsigned)n_ctx);
 }
 
 int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
@@ -255,7 +270,9 @@ int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
         exit_code = lam_command_usage(&err);
     else
         exit_code = lam_stack_plan(&run.stack, run.model, env->home, 1, &plan);
-    if (exit_code == LAM_EXIT_OK)
+    if (exit_code == LAM_EXIT_OK && check_length(&run, &plan, &err))
+        exit_code = lam_command_usage(&err);
+    else if (exit_code == LAM_EXIT_OK)
         exit_code = execute(&run, env, &plan);
     lam_run_plan_done(&plan);
     lam_buf_done(&run.prompt);

@@ -1,6 +1,7 @@
 /* session: see session.h. */
 #include "cli/session.h"
 
+#include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,15 +19,37 @@
 #define ASK_PERIOD_MS 20
 #define DISK_PASSES_MIN 4 /* what was read ahead at the first and the last weighs less then */
 
-/* A check that the gateway would make, made before there is anything to clean up. */
-static enum lam_status check_tokenizer(
-    const char *path, const struct lam_planning *planning, struct lam_err *err)
+/* A template, or a BOS, makes it longer still: the gateway's check is the exact one. */
+static enum lam_status check_prompt(
+    const struct lam_tokenizer *tokenizer, const char *prompt, uint32_t n_ctx, struct lam_err *err)
 {
+    struct lam_tokens tokens = {.max = LAM_ENCODE_BYTES_MAX};
+    enum lam_status status =
+        lam_tokenizer_encode(tokenizer, prompt, strlen(prompt), LAM_ENCODE_PLAIN, &tokens, err);
+
+    if (status == LAM_OK && tokens.n >= n_ctx)
+        status = lam_fail(err, LAM_INVALID_ARGUMENT,
+            "the prompt has %zu tokens or more; the context holds %" PRIu32
+            ", at least one of them generated: shorten the prompt, or give a larger --ctx",
+            tokens.n, n_ctx);
+    lam_tokens_done(&tokens);
+    return status;
+}
+
+/* Checks that the gateway would make, made before a model is read and there is anything to clean
+ * up. */
+static enum lam_status check_text(const struct lam_session_config *config, struct lam_err *err)
+{
+    const struct lam_planning *planning = &config->plan->planning;
     struct lam_tokenizer *tokenizer = NULL;
     enum lam_status status = lam_tokenizer_create(planning->file.gguf, &tokenizer, err);
 
+    if (status)
+        return lam_err_wrap(err, status, "%.200s", config->model);
+    if (config->prompt)
+        status = check_prompt(tokenizer, config->prompt, planning->plan.n_ctx, err);
     lam_tokenizer_destroy(tokenizer);
-    return status ? lam_err_wrap(err, status, "%.200s", path) : LAM_OK;
+    return status;
 }
 
 /* True when the stack came to its end within `ms`. */
@@ -105,7 +128,7 @@ enum lam_status lam_session_open(
     memset(session, 0, sizeof *session);
     session->stays = config->stays;
     session->plan = config->plan;
-    status = check_tokenizer(config->model, planning, err);
+    status = check_text(config, err);
     if (!status)
         status = lam_stack_start(&stack_config, &session->stack, err);
     if (!status)

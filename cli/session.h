@@ -31,6 +31,7 @@ struct lam_session_config {
     const char *model;       /* path */
     const char *runtime_dir; /* may be NULL */
     const char *listen;      /* public address; NULL: none */
+    const char *prompt;      /* UTF-8 that will be asked; NULL: not known yet */
     bool stays;              /* a signal is the ordinary end, not an interruption */
     bool ops, record;        /* as those of lam_stack_config */
     const struct lam_stack_options *options;
