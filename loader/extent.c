@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/buf.h"
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/size.h"
@@ -35,6 +36,7 @@ struct lam_extents {
     pthread_mutex_t lock;
     pthread_cond_t work;
     struct request *first, **last;
+    uint32_t n_waiting; /* in the queue */
     bool stopping;
     unsigned char scratch[LAM_RECORD_SMALL_CHUNK_BYTES]; /* the thread's */
 };
@@ -144,7 +146,9 @@ static void *run(void *arg)
         extents->first = request->next;
         if (extents->first == NULL)
             extents->last = &extents->first;
+        extents->n_waiting--;
         pthread_mutex_unlock(&extents->lock);
+        lam_fault_pass("extent");
         expect_all(extents, request);
         read_missing(extents, request);
         destroy_request(request);
@@ -214,6 +218,23 @@ static struct request *create_request(
     return request;
 }
 
+/* False: too many wait. */
+static bool put(struct lam_extents *extents, struct request *request)
+{
+    bool room;
+
+    pthread_mutex_lock(&extents->lock);
+    room = extents->n_waiting < LAM_EXTENT_WAITING_MAX;
+    if (room) {
+        *extents->last = request;
+        extents->last = &request->next;
+        extents->n_waiting++;
+        pthread_cond_signal(&extents->work);
+    }
+    pthread_mutex_unlock(&extents->lock);
+    return room;
+}
+
 enum lam_status lam_extents_read(struct lam_extents *extents, struct lam_rpc_call *call,
     const uint64_t *offsets, size_t n_offsets, uint64_t bytes_each, struct lam_err *err)
 {
@@ -235,12 +256,12 @@ enum lam_status lam_extents_read(struct lam_extents *extents, struct lam_rpc_cal
         destroy_request(request);
         return LAM_OK;
     }
-    pthread_mutex_lock(&extents->lock);
-    *extents->last = request;
-    extents->last = &request->next;
-    pthread_cond_signal(&extents->work);
-    pthread_mutex_unlock(&extents->lock);
-    return LAM_OK;
+    if (put(extents, request))
+        return LAM_OK;
+    destroy_request(request);
+    return lam_fail(err, LAM_RESOURCE_EXHAUSTED,
+        "%u requests for rows wait for the drive: ask again when some are answered",
+        LAM_EXTENT_WAITING_MAX);
 }
 
 enum lam_status lam_extents_create(const struct lam_file *file, struct lam_integrity *integrity,

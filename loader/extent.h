@@ -22,6 +22,10 @@
 #define LAM_EXTENT_RANGES_MAX 4096u
 #define LAM_EXTENT_BYTES_MAX ((uint64_t)1 << 20)
 
+/* Requests that wait for the thread, those included whose calls have ended: a bound for memory, as
+ * many as there may be open calls. */
+#define LAM_EXTENT_WAITING_MAX 256u
+
 struct lam_extents;
 
 /* All pointers outlive the extents. integrity: NULL for reads without checks. Starts the thread. */
@@ -35,7 +39,8 @@ void lam_extents_destroy(struct lam_extents *extents);
 /*
  * Answers the call with a ReadExtentResponse, now or later. On the server's I/O thread; does not
  * block. Errors: LAM_INVALID_ARGUMENT (no or too many ranges, more than a MiB), LAM_OUT_OF_RANGE (a
- * range outside of the file), LAM_RESOURCE_EXHAUSTED; the caller ends the call then.
+ * range outside of the file), LAM_RESOURCE_EXHAUSTED (no memory, or too many wait); the caller ends
+ * the call then.
  */
 LAM_MUST_USE enum lam_status lam_extents_read(struct lam_extents *extents,
     struct lam_rpc_call *call, const uint64_t *offsets, size_t n_offsets, uint64_t bytes_each,

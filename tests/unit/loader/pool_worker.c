@@ -195,7 +195,8 @@ static enum lam_status unary(struct pool_worker *worker, const char *path,
     assert(lam_message_pack(request, &worker->sending));
     lam_buf_clear(&worker->received);
     return lam_rpc_unary(worker->channel, path, worker->sending.data ? worker->sending.data : "",
-        worker->sending.size, TIMEOUT_NS, &worker->received, err);
+        worker->sending.size, worker->timeout_ns > 0 ? worker->timeout_ns : TIMEOUT_NS,
+        &worker->received, err);
 }
 
 Laminar__V1__RegisterModelResponse *pool_worker_register(

@@ -21,6 +21,7 @@ struct pool_worker {
     struct lam_rpc_channel *channel;
     struct lam_rpc_stream *stream;
     uint64_t model;        /* handle for sessions and extents: 1 from pool_worker_connect on */
+    uint64_t timeout_ns;   /* of unary calls; 0: one for what hangs */
     const uint32_t *units; /* [n_units] the cycle of sessions; none: all */
     size_t n_units;
     int connection; /* to the pool socket; -1: none */

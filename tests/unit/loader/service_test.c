@@ -8,7 +8,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/clock.h"
+#include "common/fault.h"
 #include "common/log.h"
+#include "loader/extent.h"
 #include "tests/unit/loader/live_loader.h"
 
 /* ---- bytes ---- */
@@ -212,6 +215,43 @@ static void rows_come_from_the_pool_or_from_the_disk(void **state)
         pool_worker_disconnect(&worker);
         lam_loader_destroy(loader);
     }
+}
+
+/* Calls that have ended leave their requests in the queue of a slow drive. Nobody counted these: a
+ * client that asked and hung up, again and again, took all of the loader's memory. */
+static void what_waits_for_rows_is_bounded(void **state)
+{
+    Laminar__V1__ReadExtentResponse *response = NULL;
+    uint64_t timeout_ns = 5 * LAM_NS_PER_MS, begin_ns = lam_now_ns();
+    enum lam_status status = LAM_DEADLINE_EXCEEDED;
+    struct lam_err err = {0};
+    struct pool_worker worker;
+    struct lam_loader *loader;
+    uint64_t offset = 0; /* of the header, which is in no unit */
+    uint32_t n = 0;
+    char text[32];
+
+    (void)state;
+    loader = live_start(live_share(25, text), LAM_READER_AUTO);
+    pool_worker_connect(&worker, live_model.dir);
+    lam_fault_hold("extent", 0);
+    for (; status == LAM_DEADLINE_EXCEEDED && lam_now_ns() - begin_ns < 2 * LIVE_LIMIT_NS; n++) {
+        worker.timeout_ns = timeout_ns;
+        status = pool_worker_extent(&worker, &offset, 1, 10, &response, &err);
+        if (n % 1000 == 999)
+            timeout_ns *= 2; /* a machine so busy that requests do not arrive in time */
+    }
+    worker.timeout_ns = 0;
+    lam_fault_hold(NULL, 0);
+    assert_int_equal(status, LAM_RESOURCE_EXHAUSTED);
+    assert_non_null(strstr(err.text, "wait for the drive"));
+    assert_true(n > LAM_EXTENT_WAITING_MAX);
+    while (status == LAM_RESOURCE_EXHAUSTED)
+        status = pool_worker_extent(&worker, &offset, 1, 10, &response, &err);
+    assert_int_equal(status, LAM_OK);
+    assert_memory_equal(response->data.data, live_model.bytes, 10);
+    pool_worker_disconnect(&worker);
+    lam_loader_destroy(loader);
 }
 
 /* A session that names the table gets it behind all units, and questions for its rows are answered
@@ -451,6 +491,7 @@ int main(void)
         cmocka_unit_test(two_workers_in_phase_cost_one_read),
         cmocka_unit_test(the_model_is_described_and_its_header_is_readable),
         cmocka_unit_test(rows_come_from_the_pool_or_from_the_disk),
+        cmocka_unit_test(what_waits_for_rows_is_bounded),
         cmocka_unit_test(the_table_is_kept_where_all_else_is),
         cmocka_unit_test(pinned_units_stay),
         cmocka_unit_test(a_stale_release_ends_the_session),
