@@ -2,10 +2,10 @@
 #include "cli/bench_figures.h"
 
 #include <assert.h>
-#include <stdlib.h>
 
 #include "common/clock.h"
 #include "common/mem.h"
+#include "common/reals.h"
 
 struct window {
     uint64_t first_ns; /* the first token of all */
@@ -17,14 +17,6 @@ struct window {
 static double seconds(uint64_t from_ns, uint64_t to_ns)
 {
     return to_ns > from_ns ? (double)(to_ns - from_ns) / (double)LAM_NS_PER_S : 0;
-}
-
-static int compare_reals(const void *a, const void *b)
-{
-    double left = *(const double *)a;
-    double right = *(const double *)b;
-
-    return (left > right) - (left < right);
 }
 
 /* From token to token of the first text. Those of other texts in the same pass come a moment before
@@ -78,7 +70,7 @@ static enum lam_status measure_passes(const struct lam_drive_times *times, struc
     for (uint32_t i = first + 1; i < times->n_tokens && times->token_ns[i] <= window.end_ns; i++)
         gaps[n++] = seconds(times->token_ns[i - 1], times->token_ns[i]);
     figures->first = first;
-    qsort(gaps, n, sizeof *gaps, compare_reals);
+    lam_reals_sort(gaps, n);
     figures->n_passes = n;
     if (n > 0) {
         figures->pass_median_s = gaps[n / 2];

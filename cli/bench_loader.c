@@ -11,7 +11,6 @@
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -24,6 +23,7 @@
 #include "cli/stack.h"
 #include "common/clock.h"
 #include "common/mem.h"
+#include "common/reals.h"
 #include "common/size.h"
 #include "loader/drives.h"
 #include "model/kept.h"
@@ -262,20 +262,12 @@ static enum lam_status measure(struct bench *bench, struct lam_err *err)
 
 /* ---- figures ---- */
 
-static int compare_reals(const void *a, const void *b)
-{
-    double left = *(const double *)a;
-    double right = *(const double *)b;
-
-    return (left > right) - (left < right);
-}
-
 static double median(const double *values, uint32_t n)
 {
     double sorted[LAPS_MAX];
 
     memcpy(sorted, values, n * sizeof *sorted);
-    qsort(sorted, n, sizeof *sorted, compare_reals);
+    lam_reals_sort(sorted, n);
     return n % 2 == 1 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
 }
 

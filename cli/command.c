@@ -33,6 +33,22 @@ bool lam_command_begin_list(const struct lam_flag_program *program, int argc, ch
         PROGRAM_NAME, program, argc, argv, operands, operands_max, ret_n, ret_exit);
 }
 
+static void add_unless_ignored(sigset_t *signals, int number)
+{
+    struct sigaction now;
+
+    if (sigaction(number, NULL, &now) == 0 && now.sa_handler != SIG_IGN)
+        sigaddset(signals, number);
+}
+
+void lam_command_end_signals(sigset_t *ret_signals)
+{
+    sigemptyset(ret_signals);
+    add_unless_ignored(ret_signals, SIGINT);
+    add_unless_ignored(ret_signals, SIGTERM);
+    add_unless_ignored(ret_signals, SIGHUP);
+}
+
 void lam_command_print_clean(FILE *out, const char *text, size_t n_bytes)
 {
     for (size_t i = 0; i < n_bytes; i++)

@@ -7,6 +7,7 @@
 #ifndef LAMINAR_CLI_COMMAND_H
 #define LAMINAR_CLI_COMMAND_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -56,6 +57,10 @@ bool lam_command_begin_list(const struct lam_flag_program *program, int argc, ch
 int lam_command_fail(const struct lam_err *err);
 int lam_command_no_fit(const struct lam_err *err);
 int lam_command_usage(const struct lam_err *err);
+
+/* The signals that ask a program to end, but for those that whoever started us has ignored on
+ * purpose: nohup, or a shell's background job. */
+void lam_command_end_signals(sigset_t *ret_signals);
 
 /* Names of a stranger's file or service must not steer a terminal: '?' for control characters. */
 void lam_command_print_clean(FILE *out, const char *text, size_t n_bytes);

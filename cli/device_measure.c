@@ -7,12 +7,12 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "common/clock.h"
 #include "common/dtype.h"
+#include "common/reals.h"
 #include "common/size.h"
 
 #define MEASURE_BYTES LAM_DEVICE_LINK_BYTES
@@ -62,14 +62,6 @@ static const void *map_source(struct lam_err *err)
     if (fd >= 0)
         close(fd);
     return bytes == MAP_FAILED ? NULL : bytes;
-}
-
-static int compare_reals(const void *a, const void *b)
-{
-    double left = *(const double *)a;
-    double right = *(const double *)b;
-
-    return (left > right) - (left < right);
 }
 
 /* What a device is measured in: one arena, random bytes in its first part. */
@@ -294,7 +286,7 @@ static enum lam_status measure_rest(
         if (whole > products && products > 0)
             rests[i] = whole - products;
     }
-    qsort(rests, 3, sizeof *rests, compare_reals);
+    lam_reals_sort(rests, 3);
     *ret_seconds = rests[1];
     return LAM_OK;
 }
@@ -340,7 +332,7 @@ static enum lam_status measure_link(const struct bench *bench, const char *from,
             return status;
         n++;
     } while (n < LINK_ROUNDS_MAX && lam_now_ns() - begin_ns < link_ns);
-    qsort(rates, n, sizeof *rates, compare_reals);
+    lam_reals_sort(rates, n);
     *ret_link = (struct lam_device_link){
         .n = n, .median = rates[n / 2], .p10 = rates[n / 10], .p90 = rates[n - 1 - n / 10]};
     return LAM_OK;
@@ -369,7 +361,7 @@ static enum lam_status measure_sustained(
         }
         rates[w] = (double)n_bytes / seconds;
     }
-    qsort(rates, LINK_WINDOWS, sizeof *rates, compare_reals);
+    lam_reals_sort(rates, LINK_WINDOWS);
     *ret_rate = rates[LINK_WINDOWS / 2];
     return LAM_OK;
 }

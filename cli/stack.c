@@ -250,25 +250,13 @@ static enum lam_status start_watcher(struct lam_stack *stack, struct lam_err *er
     return LAM_OK;
 }
 
-/* Whoever started us may have ignored a signal on purpose: nohup, or a shell's background job. */
-static void add_unless_ignored(sigset_t *mask, int signal_number)
-{
-    struct sigaction now;
-
-    if (sigaction(signal_number, NULL, &now) == 0 && now.sa_handler != SIG_IGN)
-        sigaddset(mask, signal_number);
-}
-
 /* From here on signals go to the descriptor. A write to a closed pipe is an error, no signal. */
 static enum lam_status take_signals(struct lam_stack *stack, struct lam_err *err)
 {
     sigset_t mask;
     struct sigaction ignore = {.sa_handler = SIG_IGN};
 
-    sigemptyset(&mask);
-    add_unless_ignored(&mask, SIGINT);
-    add_unless_ignored(&mask, SIGTERM);
-    add_unless_ignored(&mask, SIGHUP);
+    lam_command_end_signals(&mask);
     sigaction(SIGPIPE, &ignore, NULL);
     pthread_sigmask(SIG_BLOCK, &mask, &stack->old_mask);
     stack->mask_changed = true;

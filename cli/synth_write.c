@@ -14,6 +14,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "cli/command.h"
 #include "common/clock.h"
 #include "common/mem.h"
 #include "common/processors.h"
@@ -153,14 +154,6 @@ static enum lam_status open_partial(struct writing *writing, struct lam_err *err
     return LAM_OK;
 }
 
-static void add_unless_ignored(sigset_t *mask, int signal_number)
-{
-    struct sigaction now;
-
-    if (sigaction(signal_number, NULL, &now) == 0 && now.sa_handler != SIG_IGN)
-        sigaddset(mask, signal_number);
-}
-
 /* Runs the threads to their end; draws and watches for signals meanwhile. */
 static enum lam_status write_all(struct writing *writing,
     void (*on_progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes), void *arg,
@@ -294,10 +287,7 @@ enum lam_status lam_synth_write(const struct lam_synth_shards *shards,
 
     if (status)
         return status;
-    sigemptyset(&signals);
-    add_unless_ignored(&signals, SIGINT);
-    add_unless_ignored(&signals, SIGTERM);
-    add_unless_ignored(&signals, SIGHUP);
+    lam_command_end_signals(&signals);
     pthread_sigmask(SIG_BLOCK, &signals, &before);
     *ret_signal = 0;
     while (!status && n_written < shards->n) {

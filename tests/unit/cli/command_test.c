@@ -72,11 +72,32 @@ static void test_begin(void **state)
     assert_int_equal(exit_code, LAM_EXIT_OK);
 }
 
+/* nohup and shells with background jobs ignore signals for their children: that stays so. */
+static void test_ignored_signals_stay_ignored(void **state)
+{
+    struct sigaction ignore = {.sa_handler = SIG_IGN}, end = {.sa_handler = SIG_DFL};
+    struct sigaction before[2];
+    sigset_t signals;
+
+    (void)state;
+    assert_int_equal(sigaction(SIGINT, &end, &before[0]), 0);
+    assert_int_equal(sigaction(SIGTERM, &end, &before[1]), 0);
+    lam_command_end_signals(&signals);
+    assert_true(sigismember(&signals, SIGINT) == 1 && sigismember(&signals, SIGTERM) == 1);
+    assert_int_equal(sigaction(SIGINT, &ignore, NULL), 0);
+    lam_command_end_signals(&signals);
+    assert_int_equal(sigaction(SIGINT, &before[0], NULL), 0);
+    assert_int_equal(sigaction(SIGTERM, &before[1], NULL), 0);
+    assert_true(sigismember(&signals, SIGINT) == 0 && sigismember(&signals, SIGTERM) == 1);
+    assert_int_equal(sigismember(&signals, SIGCHLD), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_text),
         cmocka_unit_test(test_begin),
+        cmocka_unit_test(test_ignored_signals_stay_ignored),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
