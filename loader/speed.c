@@ -4,10 +4,10 @@
 
 #include <inttypes.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/reals.h"
 #include "common/size.h"
 #include "loader/file.h"
 #include "loader/pool.h"
@@ -19,6 +19,7 @@
 #define WINDOWS 7u
 #define WINDOW_NS (LAM_NS_PER_S / 2)
 #define TICK_NS (50 * LAM_NS_PER_MS)
+#define END_TICK_NS LAM_NS_PER_MS
 
 struct walk {
     struct lam_file file;
@@ -27,8 +28,7 @@ struct walk {
     struct lam_reader *reader;
 
     pthread_mutex_t lock; /* guards all below */
-    pthread_cond_t ended;
-    uint64_t at; /* the next stretch of the file */
+    uint64_t at;          /* the next stretch of the file */
     uint64_t n_loads;
     uint32_t n_under_way;
     bool stopping;
@@ -67,7 +67,6 @@ static void on_done(void *arg, const struct lam_load_end *end)
     more = !walk->stopping && walk->status == LAM_OK;
     if (more)
         load = next_load(walk, end->place);
-    pthread_cond_signal(&walk->ended);
     pthread_mutex_unlock(&walk->lock);
     if (more)
         lam_reader_load(walk->reader, &load);
@@ -107,22 +106,20 @@ static enum lam_status watch(struct walk *walk, double *ret_rate, struct lam_err
     return status;
 }
 
-/* Waits for what was asked for, unless the drive hangs: then the reader gives it up. */
+/* Waits for what was asked for, unless the drive hangs: then a tick gives it up. */
 static void end(struct walk *walk)
 {
-    pthread_mutex_lock(&walk->lock);
-    walk->stopping = true;
-    while (walk->n_under_way > 0 && walk->status == LAM_OK)
-        pthread_cond_wait(&walk->ended, &walk->lock);
-    pthread_mutex_unlock(&walk->lock);
-}
+    bool waits;
 
-static int compare_reals(const void *a, const void *b)
-{
-    double left = *(const double *)a;
-    double right = *(const double *)b;
-
-    return (left > right) - (left < right);
+    do {
+        pthread_mutex_lock(&walk->lock);
+        walk->stopping = true;
+        waits = walk->n_under_way > 0 && walk->status == LAM_OK;
+        pthread_mutex_unlock(&walk->lock);
+        if (waits)
+            lam_sleep_ns(END_TICK_NS);
+        lam_reader_tick(walk->reader);
+    } while (waits);
 }
 
 static enum lam_status read_round(
@@ -153,7 +150,7 @@ static enum lam_status read_round(
     end(walk);
     if (status != LAM_OK)
         return status;
-    qsort(rates, WINDOWS, sizeof(*rates), compare_reals);
+    lam_reals_sort(rates, WINDOWS);
     *ret_speed = (struct lam_speed){.rate = rates[WINDOWS / 2],
         .engine = info.engine,
         .request_bytes = info.request_bytes,
@@ -170,7 +167,6 @@ enum lam_status lam_speed_measure(
     if (status != LAM_OK)
         return status;
     pthread_mutex_init(&walk.lock, NULL);
-    pthread_cond_init(&walk.ended, NULL);
     if (walk.file.bytes < LAM_SPEED_FILE_BYTES_MIN)
         status = lam_fail(err, LAM_OUT_OF_RANGE,
             "a file of %" PRIu64 " MiB is too small to measure a disk with; give one of at least "
@@ -184,7 +180,6 @@ enum lam_status lam_speed_measure(
         status = read_round(&walk, io_cache, ret_speed, err);
     lam_reader_destroy(walk.reader);
     lam_pool_done(&walk.pool);
-    pthread_cond_destroy(&walk.ended);
     pthread_mutex_destroy(&walk.lock);
     lam_file_close(&walk.file);
     return status;
