@@ -57,12 +57,17 @@ template <typename VISITOR> static int for_every_dtype(const VISITOR &visit)
     return 0;
 }
 
-/* Makes the runtime load this kernel now. */
+/* Makes the runtime load this kernel now. Each kernel divides a multiprocessor's memory between
+ * first level cache and shared memory as all others do: one that wants another division waits until
+ * the multiprocessor is empty, and so does the kernel behind it. */
 template <typename KERNEL> static int load_kernel(KERNEL *kernel)
 {
     cudaFuncAttributes attributes;
+    int error = cudaFuncGetAttributes(&attributes, kernel);
 
-    return cudaFuncGetAttributes(&attributes, kernel);
+    return error != 0 ? error
+                      : cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                            cudaSharedmemCarveoutMaxShared);
 }
 
 /* The same, and lets its blocks have this much shared memory. */

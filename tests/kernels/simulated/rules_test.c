@@ -102,6 +102,7 @@ static void test_loading(void **state)
 {
     (void)state;
     check("never_loaded", "no prepare function");
+    check("never_divided", "as others do not");
 }
 
 int main(void)

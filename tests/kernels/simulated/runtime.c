@@ -21,6 +21,7 @@ enum { KERNELS_MAX = 512, SMS = 4, SMEM_DEFAULT = 48 << 10, SM_SMEM_BYTES = 228 
 struct loaded {
     const void *kernel;
     uint32_t smem_bytes; /* that its blocks may have */
+    bool most_is_shared; /* it wants as much of a multiprocessor as there is */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -323,22 +324,26 @@ cudaError_t simFuncLoad(struct cudaFuncAttributes *attributes, const void *kerne
     if (own == NULL && room == NULL)
         return end(cudaErrorMemoryAllocation);
     if (own == NULL) {
-        *room = (struct loaded){kernel, SMEM_DEFAULT};
+        *room = (struct loaded){kernel, SMEM_DEFAULT, false};
         own = room;
     }
     attributes->maxDynamicSharedSizeBytes = (int)own->smem_bytes;
     return end(cudaSuccess);
 }
 
-cudaError_t simFuncSetSmem(const void *kernel, int bytes)
+cudaError_t simFuncSet(const void *kernel, enum cudaFuncAttribute attribute, int value)
 {
+    bool is_size = attribute == cudaFuncAttributeMaxDynamicSharedMemorySize;
     struct loaded *room;
 
     begin();
     struct loaded *own = find(kernel, &room);
-    if (own == NULL || bytes < 0 || bytes > SIM_SMEM_BYTES)
+    if (own == NULL || value < 0 || value > (is_size ? SIM_SMEM_BYTES : 100))
         return end(cudaErrorInvalidValue);
-    own->smem_bytes = (uint32_t)bytes;
+    if (is_size)
+        own->smem_bytes = (uint32_t)value;
+    else
+        own->most_is_shared = value == cudaSharedmemCarveoutMaxShared;
     return end(cudaSuccess);
 }
 
@@ -352,6 +357,8 @@ static bool may_launch(const struct sim_launch *launch)
 
     if (own == NULL)
         sim_fault("a kernel is launched that no prepare function has loaded");
+    else if (!own->most_is_shared)
+        sim_fault("a kernel is launched that divides a multiprocessor's memory as others do not");
     return own != NULL && launch->smem_bytes <= own->smem_bytes && n_threads > 0 &&
            n_threads <= SIM_THREADS_MAX && block->z <= 64 && grid->x > 0 && grid->x <= 0x7FFFFFFF &&
            grid->y > 0 && grid->y <= 0xFFFF && grid->z > 0 && grid->z <= 0xFFFF;

@@ -35,7 +35,11 @@ enum cudaMemcpyKind {
     cudaMemcpyDeviceToHost,
     cudaMemcpyDeviceToDevice
 };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaFuncAttribute {
+    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+    cudaFuncAttributePreferredSharedMemoryCarveout = 9
+};
+enum { cudaSharedmemCarveoutMaxShared = 100 };
 enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
 
 typedef struct CUstream_st *cudaStream_t;
@@ -86,7 +90,7 @@ cudaError_t cudaMemcpyAsync(
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream);
 
 cudaError_t simFuncLoad(struct cudaFuncAttributes *attributes, const void *kernel);
-cudaError_t simFuncSetSmem(const void *kernel, int bytes);
+cudaError_t simFuncSet(const void *kernel, enum cudaFuncAttribute attribute, int value);
 
 #ifdef __cplusplus
 } /* extern "C" */
@@ -114,9 +118,10 @@ static inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, 
 }
 
 template <typename KERNEL>
-static inline cudaError_t cudaFuncSetAttribute(KERNEL *kernel, cudaFuncAttribute, int bytes)
+static inline cudaError_t cudaFuncSetAttribute(
+    KERNEL *kernel, cudaFuncAttribute attribute, int value)
 {
-    return simFuncSetSmem(reinterpret_cast<const void *>(kernel), bytes);
+    return simFuncSet(reinterpret_cast<const void *>(kernel), attribute, value);
 }
 
 template <typename... PARAMS, typename... ARGS>
