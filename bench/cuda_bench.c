@@ -325,7 +325,7 @@ static void bench_decode(struct bench *bench, uint32_t n_seqs, uint32_t position
 }
 
 /* Tokens of every format, or of those named in `formats`. */
-static void bench_tokens(struct bench *bench, const char *formats)
+static void bench_tokens(struct bench *bench, const char *formats, uint32_t position)
 {
     static const enum lam_dtype dtypes[] = {
         LAM_BF16, LAM_Q8_0, LAM_Q6_K, LAM_Q5_K, LAM_Q5_1, LAM_Q5_0, LAM_Q4_K, LAM_Q4_1, LAM_Q4_0};
@@ -337,7 +337,7 @@ static void bench_tokens(struct bench *bench, const char *formats)
             continue;
         for (size_t r = 0; r < 2 * sizeof(row_counts) / sizeof(row_counts[0]); r++) {
             bench->arranged = r % 2 == 1;
-            bench_decode(bench, row_counts[r / 2], 1000);
+            bench_decode(bench, row_counts[r / 2], position);
         }
     }
 }
@@ -536,7 +536,7 @@ fail:
 int main(int argc, char **argv)
 {
     struct bench bench = {.n_layers = LAYERS_MAX};
-    int64_t n_layers;
+    int64_t n_layers, position = 1000;
 
     if (argc > 2 && lam_int_parse(argv[2], 1, LAYERS_MAX, &n_layers))
         bench.n_layers = (uint32_t)n_layers;
@@ -545,7 +545,9 @@ int main(int argc, char **argv)
         return 1;
     bench_memory(&bench);
     if (argc > 3) {
-        bench_tokens(&bench, argv[3]);
+        if (argc > 4 && lam_int_parse(argv[4], 0, CONTEXT_MAX - 1, &position))
+            position = position;
+        bench_tokens(&bench, argv[3], (uint32_t)position);
         bench.ops->destroy(bench.kernels);
         return bench.failed;
     }
@@ -558,7 +560,7 @@ int main(int argc, char **argv)
     bench_others(&bench, 1, 512, 0);
     bench_others(&bench, 1, 2048, 0);
     bench_others(&bench, 1, 2048, 6000);
-    bench_tokens(&bench, NULL);
+    bench_tokens(&bench, NULL, (uint32_t)position);
     static const enum lam_dtype prompt_dtypes[] = {LAM_BF16, LAM_Q8_0, LAM_Q4_K};
     for (size_t d = 0; d < 3; d++) {
         bench.dtype = prompt_dtypes[d];
