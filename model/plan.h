@@ -32,6 +32,7 @@
 #include <stdint.h>
 
 #include "common/dtype.h"
+#include "common/size.h"
 #include "common/status.h"
 #include "model/manifest.h"
 #include "model/spec.h"
@@ -159,17 +160,23 @@ struct lam_plan_buffers {
     uint64_t q, k, v;  /* [T, H*d], [T, K*d] twice */
     uint64_t attended; /* [T, H*d] */
     uint64_t gate, up; /* [T, F] */
-    uint64_t packed;   /* [T, row_bytes] embedding rows as they come from the host */
+    uint64_t arrival;  /* i32 [T] positions, at lam_plan_arrival_rows the embedding rows */
     uint64_t head_in;  /* [n_logit_rows, D], in LOGITS */
     uint64_t logits;   /* [n_logit_rows, V], in LOGITS */
     /* In TABLES, not all of them f32: */
-    uint64_t positions;    /* i32 [T] */
     uint64_t page_tables;  /* u32 [n_seqs, pages of a context] */
     uint64_t output_norm;  /* [D] */
     uint64_t rope_factors; /* [rope_dim / 2] */
     uint64_t bookkeeping;  /* CPU: the worker's own tables (worker/layout.h) */
     uint64_t bookkeeping_bytes;
 };
+
+/* Where the packed embedding rows of a pass of n_rows lie in its arrival: all of it comes from the
+ * host in one piece. */
+static inline uint64_t lam_plan_arrival_rows(uint64_t n_rows)
+{
+    return lam_align_up(n_rows * sizeof(int32_t), LAM_PLAN_ALIGN);
+}
 
 struct lam_plan_arena {
     bool used;

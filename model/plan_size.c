@@ -103,7 +103,9 @@ static void place_activations(const struct lam_plan_request *request, const stru
     buffers->gate = take(&feed_forward, w->rows * w->ff * 4);
     buffers->up = take(&feed_forward, w->rows * w->ff * 4);
     arrival = begin;
-    buffers->packed = take(&arrival, cpu ? 0 : w->rows * request->manifest->embedding.row_bytes);
+    buffers->arrival =
+        take(&arrival, lam_plan_arrival_rows(w->rows) +
+                           (cpu ? 0 : w->rows * request->manifest->embedding.row_bytes));
     *end = max_of(attention, max_of(feed_forward, arrival));
 }
 
@@ -115,7 +117,8 @@ static uint64_t bookkeeping_bytes(const struct lam_plan_settings *settings, cons
     take(&end, w->rows * (4 + 4 + 8)); /* ids, positions, rows of the embedding */
     take(&end, w->seqs * SEQ_BYTES);
     take(&end, (w->context_pages * w->seqs + w->seqs + w->pages) * 4); /* page tables, free pages */
-    take(&end, w->seqs * settings->n_ctx * 4);                         /* history, for penalties */
+    take(&end, w->context_pages * w->seqs * 4); /* the tables as the kernels have them */
+    take(&end, w->seqs * settings->n_ctx * 4);  /* history, for penalties */
     take(&end, w->vocab * SAMPLER_BYTES);
     return end;
 }
@@ -124,7 +127,6 @@ static void place_tables(const struct lam_plan_request *request,
     const struct lam_plan_settings *settings, const struct widths *w, uint64_t *end,
     struct lam_plan_buffers *buffers)
 {
-    buffers->positions = take(end, w->rows * 4);
     buffers->page_tables = take(end, w->context_pages * w->seqs * 4);
     buffers->output_norm = take(end, w->embd * 4);
     buffers->rope_factors = take(end, w->rope / 2 * 4);

@@ -79,18 +79,20 @@ static bool find_rows(
     return true;
 }
 
-/* Puts the gathered rows behind each other on the device; rows become addresses there. */
-static void upload_rows(const struct lam_engine *engine, const void **rows, uint32_t n_rows)
+/* Puts the gathered rows behind each other into the arrival; they become addresses of the device.
+ * Returns the arrival's size. */
+static uint64_t pack_rows(const struct lam_engine *engine, const void **rows, uint32_t n_rows)
 {
     uint64_t row_bytes = engine->model->manifest.embedding.row_bytes;
-    uint64_t offset = lam_engine_buffers(engine)->packed;
-    unsigned char *packed = lam_engine_host(engine, engine->layout.packed);
+    uint64_t offset = lam_plan_arrival_rows(n_rows);
+    unsigned char *arrival = lam_engine_host(engine, engine->layout.arrival);
+    const unsigned char *there = lam_engine_at(engine, lam_engine_buffers(engine)->arrival);
 
-    for (uint32_t i = 0; i < n_rows; i++) {
-        memcpy(packed + i * row_bytes, rows[i], row_bytes);
-        rows[i] = engine->arena + offset + i * row_bytes;
+    for (uint32_t i = 0; i < n_rows; i++, offset += row_bytes) {
+        memcpy(arrival + offset, rows[i], row_bytes);
+        rows[i] = there + offset;
     }
-    lam_engine_upload(engine, offset, packed, n_rows * row_bytes);
+    return offset;
 }
 
 enum lam_status lam_embedding_gather(
@@ -105,6 +107,7 @@ enum lam_status lam_embedding_gather(
         .n_cols = engine->model->spec.n_embd,
         .out = lam_engine_at(engine, lam_engine_buffers(engine)->residual),
     };
+    uint64_t bytes = n_rows * sizeof(int32_t); /* of positions */
 
     if (!find_rows(engine, ids, n_rows, rows)) {
         enum lam_status status;
@@ -115,8 +118,10 @@ enum lam_status lam_embedding_gather(
         if (status != LAM_OK)
             return status;
         if (engine->config.device)
-            upload_rows(engine, rows, n_rows);
+            bytes = pack_rows(engine, rows, n_rows);
     }
+    lam_engine_upload(engine, lam_engine_buffers(engine)->arrival,
+        lam_engine_host(engine, engine->layout.arrival), bytes);
     engine->config.ops->dequant(engine->kernels, &dequant);
     return LAM_OK;
 }

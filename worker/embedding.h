@@ -13,7 +13,8 @@
 /* Fills the arena's region, if the plan has one. Once, at start. Errors: those of units. */
 LAM_MUST_USE enum lam_status lam_embedding_load(struct lam_engine *engine, struct lam_err *err);
 
-/* Queues residual = rows of the layout's ids, [n_rows, D]. Errors: those of units. */
+/* Brings the pass's arrival to where kernels read it and queues residual = rows of the layout's
+ * ids, [n_rows, D]. Errors: those of units. */
 LAM_MUST_USE enum lam_status lam_embedding_gather(
     struct lam_engine *engine, uint32_t n_rows, struct lam_err *err);
 

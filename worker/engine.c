@@ -198,20 +198,34 @@ static enum lam_status take_pages(
     return LAM_OK;
 }
 
-/* Writes what the pass reads: ids, positions, page tables, on the device too; the slots'
- * parameters, history. */
+/* Brings the page table of a pass's sequence to where its kernels read it, unless it is there: it
+ * changes once in a page's tokens, or when other sequences are in the pass. Returns its address. */
+static const uint32_t *send_table(struct lam_engine *engine, uint32_t index, uint32_t seq)
+{
+    uint64_t stride = engine->kv.config.pages_per_slot * sizeof(uint32_t);
+    uint64_t bytes = lam_kv_owned(&engine->kv, seq) * sizeof(uint32_t);
+    uint64_t offset = lam_engine_buffers(engine)->page_tables + index * stride;
+    unsigned char *sent = lam_engine_host(engine, engine->layout.tables + index * stride);
+    const uint32_t *table = lam_kv_table(&engine->kv, seq);
+
+    if (memcmp(sent, table, bytes) != 0) {
+        memcpy(sent, table, bytes);
+        lam_engine_upload(engine, offset, table, bytes);
+    }
+    return lam_engine_at(engine, offset);
+}
+
+/* Writes what the pass reads: ids, positions, page tables; the slots' parameters, history. */
 static uint32_t fill_pass(struct lam_engine *engine, const struct lam_engine_rows *rows, uint32_t n)
 {
     int32_t *ids = lam_engine_host(engine, engine->layout.ids);
-    int32_t *positions = lam_engine_host(engine, engine->layout.positions);
+    int32_t *positions = lam_engine_host(engine, engine->layout.arrival);
     struct lam_seq_rows *seqs = lam_engine_host(engine, engine->layout.seqs);
-    uint64_t table_bytes = engine->kv.config.pages_per_slot * sizeof(uint32_t);
     uint32_t row = 0;
 
     for (uint32_t i = 0; i < n; i++) {
         struct lam_engine_slot *slot = &slots_of(engine)[rows[i].seq];
         const int32_t *tokens = tokens_of(engine, &rows[i]);
-        uint64_t table = lam_engine_buffers(engine)->page_tables + i * table_bytes;
 
         if (rows[i].position == 0) {
             slot->params = rows[i].params;
@@ -223,17 +237,13 @@ static uint32_t fill_pass(struct lam_engine *engine, const struct lam_engine_row
             .row_begin = row,
             .n_rows = rows[i].n_tokens,
             .pos_begin = rows[i].position,
-            .pages = lam_engine_at(engine, table),
+            .pages = send_table(engine, i, rows[i].seq),
         };
-        lam_engine_upload(engine, table, lam_kv_table(&engine->kv, rows[i].seq),
-            lam_kv_owned(&engine->kv, rows[i].seq) * sizeof(uint32_t));
         for (uint32_t t = 0; t < rows[i].n_tokens; t++, row++) {
             ids[row] = tokens[t];
             positions[row] = (int32_t)(rows[i].position + t);
         }
     }
-    lam_engine_upload(
-        engine, lam_engine_buffers(engine)->positions, positions, row * sizeof *positions);
     return row;
 }
 

@@ -87,7 +87,7 @@ static void fill_rope_table(const struct lam_engine *engine, uint32_t n_rows)
     const struct lam_plan_buffers *buffers = lam_engine_buffers(engine);
     bool has_factors = engine->model->manifest.rope_freqs.bytes > 0;
     struct lam_rope_table_args table = {
-        .positions = lam_engine_at(engine, buffers->positions),
+        .positions = lam_engine_at(engine, buffers->arrival),
         .n_rows = n_rows,
         .rope_dim = spec->rope_dim,
         .base = spec->rope_base,

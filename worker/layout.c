@@ -35,15 +35,16 @@ enum lam_status lam_engine_layout_make(const struct lam_plan *plan, const struct
     struct lam_engine_layout layout = {0};
 
     layout.ids = take(&tally, n_rows, sizeof(int32_t));
-    layout.positions = take(&tally, n_rows, sizeof(int32_t));
     layout.rows = take(&tally, n_rows, sizeof(void *));
     layout.seqs = take(&tally, plan->n_seqs, sizeof(struct lam_seq_rows));
     layout.slots = take(&tally, plan->n_seqs, sizeof(struct lam_engine_slot));
     layout.kv_words = take(&tally, lam_kv_words(kv), sizeof(uint32_t));
+    layout.tables = take(&tally, (uint64_t)plan->n_seqs * kv->pages_per_slot, sizeof(uint32_t));
     layout.history = take(&tally, (uint64_t)plan->n_seqs * plan->n_ctx, sizeof(int32_t));
     layout.sampler_bytes = lam_align_up(lam_sample_scratch_bytes(n_vocab), LAYOUT_ALIGN);
     layout.sampler = take(&tally, n_samplers, layout.sampler_bytes);
-    layout.packed = take(&tally, n_rows, packed_row_bytes);
+    layout.arrival = take(&tally, n_rows, sizeof(int32_t) + packed_row_bytes);
+    take(&tally, 1, LAM_PLAN_ALIGN); /* between its positions and rows */
     if (tally.overflow)
         return lam_fail_no_fit(err,
             "a context of %u tokens, %u sequences and %u rows need more memory than can "

@@ -29,7 +29,7 @@ struct lam_engine_slot {
 /* Letters as in STYLE.md; S: slots. */
 struct lam_engine_layout {
     uint64_t ids;           /* i32 [T] */
-    uint64_t positions;     /* i32 [T] */
+    uint64_t tables;        /* u32 [S, pages of a context]: the page tables that kernels have */
     uint64_t rows;          /* const void * [T]: embedding rows */
     uint64_t seqs;          /* struct lam_seq_rows [S] */
     uint64_t slots;         /* struct lam_engine_slot [S] */
@@ -37,7 +37,7 @@ struct lam_engine_layout {
     uint64_t history;       /* i32 [S, n_ctx] */
     uint64_t sampler;       /* [n_samplers, sampler_bytes] */
     uint64_t sampler_bytes; /* lam_sample_scratch_bytes(V), aligned */
-    uint64_t packed; /* [T, row_bytes] embedding rows on their way to a device; CPU: nothing */
+    uint64_t arrival;       /* as in model/plan.h; no rows for a CPU */
     uint64_t total_bytes;
 };
 

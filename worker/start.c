@@ -323,6 +323,9 @@ static enum lam_status take_memory(struct lam_engine *engine, struct lam_err *er
         status = lam_pool_create(n_samplers, &engine->samplers, err);
     if (status == LAM_OK)
         lam_kv_init(&engine->kv, &kv, lam_engine_host(engine, engine->layout.kv_words));
+    if (status == LAM_OK) /* no page has this number: kernels have no table yet */
+        memset(lam_engine_host(engine, engine->layout.tables), 0xFF,
+            (uint64_t)engine->plan.n_seqs * kv.pages_per_slot * sizeof(uint32_t));
     return status;
 }
 
