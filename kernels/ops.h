@@ -132,7 +132,9 @@ struct lam_kv_layer {
     uint32_t page_tokens; /* a power of two */
 };
 
-/* Rows row_begin.. of the call that belong to one sequence, at positions pos_begin.. of it. */
+/* Rows row_begin.. of the call that belong to one sequence, at positions pos_begin.. of it. What is
+ * before pos_begin, and the pages' numbers, must have been there before the last copy that was
+ * queued for the device: attention may read them while the operations before it still run. */
 struct lam_seq_rows {
     uint32_t row_begin;
     uint32_t n_rows;

@@ -227,9 +227,9 @@ static __global__ void __launch_bounds__(WARPS * 32, WARPS == 1 ? 8 : 2)
     uint32_t block_last = block.seq->pos_begin + row_in_seq(args, block, WARPS * M * TILE_ROWS - 1);
     auto begin_next = [&](uint32_t step) {
         if (step * STEP <= block_last)
-            begin_step<D, OUT, WARPS, Q8>(args, block,
-                ring + step % shape::STAGES * shape::STAGE_BYTES, step * STEP, block_last, column,
-                warp_index, lane);
+            begin_step<D, OUT, WARPS, Q8>(args, ring + step % shape::STAGES * shape::STAGE_BYTES,
+                step_offset<D, WARPS, Q8>(args, block, step * STEP, block_last, warp_index, lane),
+                column, warp_index, lane);
         copy_async_commit();
     };
     for (uint32_t step = 0; step < shape::STAGES - 1; step++)

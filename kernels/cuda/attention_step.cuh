@@ -20,6 +20,7 @@
 
 /* A block makes at most OUT_MAX of the D values of a head. */
 enum : uint32_t { TILE_ROWS = 16, STEP = 32, Q8_BYTES = 34 };
+enum : uint32_t { PARTS_MAX = 8 }; /* of a context, in one block of attention.cu */
 enum { OUT_MAX = 128 };
 
 struct attention_args {
@@ -49,7 +50,8 @@ template <int D, int OUT> struct head_shape {
         STAGES = D > 128 ? 2 : 3,
         WARPS_MAX = D > 128 ? 2 : 4,
         /* Warps that share a part, each with its own columns of the values. */
-        PART_WARPS = D == 32 || D == 96 ? 2 : 4,
+        PART_WARPS = 2,
+        PART_THREADS_MAX = PARTS_MAX * PART_WARPS * 32,
     };
 };
 
@@ -125,17 +127,17 @@ static __device__ __forceinline__ void split_pair(float x, float y, uint32_t &hi
 }
 
 /* q of the tile as operands a of the products, two per 16 values: [D / 16][high, low][lane]. Of
- * these, every WARPS-th from `warp` on: the share of one warp. */
-template <int D, uint32_t WARPS>
-static __device__ __forceinline__ void load_q(
-    const attention_args &args, const tile_rows &rows, uint4 *to, uint32_t warp, uint32_t lane)
+ * these, every n_warps-th from `warp` on: the share of one warp. */
+template <int D>
+static __device__ __forceinline__ void load_q(const attention_args &args, const tile_rows &rows,
+    uint4 *to, uint32_t warp, uint32_t n_warps, uint32_t lane)
 {
     const float *q[2];
 
     for (uint32_t i = 0; i < 2; i++)
         q[i] = args.q + row_head(args, rows, lane / 4 + i * 8, rows.seq->row_begin) * D;
 #pragma unroll 4
-    for (uint32_t step = warp; step < D / 16; step += WARPS) {
+    for (uint32_t step = warp; step < D / 16; step += n_warps) {
         uint32_t at = step * 16 + lane % 4 * 2;
         uint32_t high[4];
         uint32_t low[4];
@@ -214,16 +216,26 @@ static __device__ __forceinline__ void bring_rows(
     }
 }
 
-/* A warp's share of the step at `begin`; positions behind `last` repeat it. */
+/* Offset of the lane's row in a warp's share of the step at `begin`; positions behind `last` repeat
+ * it. */
+template <int D, uint32_t WARPS, bool Q8>
+static __device__ __forceinline__ size_t step_offset(const attention_args &args,
+    const tile_rows &rows, uint32_t begin, uint32_t last, uint32_t warp, uint32_t lane)
+{
+    const uint32_t n = STEP / WARPS;
+
+    return row_offset<D, Q8>(args, rows, min(begin + warp * n + lane % n, last));
+}
+
+/* Begins to bring a warp's share of a step; offset: as step_offset has it. */
 template <int D, int OUT, uint32_t WARPS, bool Q8>
-static __device__ __forceinline__ void begin_step(const attention_args &args, const tile_rows &rows,
-    uint8_t *stage, uint32_t begin, uint32_t last, uint32_t column, uint32_t warp, uint32_t lane)
+static __device__ __forceinline__ void begin_step(const attention_args &args, uint8_t *stage,
+    size_t offset, uint32_t column, uint32_t warp, uint32_t lane)
 {
     using shape = head_shape<D, OUT>;
     const uint32_t n = STEP / WARPS;
     const uint32_t values_per_piece = Q8 ? 32 : 8;
     uint32_t first = warp * n;
-    size_t offset = row_offset<D, Q8>(args, rows, min(begin + first + lane % n, last));
     const uint8_t *k = static_cast<const uint8_t *>(args.kv.k);
     const uint8_t *v =
         static_cast<const uint8_t *>(args.kv.v) + (Q8 ? column / 32 * Q8_BYTES : column * 2);

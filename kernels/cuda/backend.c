@@ -17,16 +17,6 @@
 #include "kernels/cuda/matmul_many.h"
 #include "kernels/cuda/open.h"
 
-enum {
-    SPLIT_TOKENS_MIN = 64,
-    STEP_TOKENS = 32,
-};
-
-static uint32_t align_up(uint64_t a, uint32_t align)
-{
-    return (uint32_t)((a + align - 1) / align * align);
-}
-
 /* What a launcher returned; call: what it was, for people. */
 static void queued(struct lam_kernels *kernels, int error, const char *call)
 {
@@ -231,6 +221,8 @@ static enum lam_status open_device(struct lam_kernels *kernels, struct lam_err *
         .block_smem_bytes = (uint32_t)block_smem,
         .sm_smem_bytes = (uint32_t)sm_smem,
     };
+    kernels->split_tokens =
+        lam_cuda_attention_split(&kernels->chip, kernels->config.head_dim, kernels->config.max_ctx);
     return LAM_OK;
 }
 
@@ -255,7 +247,7 @@ static enum lam_status prepare(const struct lam_kernels *kernels, struct lam_err
     error = error != 0 ? error : lam_cuda_prepare_pack_arranged();
     error = error != 0 ? error : lam_cuda_prepare_arrange();
     error = error != 0 ? error : lam_cuda_prepare_gemm(chip);
-    error = error != 0 ? error : lam_cuda_prepare_attention();
+    error = error != 0 ? error : lam_cuda_prepare_attention(chip);
     error = error != 0 ? error : lam_cuda_prepare_attention_any();
     error = error != 0 ? error : lam_cuda_prepare_probe();
     if (error == 0)
@@ -306,10 +298,6 @@ static enum lam_status cuda_create(
     if (kernels == NULL)
         return lam_fail(err, LAM_RESOURCE_EXHAUSTED, "no memory for the GPU's context");
     kernels->config = *config;
-    kernels->split_tokens = align_up(
-        (config->max_ctx + LAM_DEVICE_SPLITS_MAX - 1) / LAM_DEVICE_SPLITS_MAX, STEP_TOKENS);
-    if (kernels->split_tokens < SPLIT_TOKENS_MIN)
-        kernels->split_tokens = SPLIT_TOKENS_MIN;
     status = choose_device(kernels, bus_id, sizeof(bus_id), err);
     if (status != LAM_OK)
         goto fail;

@@ -177,11 +177,14 @@ int lam_cuda_probe(
 
 /* Attention on tensor cores: F16 or Q8_0 pages of at least 16 positions, head sizes that
  * lam_cuda_attention_fits names. splits, arrived: workspace of LAM_DEVICE_SPLIT_ROWS rows; arrived
- * is 0 before and after. split_tokens: positions of one part of a context, a multiple of 32.
+ * is 0 before and after. split_tokens: positions of one part of a context, as
+ * lam_cuda_attention_split has it for contexts of up to max_ctx.
  * rounded: NULL, or, of calls of more rows than LAM_DEVICE_SPLIT_ROWS, where the result goes in 16
  * bits instead of out. */
 bool lam_cuda_attention_fits(const struct lam_kv_layer *kv);
-int lam_cuda_prepare_attention(void);
+int lam_cuda_prepare_attention(const struct lam_cuda_chip *chip);
+uint32_t lam_cuda_attention_split(
+    const struct lam_cuda_chip *chip, uint32_t head_dim, uint32_t max_ctx);
 int lam_cuda_attention(struct CUstream_st *stream, const struct lam_cuda_chip *chip,
     const struct lam_attention_args *args, uint32_t split_tokens, float *splits, uint32_t *arrived,
     void *rounded);

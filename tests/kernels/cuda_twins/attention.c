@@ -348,6 +348,50 @@ void test_attention_company(void **state)
     scene_done(&scene, gpu);
 }
 
+/* The rows' own keys and values are written by the operation right before, older ones lie there:
+ * attention, which may begin early, must not read the new ones too early. */
+void test_attention_behind_a_write(void **state)
+{
+    static const struct shape layers[] = {{LAM_F16, 9, 3, 64, 16, 1, {1}, {40}},
+        {LAM_F16, 32, 8, 128, 64, 3, {1, 2, 1}, {63, 94, 128}},
+        {LAM_Q8_0, 8, 2, 128, 64, 2, {3, 1}, {70, 31}}, {LAM_F16, 8, 2, 128, 64, 1, {40}, {100}}};
+    struct gpu *gpu = *state;
+
+    for (size_t s = 0; s < sizeof(layers) / sizeof(layers[0]); s++) {
+        struct scene scene;
+        struct twin_rng rng = {.state = 31};
+        scene_init(&scene, layers[s], gpu);
+        struct lam_kv_layer *kv = &scene.kv;
+        size_t n_new = (size_t)scene.n_rows * kv->n_kv_heads * kv->head_dim;
+        size_t n = out_floats(&scene);
+        float *k = twin_random_floats(&rng, n_new, 2.0f);
+        float *v = twin_random_floats(&rng, n_new, 1.0f);
+        float *exact = twin_floats(n);
+        float *fast = twin_floats(n);
+        struct lam_kv_write_args write = {k, v, *kv, scene.seqs, scene.shape.n_seqs};
+        struct lam_attention_args attention = args_of(&scene);
+        gpu->ref->kv_write(gpu->ref_kernels, &write);
+        run_ref(gpu, &scene, scene.seqs, exact);
+        attention.q = gpu_put(gpu, scene.q, n * sizeof(float), 0);
+        attention.out = gpu_floats(gpu, n);
+        attention.kv = write.kv = scene.gpu;
+        attention.seqs = write.seqs = scene.gpu_seqs;
+        write.k = gpu_put(gpu, k, n_new * sizeof(float), 0);
+        write.v = gpu_put(gpu, v, n_new * sizeof(float), 0);
+        gpu->ops->kv_write(gpu->kernels, &write);
+        gpu->ops->attention(gpu->kernels, &attention);
+        gpu_get(gpu, fast, attention.out, n * sizeof(float));
+        double worst = worst_error(exact, fast, n);
+        if (worst > bound_of(&scene))
+            fail_msg("shape %zu: error %g", s, worst);
+        twin_free(k);
+        twin_free(v);
+        twin_free(exact);
+        twin_free(fast);
+        scene_done(&scene, gpu);
+    }
+}
+
 /* kv_write: the same bytes as the reference, nothing else touched. */
 void test_kv_write(void **state)
 {

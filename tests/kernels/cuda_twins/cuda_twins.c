@@ -63,6 +63,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_attention_bound_has_teeth),
         cmocka_unit_test(test_attention_chunks),
         cmocka_unit_test(test_attention_company),
+        cmocka_unit_test(test_attention_behind_a_write),
     };
 
     struct CMUnitTest wanted[sizeof(tests) / sizeof(tests[0])];

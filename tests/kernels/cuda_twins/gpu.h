@@ -72,6 +72,7 @@ void test_attention_twins(void **state);
 void test_attention_bound_has_teeth(void **state);
 void test_attention_chunks(void **state);
 void test_attention_company(void **state);
+void test_attention_behind_a_write(void **state);
 void test_kv_write(void **state);
 void test_rope_kv(void **state);
 
