@@ -13,6 +13,7 @@
 #include "cli/trace_merge.h"
 #include "cli/usage.h"
 #include "common/size.h"
+#include "model/chat.h"
 
 #define PROMPT_BYTES_MAX (8 * LAM_MIB)
 #define RUN_FLAGS 2 /* of its own, beside those of the answer and the stack */
@@ -182,9 +183,6 @@ static enum lam_status use_session(
     bool has_template = session->model.chat_template[0] != '\0';
     bool chat = run->answer.chat || (has_template && !run->answer.raw);
 
-    if (chat && !has_template)
-        return lam_fail(err, LAM_FAILED_PRECONDITION,
-            "the model has no chat template that is built in; use --raw");
     if (run->interactive) {
         lam_progress_hide(session->progress);
         return lam_talk(session, &run->answer, chat, err);
@@ -215,18 +213,23 @@ static int execute(
     return lam_session_close(&session, status ? &err : NULL);
 }
 
-/* The gateway would refuse it too, after the model has been read. */
-static enum lam_status check_length(
-    const struct run *run, const struct lam_run_plan *plan, struct lam_err *err)
+/* The gateway would refuse these too, after the model has been read. */
+static enum lam_status check_request(
+    const struct run *run, const struct lam_planning *planning, struct lam_err *err)
 {
-    uint32_t n_ctx = plan->planning.plan.n_ctx;
+    const struct lam_answer_int *most = &run->answer.max_tokens;
+    enum lam_chat_template chat = LAM_CHAT_NONE;
 
-    if (!run->answer.max_tokens.set || run->answer.max_tokens.value <= n_ctx)
-        return LAM_OK;
-    return lam_fail(err, LAM_INVALID_ARGUMENT,
-        "--max-tokens is %lld, and the context has %u tokens: give a larger --ctx, or leave it out "
-        "for all that there is room for",
-        (long long)run->answer.max_tokens.value, (unsigned)n_ctx);
+    if (most->set && most->value > planning->plan.n_ctx)
+        return lam_fail(err, LAM_INVALID_ARGUMENT,
+            "--max-tokens is %lld, and the context has %u tokens: give a larger --ctx, or leave it "
+            "out for all that there is room for",
+            (long long)most->value, (unsigned)planning->plan.n_ctx);
+    if (run->answer.chat &&
+        (lam_chat_detect(planning->file.gguf, &chat, NULL) || chat == LAM_CHAT_NONE))
+        return lam_fail(err, LAM_FAILED_PRECONDITION,
+            "--chat: the model has no chat template that is built in; use --raw");
+    return LAM_OK;
 }
 
 int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
@@ -270,7 +273,7 @@ int lam_command_run(const struct lam_command_env *env, int argc, char **argv)
         exit_code = lam_command_usage(&err);
     else
         exit_code = lam_stack_plan(&run.stack, run.model, env->home, 1, &plan);
-    if (exit_code == LAM_EXIT_OK && check_length(&run, &plan, &err))
+    if (exit_code == LAM_EXIT_OK && check_request(&run, &plan.planning, &err))
         exit_code = lam_command_usage(&err);
     else if (exit_code == LAM_EXIT_OK)
         exit_code = execute(&run, env, &plan);

@@ -1,4 +1,4 @@
-"""What the context cannot hold is refused before the model is read: once behind the start, after
+"""What cannot be answered is refused before the model is read: it was behind the start, after
 minutes where the model is large."""
 import pytest
 
@@ -28,3 +28,12 @@ def test_all_that_it_holds_is_taken(home):
     data = cli.run_json(home, "bench", "generate", cli.MODEL, "--prompt", "32", "--gen", "32",
                         "--ctx", "64")
     assert data["gen"] == 32
+
+
+def test_a_chat_without_a_template_is_refused_at_once(home, tmp_path):
+    path = tmp_path / "tiny.gguf"
+    assert cli.run(home, "synth", "-o", path).returncode == 0
+    done = cli.run(home, "run", path, "--chat", "-p", "x")
+    assert done.returncode == 2 and done.stdout == b"" and b"--raw" in done.stderr
+    assert done.stderr.count(b"\n") == 1, done.stderr
+    assert cli.run(home, "run", path, "-p", "x", "-n", "2").returncode == 0
