@@ -242,14 +242,21 @@ static uint32_t n_copies_left(const struct lam_jobs *jobs)
     return (uint32_t)__builtin_popcount(live_copies(jobs));
 }
 
-/* Copies on the drive that the piece may be asked of: those that have not failed for it, or any
- * when the others were lost since. */
+/* Copies on the drive that the piece may be asked of: those that have not failed for it. When all
+ * of them have, it is the turn of another drive that has one which has not, unless that one was
+ * lost or its drive hangs: then any will do. */
 static uint32_t copies_for(
     const struct lam_jobs *jobs, uint32_t drive, const struct lam_piece *piece)
 {
-    uint32_t fresh = live_copies(jobs) & ~piece->failed;
+    uint32_t here = copies_at(jobs, drive, piece->file_offset);
 
-    return copies_at(jobs, drive, piece->file_offset) & (fresh != 0 ? fresh : ~0u);
+    if ((here & ~piece->failed) != 0)
+        return here & ~piece->failed;
+    for (uint32_t d = 0; d < jobs->config.n_drives; d++) {
+        if (!jobs->hangs[d] && (copies_at(jobs, d, piece->file_offset) & ~piece->failed) != 0)
+            return 0;
+    }
+    return here;
 }
 
 /* Takes a piece that has to be asked for again, if there is one for this drive. */
@@ -392,6 +399,7 @@ bool lam_jobs_answer(
     done = result < 0 ? take_error(jobs, io, (int)-result) : take_bytes(jobs, io, (uint64_t)result);
     io->used = false;
     jobs->under_way[io->drive]--;
+    jobs->hangs[io->drive] = false;
     if (!done && job->status == LAM_OK) {
         jobs->again[jobs->n_again++] = io->piece;
         return false;
@@ -428,6 +436,7 @@ bool lam_jobs_expire(
 
             if (!io->used || now_ns - io->due_from_ns <= deadline_ns || job->expired)
                 continue;
+            jobs->hangs[d] = true;
             job->expired = true;
             job->status = lam_fail(&job->err, LAM_DEADLINE_EXCEEDED,
                 "the drive has not answered a read of %s at byte %" PRIu64

@@ -115,7 +115,8 @@ struct lam_jobs {
     uint64_t n_added;
     struct lam_io ios[LAM_JOBS_DRIVES_MAX][LAM_JOBS_DEPTH_MAX];
     uint32_t under_way[LAM_JOBS_DRIVES_MAX];
-    uint64_t away_ns[LAM_JOBS_DRIVES_MAX];                            /* since when; 0: it is not */
+    uint64_t away_ns[LAM_JOBS_DRIVES_MAX]; /* since when; 0: it is not */
+    bool hangs[LAM_JOBS_DRIVES_MAX];       /* a read has expired, and nothing was answered since */
     struct lam_piece again[LAM_JOBS_DRIVES_MAX * LAM_JOBS_DEPTH_MAX]; /* to be asked for again */
     uint32_t n_again;
     uint32_t failures[LAM_JOBS_COPIES_MAX]; /* in a row */

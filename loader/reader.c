@@ -468,6 +468,8 @@ void lam_reader_tick(struct lam_reader *reader)
     do {
         pthread_mutex_lock(&reader->lock);
         expired = lam_jobs_expire(&reader->jobs, lam_now_ns(), reader->config.deadline_ns, &end);
+        if (expired)
+            wake_all(reader); /* what was left to a drive that hangs is for others */
         pthread_mutex_unlock(&reader->lock);
         if (expired)
             reader->config.on_done(reader->config.arg, &end);

@@ -283,6 +283,45 @@ static void what_waits_for_a_copy_that_is_lost_goes_back(void **state)
     assert_int_equal(end.status, LAM_OK);
 }
 
+/* The same with a mirror whose drive hangs: it will never ask, and no deadline is on what waits. */
+static void what_waits_for_a_drive_that_hangs_goes_back(void **state)
+{
+    struct lam_load_end end;
+    struct lam_io *hung, *io;
+
+    (void)state;
+    init_mirrored();
+    add(0, 0, ALIGN, 0);
+    hung = lam_jobs_next(&jobs, 1, 1);
+    add(1, ALIGN, ALIGN, ALIGN);
+    io = lam_jobs_next(&jobs, 0, 1);
+    assert_false(answer(io, -EIO, &end));
+    assert_null(lam_jobs_next(&jobs, 0, 1));
+    assert_true(lam_jobs_expire(&jobs, 100, 10, &end));
+    assert_int_equal(end.place, 0);
+    io = lam_jobs_next(&jobs, 0, 101);
+    assert_non_null(io);
+    assert_true(answer(io, read_io(io, ALIGN), &end));
+    assert_int_equal(end.place, 1);
+    assert_int_equal(end.status, LAM_OK);
+    /* A drive that hangs is asked for what nobody has asked for, as far as it has room. */
+    jobs.config.drives[1].depth = 2;
+    add(1, ALIGN, ALIGN, ALIGN);
+    io = lam_jobs_next(&jobs, 1, 101);
+    assert_int_equal(io->copy, 1);
+    assert_true(answer(io, read_io(io, ALIGN), &end));
+    assert_int_equal(end.status, LAM_OK);
+    /* And it was slow only: it is asked again. */
+    assert_true(answer(hung, read_io(hung, ALIGN), &end));
+    add(2, 0, ALIGN, 0);
+    io = lam_jobs_next(&jobs, 0, 200);
+    assert_false(answer(io, -EIO, &end));
+    assert_null(lam_jobs_next(&jobs, 0, 200));
+    io = lam_jobs_next(&jobs, 1, 200);
+    assert_true(answer(io, read_io(io, ALIGN), &end));
+    assert_int_equal(end.status, LAM_OK);
+}
+
 /* The model's drive had failed, then its mirror was replaced: nothing was asked of anybody. */
 static void without_mirrors_the_model_is_read_again(void **state)
 {
@@ -338,6 +377,7 @@ int main(void)
         cmocka_unit_test(there_is_room_until_there_is_none),
         cmocka_unit_test(loads_come_and_go_without_end),
         cmocka_unit_test(what_waits_for_a_copy_that_is_lost_goes_back),
+        cmocka_unit_test(what_waits_for_a_drive_that_hangs_goes_back),
         cmocka_unit_test(without_mirrors_the_model_is_read_again),
         cmocka_unit_test(time_without_a_reader_is_not_the_drives),
     };
