@@ -2,11 +2,11 @@
  * cuda_bench: what the GPU backend reaches, on weights of an 8B Llama's shapes filled with random
  * bytes (a kernel's time does not depend on the numbers).
  *
- *     cuda_bench [FOLDER of liblaminar-cuda.so or "-" [LAYERS [FORMATS]]]
+ *     cuda_bench [FOLDER of liblaminar-cuda.so or "-" [LAYERS [FORMATS [POSITION]]]]
  *
  * prints the memory's own speed, the link's, and for each weight format the time of a token and of
  * a prompt by operation, in the file's order and in that of `arrange`; with FORMATS (BF16,Q4_K)
- * only tokens of those. Each layer has its own weights, so that the caches see what they would see.
+ * only tokens of those, at that position or at 1000. Each layer has its own weights, so that the caches see what they would see.
  * Times are the device's, between marks; of several repetitions the median.
  */
 #include <assert.h>
@@ -545,8 +545,10 @@ int main(int argc, char **argv)
         return 1;
     bench_memory(&bench);
     if (argc > 3) {
-        if (argc > 4 && lam_int_parse(argv[4], 0, CONTEXT_MAX - 1, &position))
-            position = position;
+        if (argc > 4 && !lam_int_parse(argv[4], 0, CONTEXT_MAX - 1, &position)) {
+            (void)fprintf(stderr, "cuda_bench: no position: %s\n", argv[4]);
+            return 1;
+        }
         bench_tokens(&bench, argv[3], (uint32_t)position);
         bench.ops->destroy(bench.kernels);
         return bench.failed;
