@@ -57,28 +57,28 @@ template <typename VISITOR> static int for_every_dtype(const VISITOR &visit)
     return 0;
 }
 
-/* Makes the runtime load this kernel now. Each kernel divides a multiprocessor's memory between
- * first level cache and shared memory as all others do: one that wants another division waits until
- * the multiprocessor is empty, and so does the kernel behind it. */
+/* Makes the runtime load this kernel now. */
 template <typename KERNEL> static int load_kernel(KERNEL *kernel)
 {
     cudaFuncAttributes attributes;
-    int error = cudaFuncGetAttributes(&attributes, kernel);
 
-    return error != 0 ? error
-                      : cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                            cudaSharedmemCarveoutMaxShared);
+    return cudaFuncGetAttributes(&attributes, kernel);
 }
 
-/* The same, and lets its blocks have this much shared memory. */
+/* The same, and lets its blocks have this much shared memory. These kernels follow each other, and
+ * all divide a multiprocessor's memory between first level cache and shared memory alike: one that
+ * wants another division waits until the multiprocessor is empty, and so does the one behind it. */
 template <typename KERNEL> static int load_kernel_with(KERNEL *kernel, uint32_t smem_bytes)
 {
     int error = load_kernel(kernel);
 
-    if (error != 0)
-        return error;
-    return cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem_bytes));
+    if (error == 0)
+        error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+            cudaSharedmemCarveoutMaxShared);
+    if (error == 0)
+        error = cudaFuncSetAttribute(
+            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem_bytes));
+    return error;
 }
 
 static inline uint32_t div_up(uint64_t a, uint32_t b)

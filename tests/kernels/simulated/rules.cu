@@ -232,14 +232,14 @@ static int launch_one(const char *name, cudaStream_t stream, uint32_t *out)
     for (const rule &one : rules) {
         if (strcmp(one.name, name) != 0)
             continue;
-        int error = load_kernel(one.kernel);
+        int error = load_kernel_with(one.kernel, BLOCK * 32);
         return error != 0 ? error
                           : launch(stream, &chip, one.kernel, dim3(2), BLOCK, BLOCK * 32, out);
     }
     cudaFuncAttributes attributes;
     int error = cudaFuncGetAttributes(&attributes, never_divided);
     if (error != 0 || strcmp(name, "never_divided") == 0)
-        return error != 0 ? error : launch(stream, &chip, never_divided, dim3(1), 32, 0, out);
+        return error != 0 ? error : launch(stream, &chip, never_divided, dim3(1), 32, 32, out);
     return launch(stream, &chip, never_loaded, dim3(1), 32, 0, out);
 }
 

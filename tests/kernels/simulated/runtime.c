@@ -357,7 +357,7 @@ static bool may_launch(const struct sim_launch *launch)
 
     if (own == NULL)
         sim_fault("a kernel is launched that no prepare function has loaded");
-    else if (!own->most_is_shared)
+    else if (launch->smem_bytes > 0 && !own->most_is_shared)
         sim_fault("a kernel is launched that divides a multiprocessor's memory as others do not");
     return own != NULL && launch->smem_bytes <= own->smem_bytes && n_threads > 0 &&
            n_threads <= SIM_THREADS_MAX && block->z <= 64 && grid->x > 0 && grid->x <= 0x7FFFFFFF &&
