@@ -56,6 +56,7 @@ struct lam_cuda_blas {
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t w, x, out; /* their sizes are set for each product */
     cublasLtMatmulAlgo_t algorithm;
+    bool takes_two;
 };
 
 static bool find_all(struct lam_cuda_blas *blas)
@@ -98,6 +99,18 @@ static bool open_library(struct lam_cuda_blas *blas)
     return blas->library != NULL && find_all(blas);
 }
 
+/* n of them, `next` values apart. */
+static bool set_number(
+    const struct lam_cuda_blas *blas, cublasLtMatrixLayout_t layout, int32_t n, uint64_t next)
+{
+    int64_t apart = (int64_t)next;
+
+    return blas->call.layout_set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &n, sizeof(n)) ==
+               CUBLAS_STATUS_SUCCESS &&
+           blas->call.layout_set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &apart,
+               sizeof(apart)) == CUBLAS_STATUS_SUCCESS;
+}
+
 static bool set_sides(const struct lam_cuda_blas *blas, cublasLtMatrixLayout_t layout,
     uint64_t rows, uint64_t columns, int64_t ld)
 {
@@ -112,9 +125,13 @@ static bool set_sides(const struct lam_cuda_blas *blas, cublasLtMatrixLayout_t l
 static bool set_shape(
     const struct lam_cuda_blas *blas, const struct lam_cuda_gemm_args *args, uint32_t n_rows)
 {
+    int32_t n = args->out_next > 0 ? 2 : 1;
+
     return set_sides(blas, blas->w, args->ld, args->n_out, args->ld) &&
            set_sides(blas, blas->x, args->ld, n_rows, args->ld) &&
-           set_sides(blas, blas->out, args->n_out, n_rows, (int64_t)args->out_stride);
+           set_sides(blas, blas->out, args->n_out, n_rows, (int64_t)args->out_stride) &&
+           set_number(blas, blas->w, n, args->w_next) && set_number(blas, blas->x, n, 0) &&
+           set_number(blas, blas->out, n, args->out_next);
 }
 
 static bool make_objects(struct lam_cuda_blas *blas)
@@ -168,7 +185,8 @@ static bool choose(struct lam_cuda_blas *blas)
     return found;
 }
 
-/* Runs the algorithm once, on memory that is given back: its code is then loaded. */
+/* Runs the algorithm once, on memory that is given back: its code is then loaded. Again for two
+ * matrices, which it may refuse. */
 static bool warm_up(struct lam_cuda_blas *blas, struct CUstream_st *stream)
 {
     const size_t w_bytes = (size_t)MODEL_OUT * WARM_COLS * 2;
@@ -179,7 +197,7 @@ static bool warm_up(struct lam_cuda_blas *blas, struct CUstream_st *stream)
 
     if (cudaMalloc((void **)&memory, LAM_CUDA_BLAS_BYTES + w_bytes + x_bytes + out_bytes) ==
         cudaSuccess) {
-        const struct lam_cuda_gemm_args args = {
+        struct lam_cuda_gemm_args args = {
             .w = memory + LAM_CUDA_BLAS_BYTES,
             .x = memory + LAM_CUDA_BLAS_BYTES + w_bytes,
             .out = (float *)(void *)(memory + LAM_CUDA_BLAS_BYTES + w_bytes + x_bytes),
@@ -190,6 +208,11 @@ static bool warm_up(struct lam_cuda_blas *blas, struct CUstream_st *stream)
         };
         done = lam_cuda_blas_gemm(blas, stream, &args, memory) == 0 &&
                cudaStreamSynchronize(stream) == cudaSuccess;
+        args.n_out = MODEL_OUT / 2;
+        args.w_next = (uint64_t)args.n_out * WARM_COLS;
+        args.out_next = args.n_out;
+        blas->takes_two = done && lam_cuda_blas_gemm(blas, stream, &args, memory) == 0 &&
+                          cudaStreamSynchronize(stream) == cudaSuccess;
         if (cudaFree(memory) != cudaSuccess)
             done = false;
     }
@@ -243,6 +266,8 @@ bool lam_cuda_blas_takes(
 
     return (uintptr_t)args->out % ALIGN_BYTES == 0 &&
            args->out_stride * sizeof(float) % ALIGN_BYTES == 0 &&
+           (args->out_next == 0 ||
+               (blas->takes_two && args->out_next * sizeof(float) % ALIGN_BYTES == 0)) &&
            set_shape(blas, args, n_rows_max) &&
            blas->call.check(blas->handle, blas->desc, blas->w, blas->x, blas->out, blas->out,
                &blas->algorithm, &result) == CUBLAS_STATUS_SUCCESS &&

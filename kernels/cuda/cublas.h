@@ -29,12 +29,13 @@ void lam_cuda_blas_destroy(struct lam_cuda_blas *blas); /* NULL is allowed */
 /* The library's version, 130100 for 13.1. */
 uint64_t lam_cuda_blas_version(const struct lam_cuda_blas *blas);
 
-/* Whether a product with this output and these sides can be done, for any number of rows up to
- * n_rows_max. */
+/* Whether a product with this output and these sides can be done, of one matrix or two, for any
+ * number of rows up to n_rows_max. */
 bool lam_cuda_blas_takes(
     const struct lam_cuda_blas *blas, const struct lam_cuda_gemm_args *args, uint32_t n_rows_max);
 
-/* As lam_cuda_gemm. Returns a number of the runtime. */
+/* As lam_cuda_gemm, of one matrix or two: two small ones fill the multiprocessors that one would
+ * leave idle. Returns a number of the runtime. */
 int lam_cuda_blas_gemm(struct lam_cuda_blas *blas, struct CUstream_st *stream,
     const struct lam_cuda_gemm_args *args, void *scratch);
 

@@ -155,7 +155,7 @@ int lam_cuda_pack_arranged(struct CUstream_st *stream, const struct lam_cuda_chi
     const void *weight, enum lam_dtype dtype, uint32_t n_rows, uint32_t n_cols, void *out);
 
 /* out[t, n] (+)= sum_k x[t, k] * w[n, k] / LAM_CUDA_ROWS_SCALE; x and w in 16 bits, 16-byte
- * aligned, ld values apart; ld a multiple of LAM_CUDA_COLS_ALIGN. */
+ * aligned, ld values apart; ld a multiple of LAM_CUDA_COLS_ALIGN. gemm does one matrix. */
 struct lam_cuda_gemm_args {
     const void *x;
     const void *w;
@@ -165,6 +165,10 @@ struct lam_cuda_gemm_args {
     uint32_t n_out;
     uint32_t ld;
     bool accumulate;
+    /* 0, or the same with a second matrix of this shape: how many values its weights and its result
+     * lie behind the first's. */
+    uint64_t w_next;
+    uint64_t out_next;
 };
 
 int lam_cuda_prepare_gemm(const struct lam_cuda_chip *chip);

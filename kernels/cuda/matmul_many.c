@@ -22,14 +22,19 @@ static uint32_t align_up(uint64_t a, uint32_t align)
     return (uint32_t)((a + align - 1) / align * align);
 }
 
+static bool blas_takes(struct lam_kernels *kernels, const struct lam_cuda_gemm_args *args)
+{
+    return kernels->blas != NULL &&
+           lam_device_workspace_split_bytes(&kernels->config) >= LAM_CUDA_BLAS_BYTES &&
+           lam_cuda_blas_takes(kernels->blas, args, kernels->config.max_rows);
+}
+
 /* A tile of weights times all rows. Which of the two ways depends on the matrix alone. */
 static void multiply_tile(struct lam_kernels *kernels, const struct lam_cuda_gemm_args *args)
 {
     int error;
 
-    if (kernels->blas != NULL &&
-        lam_device_workspace_split_bytes(&kernels->config) >= LAM_CUDA_BLAS_BYTES &&
-        lam_cuda_blas_takes(kernels->blas, args, kernels->config.max_rows))
+    if (blas_takes(kernels, args))
         error = lam_cuda_blas_gemm(kernels->blas, kernels->compute, args, kernels->splits);
     else
         error = lam_cuda_gemm(kernels->compute, &kernels->chip, args);
@@ -37,17 +42,63 @@ static void multiply_tile(struct lam_kernels *kernels, const struct lam_cuda_gem
 }
 
 static void unpack_tile(struct lam_kernels *kernels, const struct lam_matmul_mat *mat,
-    const unsigned char *weight, uint32_t n, uint32_t n_cols, uint32_t ld)
+    const unsigned char *weight, uint32_t n, uint32_t n_cols, uint32_t ld, unsigned char *to)
 {
     int error;
 
     if (mat->arranged)
         error = lam_cuda_pack_arranged(
-            kernels->compute, &kernels->chip, weight, mat->dtype, n, n_cols, kernels->tile);
+            kernels->compute, &kernels->chip, weight, mat->dtype, n, n_cols, to);
     else
         error = lam_cuda_pack_weights(
-            kernels->compute, &kernels->chip, weight, mat->dtype, n, n_cols, ld, kernels->tile);
+            kernels->compute, &kernels->chip, weight, mat->dtype, n, n_cols, ld, to);
     lam_cuda_note(kernels, (cudaError_t)error, "unpacking weights");
+}
+
+/* Whether the weights lie as a tile would. */
+static bool lies_as_tile(
+    const struct lam_matmul_args *args, const struct lam_matmul_mat *mat, uint32_t ld)
+{
+    return mat->dtype == LAM_F16 && ld == args->n_cols && (uintptr_t)mat->weight % 16 == 0;
+}
+
+/* Two matrices of one shape, both in the workspace or both where they are, in one product of
+ * cuBLAS: keys and values are half a round of multiprocessors each. False: it cannot be. */
+static bool matmul_two(struct lam_kernels *kernels, const struct lam_matmul_args *args,
+    const struct lam_matmul_mat *mats, uint32_t ld)
+{
+    uint64_t tile_bytes = (uint64_t)mats[0].n_out * ld * 2;
+    bool in_place = lies_as_tile(args, &mats[0], ld);
+    struct lam_cuda_gemm_args gemm = {
+        .x = kernels->rows,
+        .w = in_place ? mats[0].weight : kernels->tile,
+        .out = mats[0].out,
+        .out_stride = mats[0].out_stride,
+        .n_rows = args->n_rows,
+        .n_out = mats[0].n_out,
+        .ld = ld,
+        .accumulate = args->accumulate,
+        .w_next = tile_bytes / 2,
+    };
+
+    if (mats[1].n_out != mats[0].n_out || mats[1].out_stride != mats[0].out_stride ||
+        lies_as_tile(args, &mats[1], ld) != in_place || mats[0].n_out > TILE_ROWS_MAX ||
+        (uintptr_t)mats[1].out <= (uintptr_t)mats[0].out)
+        return false;
+    if (in_place && (uintptr_t)mats[1].weight <= (uintptr_t)mats[0].weight)
+        return false;
+    if (!in_place && 2 * tile_bytes > lam_device_workspace_tile_bytes(&kernels->config))
+        return false;
+    if (in_place)
+        gemm.w_next = ((uintptr_t)mats[1].weight - (uintptr_t)mats[0].weight) / 2;
+    gemm.out_next = ((uintptr_t)mats[1].out - (uintptr_t)mats[0].out) / sizeof(float);
+    if (!blas_takes(kernels, &gemm))
+        return false;
+    for (uint32_t i = 0; i < 2 && !in_place; i++)
+        unpack_tile(kernels, &mats[i], mats[i].weight, mats[i].n_out, args->n_cols, ld,
+            kernels->tile + i * tile_bytes);
+    multiply_tile(kernels, &gemm);
+    return true;
 }
 
 /* One matrix, tile by tile; the rows lie in the workspace. F16 weights that lie as a tile would are
@@ -56,7 +107,7 @@ static void unpack_tile(struct lam_kernels *kernels, const struct lam_matmul_mat
 static void matmul_tiles(struct lam_kernels *kernels, const struct lam_matmul_args *args,
     const struct lam_matmul_mat *mat, uint32_t ld, uint64_t row_bytes)
 {
-    bool in_place = mat->dtype == LAM_F16 && ld == args->n_cols && (uintptr_t)mat->weight % 16 == 0;
+    bool in_place = lies_as_tile(args, mat, ld);
     uint64_t fits = lam_device_workspace_tile_bytes(&kernels->config) / (2 * (uint64_t)ld) /
                     TILE_ROWS_ALIGN * TILE_ROWS_ALIGN;
     uint32_t rows_max = fits < TILE_ROWS_MAX && !in_place ? (uint32_t)fits : TILE_ROWS_MAX;
@@ -77,7 +128,7 @@ static void matmul_tiles(struct lam_kernels *kernels, const struct lam_matmul_ar
             .accumulate = args->accumulate,
         };
         if (!in_place)
-            unpack_tile(kernels, mat, weight, n, args->n_cols, ld);
+            unpack_tile(kernels, mat, weight, n, args->n_cols, ld, kernels->tile);
         multiply_tile(kernels, &gemm);
     }
 }
@@ -95,6 +146,10 @@ static void by_tiles(struct lam_kernels *kernels, const struct lam_matmul_args *
     kernels->rounded.x = NULL;
     for (uint32_t i = 0; i < args->n_mats; i++) {
         uint64_t row_bytes;
+        if (i + 1 < args->n_mats && matmul_two(kernels, args, &args->mats[i], ld)) {
+            i++;
+            continue;
+        }
         bool whole = lam_dtype_row_bytes(args->mats[i].dtype, args->n_cols, &row_bytes);
         assert(whole);
         matmul_tiles(kernels, args, &args->mats[i], ld, row_bytes);

@@ -387,14 +387,16 @@ void test_matmul_rows(void **state)
  * call, and what lies between the columns is left alone. */
 void test_matmul_three(void **state)
 {
-    static const enum lam_dtype dtypes[2][3] = {
-        {LAM_Q4_K, LAM_Q6_K, LAM_Q4_K}, {LAM_BF16, LAM_BF16, LAM_BF16}};
-    static const uint32_t widths[3] = {40, 17, 64};
+    static const enum lam_dtype dtypes[4][3] = {{LAM_Q4_K, LAM_Q6_K, LAM_Q4_K},
+        {LAM_BF16, LAM_BF16, LAM_BF16}, {LAM_F16, LAM_F16, LAM_F16}, {LAM_Q8_0, LAM_Q5_0, LAM_F32}};
+    static const uint32_t all_widths[2][3] = {
+        {40, 17, 64}, {40, 64, 64}}; /* the last two at once */
     static const uint32_t row_counts[4] = {1, 6, 20, 70};
-    enum { STRIDE = 70 };
+    enum { STRIDE = 72 };
     struct gpu *gpu = *state;
 
-    for (uint32_t i = 0; i < 8; i++) {
+    for (uint32_t i = 0; i < 16; i++) {
+        const uint32_t *widths = all_widths[i / 8];
         struct scene scenes[3];
         uint32_t n_rows = row_counts[i % 4];
         float *alone[3];

@@ -30,6 +30,8 @@ struct sim_blas_layout {
     uint64_t rows;
     uint64_t columns;
     int64_t ld;
+    int32_t n;    /* matrices, */
+    int64_t next; /* so many values apart */
 };
 
 static cublasStatus_t make(void *ret_object, size_t bytes)
@@ -95,7 +97,7 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDa
     cublasStatus_t status = make(layout, sizeof(**layout));
 
     if (status == CUBLAS_STATUS_SUCCESS)
-        **layout = (struct sim_blas_layout){type, rows, columns, ld};
+        **layout = (struct sim_blas_layout){type, rows, columns, ld, 1, 0};
     return status;
 }
 
@@ -112,6 +114,10 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
         return set(&layout->rows, sizeof(layout->rows), value, bytes);
     case CUBLASLT_MATRIX_LAYOUT_COLS:
         return set(&layout->columns, sizeof(layout->columns), value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT:
+        return set(&layout->n, sizeof(layout->n), value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET:
+        return set(&layout->next, sizeof(layout->next), value, bytes);
     default:
         return set(&layout->ld, sizeof(layout->ld), value, bytes);
     }
@@ -140,7 +146,9 @@ static bool takes(const struct sim_blas_layout *a, const struct sim_blas_layout 
 {
     return a->type == CUDA_R_16F && b->type == CUDA_R_16F && d->type == CUDA_R_32F &&
            a->rows == b->rows && d->rows == a->columns && d->columns == b->columns &&
-           a->ld * 2 % ALIGN_BYTES == 0 && b->ld * 2 % ALIGN_BYTES == 0 &&
+           a->ld * 2 % ALIGN_BYTES == 0 && b->ld * 2 % ALIGN_BYTES == 0 && a->n == b->n &&
+           b->n == d->n && a->n > 0 && a->next * 2 % ALIGN_BYTES == 0 &&
+           b->next * 2 % ALIGN_BYTES == 0 && d->next * 4 % ALIGN_BYTES == 0 &&
            d->ld * 4 % ALIGN_BYTES == 0 && a->ld >= (int64_t)a->rows && b->ld >= (int64_t)b->rows &&
            d->ld >= (int64_t)d->rows;
 }
@@ -234,9 +242,8 @@ static void widen_b(const struct product *own, double *to, bool *whole)
     }
 }
 
-static void multiply(const void *params)
+static void multiply_one(const struct product *own)
 {
-    const struct product *own = params;
     uint64_t n = own->of_a.rows;
     double *a = lam_calloc(n * TILE, sizeof(*a));
     double *b = lam_calloc(n * own->of_b.columns, sizeof(*b));
@@ -261,9 +268,22 @@ static void multiply(const void *params)
     lam_free(whole);
 }
 
+static void multiply(const void *params)
+{
+    struct product own = *(const struct product *)params;
+
+    for (int32_t i = 0; i < own.of_a.n; i++) {
+        multiply_one(&own);
+        own.a += own.of_a.next;
+        own.b += own.of_b.next;
+        own.d += own.of_d.next;
+    }
+}
+
 static bool lies(const void *values, const struct sim_blas_layout *layout, uint64_t value_bytes)
 {
-    uint64_t n = (layout->columns - 1) * (uint64_t)layout->ld + layout->rows;
+    uint64_t n = (uint64_t)(layout->n - 1) * (uint64_t)layout->next +
+                 (layout->columns - 1) * (uint64_t)layout->ld + layout->rows;
 
     return (uintptr_t)values % ALIGN_BYTES == 0 && sim_memory_has(values, n * value_bytes);
 }
