@@ -6,8 +6,9 @@
  *
  * prints the memory's own speed, the link's, and for each weight format the time of a token and of
  * a prompt by operation, in the file's order and in that of `arrange`; with FORMATS (BF16,Q4_K)
- * only tokens of those, at that position or at 1000. Each layer has its own weights, so that the caches see what they would see.
- * Times are the device's, between marks; of several repetitions the median.
+ * only tokens of those, at that position or at 1000. Each layer has its own weights, so that the
+ * caches see what they would see. Times are the device's, between marks; of several repetitions the
+ * median.
  */
 #include <assert.h>
 #include <stdio.h>
