@@ -210,6 +210,15 @@ static double bound_of(const struct scene *scene)
     return packed ? 0x1p-9 : 0x1p-16;
 }
 
+static void check_error(
+    const struct scene *scene, size_t shape, const float *exact, const float *fast)
+{
+    double worst = worst_error(exact, fast, out_floats(scene));
+
+    if (worst > bound_of(scene))
+        fail_msg("shape %zu: error %g", shape, worst);
+}
+
 void test_attention_twins(void **state)
 {
     struct gpu *gpu = *state;
@@ -225,9 +234,7 @@ void test_attention_twins(void **state)
         run_gpu(gpu, &scene, scene.gpu_seqs, scene.shape.n_seqs, fast);
         run_gpu(gpu, &scene, scene.gpu_seqs, scene.shape.n_seqs, again);
         assert_memory_equal(fast, again, n * sizeof(*fast));
-        double worst = worst_error(exact, fast, n);
-        if (worst > bound_of(&scene))
-            fail_msg("shape %zu: error %g", s, worst);
+        check_error(&scene, s, exact, fast);
         twin_free(exact);
         twin_free(fast);
         twin_free(again);
@@ -381,9 +388,7 @@ void test_attention_behind_a_write(void **state)
         gpu->ops->kv_write(gpu->kernels, &write);
         gpu->ops->attention(gpu->kernels, &attention);
         gpu_get(gpu, fast, attention.out, n * sizeof(float));
-        double worst = worst_error(exact, fast, n);
-        if (worst > bound_of(&scene))
-            fail_msg("shape %zu: error %g", s, worst);
+        check_error(&scene, s, exact, fast);
         twin_free(k);
         twin_free(v);
         twin_free(exact);
