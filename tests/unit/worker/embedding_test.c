@@ -1,6 +1,7 @@
 /*
  * Where embedding rows come from: the same logits from a table on the device, from a head that is
- * the same matrix, and from the loader; and the loader is asked only where it must be.
+ * the same matrix, and from the loader; the loader is asked only where it must be, and a pass
+ * brings what it needs from the host in one piece.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -40,9 +41,18 @@ struct trail {
 
 static const int32_t text[T] = {0, 9999, 7, 7, 5000, 1, 4095, 4096, 8191, 8192, 301};
 
+static uint32_t n_uploads;
+
+static void count_upload(struct lam_kernels *kernels, void *to, const void *from, uint64_t bytes)
+{
+    n_uploads++;
+    emulated_backend()->device->upload(kernels, to, from, bytes);
+}
+
 static enum lam_status create(const struct run *run, struct lam_units *units,
     struct lam_engine **ret_engine, struct lam_err *err)
 {
+    static struct lam_device_ops device;
     const struct emulated_options options = {.seed = 1};
     char vram[24];
     struct lam_engine_config config = {.ops = lam_kernels_ref(),
@@ -64,7 +74,9 @@ static enum lam_status create(const struct run *run, struct lam_units *units,
         snprintf(vram, sizeof vram, "%uMiB", run->cap_mib);
         emulated_set(&options);
         config.ops = emulated_backend()->ops;
-        config.device = emulated_backend()->device;
+        device = *emulated_backend()->device;
+        device.upload = count_upload;
+        config.device = &device;
         config.vram = vram;
     }
     return lam_engine_create(&config, units, ret_engine, err);
@@ -207,6 +219,33 @@ static void test_rows_of_a_tied_head_are_not_asked_for(void **state)
     lam_free(logits);
 }
 
+/* Positions and rows lie behind each other; the page table comes when it has a page more. */
+static void test_a_pass_brings_one_piece(void **state)
+{
+    struct lam_spec spec = tiny_model_shape(2, N_VOCAB, false);
+    struct lam_engine_rows rows = {.tokens = text, .n_tokens = 6, .params = lam_sample_defaults()};
+    struct tiny_model tiny;
+
+    (void)state;
+    tiny_model_make_of(&tiny, &spec, false);
+    struct run run = {.cap_mib = least_cap_mib(&tiny)};
+    struct lam_units *units = fake_units_create(&tiny);
+    struct lam_engine *engine = NULL;
+    struct lam_engine_result result;
+    assert_int_equal(create(&run, units, &engine, NULL), LAM_OK);
+    for (uint32_t position = 0; position < 10; position += rows.n_tokens) {
+        rows.position = position;
+        rows.n_tokens = position == 0 ? 6 : 1;
+        n_uploads = 0;
+        assert_int_equal(lam_engine_step(engine, &rows, 1, &result, NULL), LAM_OK);
+        assert_int_equal(n_uploads, position == 0 || position == 8 ? 2 : 1); /* a page has 8 */
+    }
+    assert_int_equal(fake_units_gathered(units), 10);
+    lam_engine_destroy(engine);
+    lam_units_destroy(units);
+    tiny_model_done(&tiny);
+}
+
 static void test_out_of_memory_at_creation(void **state)
 {
     const struct run run = {.cap_mib = 160};
@@ -240,6 +279,7 @@ int main(void)
         cmocka_unit_test(test_the_table_is_resident_where_there_is_room),
         cmocka_unit_test(test_rows_of_a_kept_table_are_not_asked_for),
         cmocka_unit_test(test_rows_of_a_tied_head_are_not_asked_for),
+        cmocka_unit_test(test_a_pass_brings_one_piece),
         cmocka_unit_test(test_out_of_memory_at_creation),
     };
 
