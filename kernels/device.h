@@ -105,7 +105,7 @@ struct lam_device_ops {
  */
 #define LAM_DEVICE_TILE_BYTES ((uint64_t)64 << 20)
 #define LAM_DEVICE_SPLIT_ROWS 16u /* rows of one call whose context is cut into parts */
-#define LAM_DEVICE_SPLITS_MAX 64u
+#define LAM_DEVICE_SPLITS_MAX 64u /* sums of parts, or of parts that one block has merged */
 
 static inline uint64_t lam_device_workspace_rows_bytes(const struct lam_kernel_config *config)
 {
@@ -129,7 +129,7 @@ static inline uint64_t lam_device_workspace_split_bytes(const struct lam_kernel_
     return (LAM_DEVICE_SPLIT_ROWS * config->n_heads * per_head + 255) / 256 * 256;
 }
 
-/* How many parts of a context are done. */
+/* How many of these sums are there. */
 static inline uint64_t lam_device_workspace_arrived_bytes(const struct lam_kernel_config *config)
 {
     return (LAM_DEVICE_SPLIT_ROWS * config->n_heads * 2 * sizeof(uint32_t) + 255) / 256 * 256;

@@ -30,7 +30,7 @@ struct attention_args {
     float *out;
     __half *rounded;   /* [T, H, d]: where it goes, in 16 bits, instead of out; or NULL */
     float *splits;     /* [part row, head, LAM_DEVICE_SPLITS_MAX, d + 2]: values, maximum, sum */
-    uint32_t *arrived; /* [part row, head, 2]: parts of a tile that are done; 0 between calls */
+    uint32_t *arrived; /* [part row, head, 2]: blocks of a tile that are done; 0 between calls */
     lam_kv_layer kv;
     uint32_t n_heads;
     uint32_t group; /* query heads of a key/value head */
@@ -45,7 +45,7 @@ template <int D, int OUT> struct head_shape {
         V_PITCH = OUT * 2 + 16,
         V_AT = STEP * K_PITCH,
         STAGE_BYTES = STEP * (K_PITCH + V_PITCH),
-        Q_BYTES = D / 16 * 2 * 32 * 16, /* of a warp */
+        Q_BYTES = D / 16 * 2 * 32 * 16, /* of 16 rows */
         /* What the 99 KiB of the smaller chips have room for. */
         STAGES = D > 128 ? 2 : 3,
         WARPS_MAX = D > 128 ? 2 : 4,
